@@ -1,0 +1,121 @@
+// Package auth is the seam between IKE and the ways to prove an identity:
+// preshared keys, certificates, Kerberos. It owns the vocabulary only; the
+// methods are packages below it.
+//
+// It does not decide whether a proven identity is welcome: policy does.
+package auth
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// Method is an authentication method by its IKEv1 number (RFC 2409 App. A,
+// RFC 4754; 65001 as draft-ietf-ipsec-isakmp-gss-auth has it).
+type Method uint16
+
+// The methods this project knows.
+const (
+	PSK      Method = 1
+	RSA      Method = 3
+	ECDSA256 Method = 9
+	ECDSA384 Method = 10
+	ECDSA521 Method = 11
+	Kerberos Method = 65001
+)
+
+// String returns the method in the administrator's words.
+func (m Method) String() string {
+	switch m {
+	case PSK:
+		return "preshared key"
+	case RSA:
+		return "certificate (RSA)"
+	case ECDSA256, ECDSA384, ECDSA521:
+		return "certificate (ECDSA)"
+	case Kerberos:
+		return "Kerberos"
+	}
+	return fmt.Sprintf("authentication method %d", uint16(m))
+}
+
+// Principal is an identity that has been proven, in the form of its method:
+// "psk:NAME", a certificate's subject, a Kerberos principal. Printable.
+type Principal string
+
+// Requirement is what a rule asks of an authentication.
+type Requirement struct {
+	Method Method
+	// Key names the preshared key or group of keys ("" : the default ones).
+	Key string
+	// CA is the distinguished name of the authority (certificates).
+	CA string
+	// AcceptPrincipals are the identities welcome; empty: every one the
+	// method itself trusts.
+	AcceptPrincipals []string
+}
+
+// Authenticator starts authentications of one method. It may be used by
+// several goroutines at once.
+type Authenticator interface {
+	Method() Method
+	Start(Request) (Session, error)
+}
+
+// Request is one authentication of one peer.
+type Request struct {
+	Initiator     bool
+	Local, Remote netip.Addr
+	Requirement   Requirement
+	// Attempt counts earlier failed attempts with this peer for the same
+	// need, so that an initiator can try the next of several keys.
+	Attempt int
+}
+
+// Claim is what one side says of itself before it proves it.
+type Claim struct {
+	IDType uint8  // RFC 2407 §4.6.2.1
+	ID     []byte // the data behind type, protocol and port
+	Certs  [][]byte
+	CAs    [][]byte // DER names of authorities asked for
+	GSS    []byte   // identity name attribute
+}
+
+// Session is one authentication of one peer. Its methods may block, so they
+// run in the worker pool, one at a time.
+type Session interface {
+	// Local returns this side's claim.
+	Local() Claim
+	// Remote takes the peer's claim, unproven. An error refuses it.
+	Remote(Claim) error
+	// Seeds returns the preshared keys to derive SKEYID from, the best one
+	// first; nil: SKEYID starts from g^xy. An initiator uses the first, a
+	// responder tries each against the first encrypted message, so that two
+	// keys can be valid at once.
+	Seeds() [][]byte
+	// Token takes the peer's GSS token and returns ours; nil when there is
+	// none to send.
+	Token(in []byte) (out []byte, err error)
+	// Prove returns the proof over this side's hash.
+	Prove(hash func(extra []byte) []byte) (proof []byte, err error)
+	// Check verifies the peer's proof. It may try several extras.
+	Check(hash func(extra []byte) []byte, proof []byte) (Principal, error)
+}
+
+// Error is a failed authentication with its reason in words. Reason is for
+// this host's administrator and never sent to the peer.
+type Error struct {
+	Reason string
+	Err    error
+}
+
+// Error returns the reason.
+func (e *Error) Error() string {
+	if e.Err != nil {
+		return e.Reason + ": " + e.Err.Error()
+	}
+	return e.Reason
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }

@@ -1,0 +1,282 @@
+// Package ike is the Internet Key Exchange, version 1 (RFC 2407–2409): main
+// mode, quick mode and the informational exchange.
+//
+// Machine is a value without I/O, clock or goroutine: inputs go in with the
+// time, outputs come out. Server is the loop that runs a Machine on a
+// Transport. Neither knows what a policy document, a driver or a socket is.
+package ike
+
+import (
+	"net/netip"
+	"time"
+
+	"ipsecagent/auth"
+	"ipsecagent/sadb"
+)
+
+// Transport carries IKE datagrams. Recv blocks; Close ends it.
+type Transport interface {
+	Recv(b []byte) (n int, local, remote netip.AddrPort, err error)
+	Send(b []byte, local, remote netip.AddrPort) error
+	Close() error
+}
+
+// Policy is what a Machine may offer and accept: two pure functions over
+// immutable data, so that asking costs a flood of strangers nothing but a
+// look-up, and no message waits for another loop. The zero value refuses
+// everything.
+type Policy struct {
+	// Main answers what main mode with a peer may look like. An error
+	// refuses: no rule speaks of this peer.
+	Main func(MainQuery) (MainOffer, error)
+	// Quick answers what a quick mode that the peer proposes may look like.
+	// A *Refusal error carries the notify for the peer.
+	Quick func(QuickQuery) (QuickOffer, error)
+}
+
+// MainQuery asks about main mode with a peer that has proved nothing yet.
+type MainQuery struct {
+	Local, Remote netip.Addr
+}
+
+// MainOffer is what a main mode may look like.
+type MainOffer struct {
+	Suites   []sadb.ISAKMPSuite // in order of preference
+	Lifetime time.Duration      // 0: 8 h
+	Sessions int                // quick modes under it; 0: no limit
+	Auth     []auth.Requirement // in order of preference
+}
+
+// QuickQuery asks about a quick mode a proven peer proposes, seen from this
+// host. An input may be kept.
+type QuickQuery struct {
+	Local, Remote netip.Addr // outer addresses
+	Selector      sadb.Selector
+	Mode          sadb.Mode
+	Method        auth.Method
+	Principal     auth.Principal
+}
+
+// QuickOffer is what a quick mode may look like.
+type QuickOffer struct {
+	Filter    sadb.FilterID
+	Selector  sadb.Selector // narrowed to this pair of hosts
+	Mode      sadb.Mode
+	Proposals []sadb.Proposal // in order of preference
+	PFS       sadb.Group      // 0: none
+	// PFSAny: PFS is required, in the group of the main mode.
+	PFSAny          bool
+	DefaultResponse bool
+}
+
+// Refusal is the reason why a peer's wish is refused, and the notify it gets.
+type Refusal struct {
+	Notify uint16 // RFC 2408 §3.14.1; 0: no answer
+	Reason string
+}
+
+// Error returns the reason.
+func (r *Refusal) Error() string { return r.Reason }
+
+// Input is what a Machine's Handle takes.
+type Input interface{ input() }
+
+// Packet is a datagram as it came, without the non-ESP marker.
+type Packet struct {
+	Local, Remote netip.AddrPort
+	Data          []byte // the machine keeps no reference
+}
+
+// Initiate asks for a pair of associations. Main mode is made first if no
+// ISAKMP SA with this peer satisfies the requirement. Answered by Established
+// or Failed with the same Request.
+type Initiate struct {
+	Request       uint64
+	Local, Remote netip.Addr
+	Main          MainOffer
+	Quick         QuickOffer
+	Replaces      sadb.PairID // a rekey; 0: none
+	// NoInitialContact: the host holds adopted associations with this peer,
+	// so that it must not claim to know nothing.
+	NoInitialContact bool
+}
+
+// WorkDone answers Work.
+type WorkDone struct {
+	ID     uint64
+	Result any
+}
+
+// SPIReserved answers ReserveSPI.
+type SPIReserved struct {
+	ID  uint64
+	SPI sadb.SPI
+	Err error
+}
+
+// Installed answers Install.
+type Installed struct {
+	ID  uint64
+	Err error
+}
+
+// Rekey asks for a new pair in place of one: a soft lifetime was reached.
+type Rekey struct{ Pair sadb.PairID }
+
+// Used says that the first valid packet arrived on an inbound association.
+type Used struct{ ID sadb.SAID }
+
+// Gone says that a pair has ended in the driver (hard lifetime, swept); the
+// peer is told, nothing more is output for it but the delete.
+type Gone struct{ Pair sadb.PairID }
+
+// Close ends pairs and, with Main, the ISAKMP SAs of a peer; the peer is told.
+type Close struct {
+	Pair   sadb.PairID // 0: all with Remote
+	Remote netip.Addr  // invalid: with every peer
+	Main   bool
+	Reason string
+}
+
+// Adopt makes a pair of an earlier process known, so that a delete by its
+// authenticated peer is honoured and a rekey can be asked for. Main and Quick
+// are what the current policy offers for it.
+type Adopt struct {
+	Pair  sadb.Pair
+	Main  MainOffer
+	Quick QuickOffer
+}
+
+// SetPolicy replaces what may be offered and accepted from now on. What is
+// already established stays until the agent closes it.
+type SetPolicy struct{ Policy Policy }
+
+// Cancel gives up a request: policy no longer wants it.
+type Cancel struct{ Request uint64 }
+
+func (Packet) input()      {}
+func (Initiate) input()    {}
+func (WorkDone) input()    {}
+func (SPIReserved) input() {}
+func (Installed) input()   {}
+func (Rekey) input()       {}
+func (Used) input()        {}
+func (Gone) input()        {}
+func (Close) input()       {}
+func (Adopt) input()       {}
+func (SetPolicy) input()   {}
+func (Cancel) input()      {}
+
+// Output is what a Machine's Poll gives.
+type Output interface{ output() }
+
+// Send is a datagram to send.
+type Send struct {
+	Local, Remote netip.AddrPort
+	Data          []byte
+}
+
+// Work is something that takes long: Diffie-Hellman, a signature, a KDC. Run
+// it in a pool and answer WorkDone with its result. Low work, for peers that
+// have not proved their address, waits behind everything else.
+type Work struct {
+	ID  uint64
+	Low bool
+	Run func() any
+}
+
+// ReserveSPI asks for an inbound SPI.
+type ReserveSPI struct {
+	ID       uint64
+	Src, Dst netip.Addr // from peer to this host
+	Proto    sadb.Proto
+}
+
+// Install asks to put an association in force. The exchange goes on when it
+// is answered.
+type Install struct {
+	ID   uint64
+	SA   sadb.SA
+	Pair sadb.Pair // what the association is part of
+}
+
+// Established says that a pair is whole: both directions in force.
+type Established struct {
+	Request uint64 // 0: the peer asked
+	Pair    sadb.Pair
+}
+
+// Failed says that a negotiation failed. Nothing of it is in force.
+type Failed struct {
+	Request       uint64 // 0: the peer asked
+	Local, Remote netip.Addr
+	Filter        sadb.FilterID // "" when it is not known
+	Step          string        // "main mode message 3", ...
+	Reason        string        // in words, with what to change
+	// Code tells kinds apart for the agent and for scripts: one of the
+	// Fail constants.
+	Code FailCode
+	// Silence: the peer never answered anything.
+	Silence bool
+	// Offered and Received are the two offers, where a comparison failed.
+	Offered, Received []string
+	Differs           string // the first item that differs
+}
+
+// FailCode is why a negotiation failed.
+type FailCode string
+
+// The reasons of Failed.
+const (
+	FailNoAnswer   FailCode = "no-answer"
+	FailNoProposal FailCode = "no-proposal"
+	FailAuth       FailCode = "authentication"
+	FailPSK        FailCode = "preshared-key"
+	FailPolicy     FailCode = "policy"
+	FailProtocol   FailCode = "protocol"
+	FailLocal      FailCode = "local"
+	FailCancelled  FailCode = "cancelled"
+)
+
+// Ended says that a pair is over and must be taken out of force: deleted by
+// the peer, replaced, or closed.
+type Ended struct {
+	Pair   sadb.PairID
+	Reason string
+}
+
+// MainMode says that an ISAKMP SA is established or has ended.
+type MainMode struct {
+	SA    ISAKMPSA
+	Ended string // reason; "" when established
+}
+
+// Dropped counts datagrams that were not acted on, by reason; put out at most
+// once a second.
+type Dropped struct {
+	Remote netip.AddrPort
+	Reason string
+	Count  int
+}
+
+func (Send) output()        {}
+func (Work) output()        {}
+func (ReserveSPI) output()  {}
+func (Install) output()     {}
+func (Established) output() {}
+func (Failed) output()      {}
+func (Ended) output()       {}
+func (MainMode) output()    {}
+func (Dropped) output()     {}
+
+// ISAKMPSA is what the status shows of an ISAKMP SA; without keys.
+type ISAKMPSA struct {
+	ICookie, RCookie [8]byte
+	Local, Remote    netip.AddrPort
+	Initiator        bool
+	Suite            sadb.ISAKMPSuite
+	Method           auth.Method
+	Principal        auth.Principal
+	Since, Expires   time.Time
+	QuickModes       int
+}

@@ -1,0 +1,135 @@
+package sadb
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"net/netip"
+	"sort"
+	"time"
+)
+
+// PairID names a pair of associations, one for each direction, on this host.
+// Random, so that a pair of an earlier process is not mistaken for a new one.
+// 0 is none.
+type PairID uint64
+
+// NewPairID returns a random PairID that is not 0.
+func NewPairID() PairID {
+	var b [8]byte
+	for {
+		rand.Read(b[:]) // never fails (crypto/rand)
+		// 53 bits survive every JSON reader.
+		if id := PairID(binary.BigEndian.Uint64(b[:]) >> 11); id != 0 {
+			return id
+		}
+	}
+}
+
+// Pair is what is known of a pair of associations, without any key: what the
+// status shows, what the store keeps, and what a fresh agent adopts.
+type Pair struct {
+	ID            PairID     `json:"id"`
+	Filter        FilterID   `json:"filter"`
+	Local, Remote netip.Addr // outer addresses
+	Selector      Selector   `json:"-"`
+	Flow          string     `json:"flow"` // Selector in words
+	Mode          Mode       `json:"mode"`
+	In, Out       []SAID     // one each, or AH and ESP of a bundle
+	Suites        []Suite    `json:"suites"`
+	Lifetime      Limits     `json:"lifetime"` // hard limits
+	Initiator     bool       `json:"initiator"`
+	Principal     string     `json:"principal"` // the peer's proven identity
+	Method        string     `json:"method"`    // how it was proven
+	Since         time.Time  `json:"since"`
+	Replaces      PairID     `json:"replaces,omitempty"`
+	// DefaultResponse: made by the default response rule.
+	DefaultResponse bool `json:"defaultResponse,omitempty"`
+}
+
+// Book is the book of pairs: which serves whom and what replaced what. It is
+// a plain value for one owner; it does no I/O and holds no keys.
+type Book struct {
+	pairs map[PairID]Pair
+}
+
+// NewBook returns an empty book.
+func NewBook() *Book { return &Book{pairs: map[PairID]Pair{}} }
+
+// Put enters p or replaces the entry of the same ID.
+func (b *Book) Put(p Pair) { b.pairs[p.ID] = p }
+
+// Remove takes a pair out and returns it.
+func (b *Book) Remove(id PairID) (Pair, bool) {
+	p, ok := b.pairs[id]
+	delete(b.pairs, id)
+	return p, ok
+}
+
+// Get returns the pair of that ID.
+func (b *Book) Get(id PairID) (Pair, bool) {
+	p, ok := b.pairs[id]
+	return p, ok
+}
+
+// Len returns the number of pairs.
+func (b *Book) Len() int { return len(b.pairs) }
+
+// All returns the pairs, oldest first; equal times by ID.
+func (b *Book) All() []Pair {
+	all := make([]Pair, 0, len(b.pairs))
+	for _, p := range b.pairs {
+		all = append(all, p)
+	}
+	sort.Slice(all, func(i, j int) bool {
+		if !all[i].Since.Equal(all[j].Since) {
+			return all[i].Since.Before(all[j].Since)
+		}
+		return all[i].ID < all[j].ID
+	})
+	return all
+}
+
+// Serving returns the newest pair of a filter with a peer.
+func (b *Book) Serving(f FilterID, remote netip.Addr) (Pair, bool) {
+	var best Pair
+	for _, p := range b.All() {
+		if p.Filter == f && p.Remote == remote {
+			best = p
+		}
+	}
+	return best, best.ID != 0
+}
+
+// ByInbound returns the pair that an inbound association belongs to.
+func (b *Book) ByInbound(id SAID) (Pair, bool) {
+	for _, p := range b.pairs {
+		for _, in := range p.In {
+			if in == id {
+				return p, true
+			}
+		}
+	}
+	return Pair{}, false
+}
+
+// BySA returns the pair that an association of either direction belongs to.
+func (b *Book) BySA(id SAID) (Pair, bool) {
+	for _, p := range b.pairs {
+		for _, said := range append(append([]SAID(nil), p.In...), p.Out...) {
+			if said == id {
+				return p, true
+			}
+		}
+	}
+	return Pair{}, false
+}
+
+// ReplacedBy returns the pair that replaced id, if it is in the book.
+func (b *Book) ReplacedBy(id PairID) (Pair, bool) {
+	for _, p := range b.pairs {
+		if p.Replaces == id {
+			return p, true
+		}
+	}
+	return Pair{}, false
+}

@@ -1,0 +1,64 @@
+package sadb
+
+import (
+	"crypto/subtle"
+	"fmt"
+	"io"
+	"log/slog"
+)
+
+// Secret is key material that cannot print itself: every fmt verb, slog, JSON
+// and text encoding give "[secret]". The bytes stand behind a pointer, so that
+// reflection on a struct that holds a Secret in an unexported field shows an
+// address and not the key. The zero value is the empty secret.
+type Secret struct {
+	p *[]byte
+}
+
+const hidden = "[secret]"
+
+// NewSecret copies b. The caller may then clear b.
+func NewSecret(b []byte) Secret {
+	c := append([]byte(nil), b...)
+	return Secret{&c}
+}
+
+// Bytes returns the key itself, not a copy. Nil for the empty secret.
+func (s Secret) Bytes() []byte {
+	if s.p == nil {
+		return nil
+	}
+	return *s.p
+}
+
+// Len returns the length in bytes.
+func (s Secret) Len() int { return len(s.Bytes()) }
+
+// Equal compares in constant time for equal lengths.
+func (s Secret) Equal(t Secret) bool {
+	return subtle.ConstantTimeCompare(s.Bytes(), t.Bytes()) == 1
+}
+
+// Zero overwrites the key. All copies of s share the bytes and lose them too.
+func (s Secret) Zero() { clear(s.Bytes()) }
+
+// Format answers every fmt verb with "[secret]".
+func (s Secret) Format(f fmt.State, _ rune) { io.WriteString(f, hidden) }
+
+// String returns "[secret]".
+func (s Secret) String() string { return hidden }
+
+// GoString returns "[secret]".
+func (s Secret) GoString() string { return hidden }
+
+// LogValue returns "[secret]".
+func (s Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
+
+// MarshalText returns "[secret]", for JSON, YAML and the like.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
+
+// MarshalBinary refuses: a key crosses a process boundary only where the code
+// names Bytes.
+func (s Secret) MarshalBinary() ([]byte, error) {
+	return nil, fmt.Errorf("sadb: a secret is not encoded implicitly")
+}
