@@ -1,0 +1,276 @@
+// Package control is the control socket of the agent: requests and answers,
+// the server and the client. HTTP and JSON on a unix socket, callers known by
+// SO_PEERCRED, paths /v1/…, event streams as NDJSON.
+//
+// It shows and asks; it decides nothing. The agent's loop answers through
+// Backend.
+package control
+
+import (
+	"context"
+	"time"
+)
+
+// SchemaVersion of the JSON answers: the minor number grows with additions,
+// the major one with anything else.
+const SchemaVersion = "1.0"
+
+// Backend is the agent as the control socket sees it. Each call is answered by
+// the agent's loop. Errors of type *Error keep their code.
+type Backend interface {
+	Status(ctx context.Context) (Status, error)
+	// Assign puts a policy in force and remembers it.
+	Assign(ctx context.Context, r AssignRequest) (AssignResult, error)
+	Unassign(ctx context.Context) (AssignResult, error)
+	// Reload reads sources and configuration again.
+	Reload(ctx context.Context) (AssignResult, error)
+	Policies(ctx context.Context) ([]PolicyInfo, error)
+	// Policy shows one policy; "" is the assigned one. Effective: as
+	// compiled for this host, in order, with what is exempt.
+	Policy(ctx context.Context, name string, effective bool) (PolicyView, error)
+	SAs(ctx context.Context) (SAList, error)
+	// Events returns past events from the agent's ring, oldest first, and,
+	// with follow, those that come until ctx ends; then it closes.
+	Events(ctx context.Context, follow bool) (<-chan Event, error)
+}
+
+// Code says what kind of error an answer is; ipsecctl's exit code.
+type Code int
+
+// The codes (exit codes of ipsecctl).
+const (
+	OK           Code = 0
+	Failed       Code = 1
+	Usage        Code = 2
+	NotReachable Code = 3
+	NotFound     Code = 4
+	NotPermitted Code = 5
+	Invalid      Code = 6
+	Differs      Code = 7
+	TimedOut     Code = 8
+	Degraded     Code = 9
+)
+
+// Error is an error with a code for the caller.
+type Error struct {
+	Code    Code   `json:"code"`
+	Message string `json:"message"`
+}
+
+// Error returns the message.
+func (e *Error) Error() string { return e.Message }
+
+// AssignRequest asks to put a policy in force.
+type AssignRequest struct {
+	// Policy is the name of a predefined policy (client, server,
+	// secure-server) or of one in the policies folder.
+	Policy string `json:"policy"`
+	// Auth replaces the authentication of every rule: "" keeps it,
+	// "psk-file" uses the keys of Keys.
+	Auth string `json:"auth,omitempty"`
+	// Keys is the content of the preshared-key file that the caller read;
+	// kept by the agent in its own secrets, never shown again.
+	Keys string `json:"keys,omitempty"`
+}
+
+// AssignResult says what is in force now.
+type AssignResult struct {
+	SchemaVersion string   `json:"schemaVersion"`
+	Policy        string   `json:"policy"` // "" : none
+	Origin        string   `json:"origin"`
+	Filters       int      `json:"filters"`
+	Warnings      []string `json:"warnings,omitempty"`
+}
+
+// Status is what an administrator asks first: what is in force, with whom is
+// traffic secured, with whom not, and what failed.
+type Status struct {
+	SchemaVersion string        `json:"schemaVersion"`
+	Agent         AgentStatus   `json:"agent"`
+	Policy        PolicyStatus  `json:"policy"`
+	DataPath      DataPath      `json:"dataPath"`
+	Secured       []SecuredPeer `json:"secured"`
+	InClear       []ClearPeer   `json:"inClear"`
+	Negotiating   []Negotiating `json:"negotiating"`
+	Failures      []Failure     `json:"failures"` // last one of each peer, newest first, bounded
+	// Problems are what makes the state degraded, in words; empty: fine.
+	Problems []string `json:"problems"`
+}
+
+// AgentStatus is the daemon itself.
+type AgentStatus struct {
+	Version string    `json:"version"`
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+	Host    string    `json:"host"`
+}
+
+// PolicyStatus is what policy is in force.
+type PolicyStatus struct {
+	State   string    `json:"state"` // "none" or "assigned"
+	Name    string    `json:"name,omitempty"`
+	Origin  string    `json:"origin,omitempty"`
+	Applied time.Time `json:"applied,omitzero"`
+	Filters int       `json:"filters"`
+	// Error is why the last reload did not take; the policy named above is
+	// the last good one and still in force.
+	Error string `json:"error,omitempty"`
+	// DefaultResponse: the rule is active.
+	DefaultResponse bool `json:"defaultResponse"`
+}
+
+// DataPath is what carries the traffic.
+type DataPath struct {
+	Driver   string            `json:"driver"`
+	Started  time.Time         `json:"started"`
+	Counters map[string]uint64 `json:"counters"`
+	Exempt   []string          `json:"exempt"`
+}
+
+// SecuredPeer is a peer with an association pair in force.
+type SecuredPeer struct {
+	Peer       string    `json:"peer"`
+	Local      string    `json:"local"`
+	Flow       string    `json:"flow"`
+	Rule       string    `json:"rule"`
+	Filter     string    `json:"filter"`
+	Principal  string    `json:"principal"`
+	Method     string    `json:"method"`
+	Suite      string    `json:"suite"`
+	Mode       string    `json:"mode"`
+	Since      time.Time `json:"since"`
+	Expires    time.Time `json:"expires,omitzero"`
+	BytesIn    uint64    `json:"bytesIn"`
+	BytesOut   uint64    `json:"bytesOut"`
+	PacketsIn  uint64    `json:"packetsIn"`
+	PacketsOut uint64    `json:"packetsOut"`
+	SPIIn      string    `json:"spiIn"`
+	SPIOut     string    `json:"spiOut"`
+}
+
+// ClearPeer is a peer with which traffic goes in clear although a filter asks
+// for security.
+type ClearPeer struct {
+	Peer    string    `json:"peer"`
+	Local   string    `json:"local"`
+	Rule    string    `json:"rule"`
+	Filter  string    `json:"filter"`
+	Since   time.Time `json:"since"`
+	Last    time.Time `json:"last"`
+	Packets uint64    `json:"packets"`
+	Why     string    `json:"why"`
+}
+
+// Negotiating is a negotiation under way.
+type Negotiating struct {
+	Peer  string    `json:"peer"`
+	Rule  string    `json:"rule"`
+	Since time.Time `json:"since"`
+	Why   string    `json:"why"` // what asked for it
+}
+
+// Failure is a negotiation that failed.
+type Failure struct {
+	Time    time.Time `json:"time"`
+	Peer    string    `json:"peer"`
+	Rule    string    `json:"rule,omitempty"`
+	Step    string    `json:"step"`
+	Code    string    `json:"code"`
+	Reason  string    `json:"reason"`
+	Retry   time.Time `json:"retry,omitzero"`
+	Offered []string  `json:"offered,omitempty"`
+	// Received is the peer's offer, Differs the first item that differs.
+	Received []string `json:"received,omitempty"`
+	Differs  string   `json:"differs,omitempty"`
+}
+
+// PolicyInfo is a policy that can be assigned.
+type PolicyInfo struct {
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	Origin      string `json:"origin"` // "predefined" or a file
+	Assigned    bool   `json:"assigned"`
+	Error       string `json:"error,omitempty"` // the file does not load
+}
+
+// PolicyView is a policy shown.
+type PolicyView struct {
+	SchemaVersion string `json:"schemaVersion"`
+	Name          string `json:"name"`
+	Origin        string `json:"origin"`
+	Assigned      bool   `json:"assigned"`
+	// Document is the policy as YAML, without keys.
+	Document string `json:"document"`
+	// Filters is the compiled order (effective only).
+	Filters []FilterView `json:"filters,omitempty"`
+	Exempt  []string     `json:"exempt,omitempty"`
+}
+
+// FilterView is one compiled filter.
+type FilterView struct {
+	ID        string   `json:"id"`
+	Weight    int      `json:"weight"`
+	Reason    string   `json:"reason"`
+	Rule      string   `json:"rule"`
+	List      string   `json:"filterList"`
+	Selector  string   `json:"selector"`
+	Direction string   `json:"direction"`
+	Action    string   `json:"action"`
+	Methods   []string `json:"methods,omitempty"`
+	Auth      []string `json:"authentication,omitempty"`
+	Packets   uint64   `json:"packets"`
+	Dropped   uint64   `json:"dropped"`
+	// Overlay: temporary, above the filter of ID Parent.
+	Overlay bool      `json:"overlay,omitempty"`
+	Parent  string    `json:"parent,omitempty"`
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+// SAList is the associations in force.
+type SAList struct {
+	SchemaVersion string        `json:"schemaVersion"`
+	MainMode      []MainModeSA  `json:"mainMode"`
+	Pairs         []SecuredPeer `json:"pairs"`
+}
+
+// MainModeSA is an ISAKMP SA.
+type MainModeSA struct {
+	Peer       string    `json:"peer"`
+	Local      string    `json:"local"`
+	Cookies    string    `json:"cookies"`
+	Suite      string    `json:"suite"`
+	Method     string    `json:"method"`
+	Principal  string    `json:"principal"`
+	Initiator  bool      `json:"initiator"`
+	Since      time.Time `json:"since"`
+	Expires    time.Time `json:"expires"`
+	QuickModes int       `json:"quickModes"`
+}
+
+// Event is something that happened, also a structured log line.
+type Event struct {
+	Time time.Time `json:"time"`
+	// Kind is one of the Event constants.
+	Kind     string            `json:"kind"`
+	Severity string            `json:"severity"` // "info", "warning", "error"
+	Peer     string            `json:"peer,omitempty"`
+	Message  string            `json:"message"` // in words, one line
+	Fields   map[string]string `json:"fields,omitempty"`
+}
+
+// The kinds of events.
+const (
+	EventPolicyApplied  = "policy-applied"
+	EventPolicyRejected = "policy-rejected"
+	EventPolicyRemoved  = "policy-unassigned"
+	EventMainModeUp     = "main-mode-up"
+	EventMainModeDown   = "main-mode-down"
+	EventSAUp           = "sa-up"
+	EventSADown         = "sa-down"
+	EventFailed         = "negotiation-failed"
+	EventClear          = "fallback-to-clear"
+	EventTampered       = "tampered"
+	EventResync         = "resync"
+	EventAdopted        = "sa-adopted"
+	EventAgent          = "agent"
+)
