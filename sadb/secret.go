@@ -8,11 +8,12 @@ import (
 )
 
 // Secret is key material that cannot print itself: every fmt verb, slog, JSON
-// and text encoding give "[secret]". The bytes stand behind a pointer, so that
-// reflection on a struct that holds a Secret in an unexported field shows an
-// address and not the key. The zero value is the empty secret.
+// and text encoding give "[secret]". The bytes stand behind a function, the one
+// kind of value that fmt never looks into: of a struct that holds a Secret in
+// an unexported field it shows an address, whatever the verb. The zero value is
+// the empty secret. Secrets do not compare with ==.
 type Secret struct {
-	p *[]byte
+	key func() []byte
 }
 
 const hidden = "[secret]"
@@ -20,15 +21,15 @@ const hidden = "[secret]"
 // NewSecret copies b. The caller may then clear b.
 func NewSecret(b []byte) Secret {
 	c := append([]byte(nil), b...)
-	return Secret{&c}
+	return Secret{func() []byte { return c }}
 }
 
 // Bytes returns the key itself, not a copy. Nil for the empty secret.
 func (s Secret) Bytes() []byte {
-	if s.p == nil {
+	if s.key == nil {
 		return nil
 	}
-	return *s.p
+	return s.key()
 }
 
 // Len returns the length in bytes.
