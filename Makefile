@@ -1,0 +1,38 @@
+# ipsecagent. The two commands for a newcomer: make demo, make test.
+GO ?= go
+export CGO_ENABLED = 0
+BIN := bin
+
+.PHONY: build demo test test-full lint bench mutants clean
+
+build:
+	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
+
+# Two hosts in network namespaces, a policy, traffic secured: shown.
+demo:
+	@test/install-packages demo
+	@$(MAKE) --no-print-directory build
+	@test/demo
+
+# Everything, long figures sampled by fixed seeds.
+test: lint
+	@test/install-packages test
+	@$(MAKE) --no-print-directory build
+	@test/run
+
+# Everything with the full figures; its output is kept in docs/results.md.
+test-full: lint
+	@test/install-packages test
+	@$(MAKE) --no-print-directory build
+	@IPSECAGENT_FULL=1 test/run
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "gofmt would change these files" >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./bench/...
+
+clean:
+	rm -rf $(BIN) out
