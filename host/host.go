@@ -1,0 +1,101 @@
+// Package host gives the facts of this machine as values, and says when they
+// may have changed: its addresses and its interfaces.
+//
+// It decides nothing and changes nothing: what a fact means for a policy is
+// the policy's affair.
+package host
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Kind is what an interface is, as far as a policy cares.
+type Kind string
+
+// The kinds of interface.
+const (
+	Loopback     Kind = "loopback"
+	LAN          Kind = "lan"
+	RemoteAccess Kind = "remote-access" // PPP and the like
+)
+
+// Interface is a network interface.
+type Interface struct {
+	Index int
+	Name  string
+	Kind  Kind
+	Up    bool
+	MTU   int
+}
+
+// Facts is what is known of this machine at one moment.
+type Facts struct {
+	// Addresses are the machine's own, of every interface, sorted, each
+	// once, without zones; those not yet proven unique (tentative) are left
+	// out.
+	Addresses []netip.Addr
+	// Interfaces are sorted by index.
+	Interfaces []Interface
+}
+
+// Owns reports whether a is one of the machine's addresses.
+func (f Facts) Owns(a netip.Addr) bool {
+	_, found := slices.BinarySearchFunc(f.Addresses, a.Unmap().WithZone(""), netip.Addr.Compare)
+	return found
+}
+
+// Read asks the kernel for the facts of the current network namespace.
+func Read() (Facts, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return Facts{}, fmt.Errorf("host: list interfaces: %w", err)
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return Facts{}, fmt.Errorf("host: list addresses: %w", err)
+	}
+	var f Facts
+	for _, l := range links {
+		f.Interfaces = append(f.Interfaces, describe(l.Attrs()))
+	}
+	for _, a := range addrs {
+		if ip, ok := usable(a); ok {
+			f.Addresses = append(f.Addresses, ip)
+		}
+	}
+	slices.SortFunc(f.Interfaces, func(a, b Interface) int { return a.Index - b.Index })
+	slices.SortFunc(f.Addresses, netip.Addr.Compare)
+	f.Addresses = slices.Compact(f.Addresses)
+	return f, nil
+}
+
+func describe(a *netlink.LinkAttrs) Interface {
+	return Interface{Index: a.Index, Name: a.Name, Kind: kindOf(a), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0}
+}
+
+// kindOf tells remote access from the rest by the link's ARP hardware type:
+// point-to-point protocols are what the model calls remote access.
+func kindOf(a *netlink.LinkAttrs) Kind {
+	switch {
+	case a.Flags&net.FlagLoopback != 0:
+		return Loopback
+	case strings.EqualFold(a.EncapType, "ppp"), strings.EqualFold(a.EncapType, "slip"):
+		return RemoteAccess
+	}
+	return LAN
+}
+
+func usable(a netlink.Addr) (netip.Addr, bool) {
+	if a.IPNet == nil || a.Flags&unix.IFA_F_TENTATIVE != 0 && a.Flags&unix.IFA_F_OPTIMISTIC == 0 {
+		return netip.Addr{}, false
+	}
+	ip, ok := netip.AddrFromSlice(a.IP)
+	return ip.Unmap(), ok
+}
