@@ -1,0 +1,110 @@
+package test
+
+import (
+	"bytes"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const demoMarker = "ipsecagent-demo-this-must-not-be-read"
+
+// demoAllowed is what may be in clear in the secured phases: permitted ICMP and
+// alice's SYNs, which inbound pass-through lets in.
+func demoAllowed(p packet) bool {
+	alice := p.src == netip.MustParseAddr("10.66.0.1") || p.src == netip.MustParseAddr("fd66::1")
+	return p.icmp() || p.syn && alice
+}
+
+func holdsMarker(p packet) bool { return bytes.Contains(p.data, []byte(demoMarker)) }
+
+// TestDemo runs the demo and judges its captures, phase by phase.
+func TestDemo(t *testing.T) {
+	dir := t.TempDir()
+	begin := time.Now()
+	out, err := exec.Command("./demo", dir).CombinedOutput()
+	if err != nil {
+		t.Fatalf("the demo: %v\n%s", err, tail(string(out), 8000))
+	}
+	if took := time.Since(begin); took > time.Minute {
+		t.Errorf("the demo took %v", took)
+	}
+	phase := func(name string) []packet { return readCapture(t, filepath.Join(dir, name+".pcap")) }
+
+	for _, name := range []string{"phase1", "phase3"} {
+		if found := leaks(phase(name), demoAllowed); len(found) > 0 {
+			t.Errorf("%s: in clear: %v", name, found)
+		}
+	}
+	if n := count(phase("phase1"), packet.ike); n == 0 {
+		t.Error("phase 1: bob must ask alice by IKE")
+	}
+
+	secured := phase("phase2")
+	if found := leaks(secured, demoAllowed); len(found) > 0 {
+		t.Errorf("secured phase: in clear: %v", found)
+	}
+	if n := count(secured, holdsMarker); n > 0 {
+		t.Errorf("secured phase: the file's text is in %d packets", n)
+	}
+	// 100 MB in packets of at most 64 KiB.
+	if n := count(secured, packet.esp); n < 1600 {
+		t.Errorf("secured phase: only %d ESP packets", n)
+	}
+	if n := count(secured, packet.ike); n < 9 {
+		t.Errorf("secured phase: only %d IKE packets", n)
+	}
+
+	// The same judgement must be able to see the file in clear.
+	if n := count(phase("phase4"), holdsMarker); n == 0 {
+		t.Error("phase 4 goes in clear, and the capture does not show the file")
+	}
+	status, err := os.ReadFile(filepath.Join(dir, "status-clear.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"10.66.0.1", "clear"} {
+		if !strings.Contains(string(status), want) {
+			t.Errorf("bob's status does not say %q:\n%s", want, status)
+		}
+	}
+	nothingLeft(t)
+}
+
+// TestDemoLeavesNothingOnInterrupt stops the demo in its middle by Ctrl-C.
+func TestDemoLeavesNothingOnInterrupt(t *testing.T) {
+	cmd := exec.Command("./demo")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	p := startProcess(t, "demo", cmd)
+	eventually(t, 40*time.Second, "the demo is at step 2", func() bool { return strings.Contains(p.output(), "2. alice") })
+	// Ctrl-C goes to the whole group of the terminal.
+	syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)
+	select {
+	case <-p.done:
+	case <-time.After(20 * time.Second):
+		t.Fatalf("the demo does not end:\n%s", p.output())
+	}
+	nothingLeft(t)
+}
+
+// nothingLeft looks for what the demo makes: namespaces, processes, files.
+func nothingLeft(t *testing.T) {
+	t.Helper()
+	out := must(t, "ip", "netns", "list")
+	for line := range strings.Lines(out) {
+		if name := strings.Fields(line); len(name) > 0 && (name[0] == "alice" || name[0] == "bob") {
+			t.Errorf("namespace %s is left", name[0])
+		}
+	}
+	if left, _ := filepath.Glob("/tmp/ipsecagent-demo.*"); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	if out, err := exec.Command("pgrep", "-f", "ipsecagent-demo").Output(); err == nil {
+		t.Errorf("processes are left: %s", out)
+	}
+}
