@@ -1,0 +1,138 @@
+package control
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// fake is a Backend that answers what the test says and records what it was
+// asked.
+type fake struct {
+	status   Status
+	assigned chan AssignRequest
+	events   chan Event
+	opened   chan struct{} // a token for each event stream
+	err      error
+	wait     chan struct{} // Status waits until it is closed, if it is set
+}
+
+func newFake() *fake {
+	return &fake{
+		status:   Status{SchemaVersion: SchemaVersion, Agent: AgentStatus{Host: "alice"}},
+		assigned: make(chan AssignRequest, 16),
+		events:   make(chan Event, 64),
+		opened:   make(chan struct{}, 64),
+	}
+}
+
+func (f *fake) Status(ctx context.Context) (Status, error) {
+	if f.wait != nil {
+		select {
+		case <-f.wait:
+		case <-ctx.Done():
+			return Status{}, ctx.Err()
+		}
+	}
+	return f.status, f.err
+}
+
+func (f *fake) Assign(_ context.Context, r AssignRequest) (AssignResult, error) {
+	f.assigned <- r
+	return AssignResult{SchemaVersion: SchemaVersion, Policy: r.Policy, Filters: 3}, f.err
+}
+
+func (f *fake) Unassign(context.Context) (AssignResult, error) {
+	return AssignResult{SchemaVersion: SchemaVersion}, f.err
+}
+
+func (f *fake) Reload(context.Context) (AssignResult, error) {
+	return AssignResult{SchemaVersion: SchemaVersion, Policy: "client"}, f.err
+}
+
+func (f *fake) Policies(context.Context) ([]PolicyInfo, error) {
+	return []PolicyInfo{{Name: "client"}, {Name: "server", Assigned: true}}, f.err
+}
+
+func (f *fake) Policy(_ context.Context, name string, effective bool) (PolicyView, error) {
+	v := PolicyView{SchemaVersion: SchemaVersion, Name: name}
+	if effective {
+		v.Filters = []FilterView{{ID: "f1"}}
+	}
+	return v, f.err
+}
+
+func (f *fake) SAs(context.Context) (SAList, error) {
+	return SAList{SchemaVersion: SchemaVersion}, f.err
+}
+
+func (f *fake) Events(ctx context.Context, follow bool) (<-chan Event, error) {
+	f.opened <- struct{}{}
+	out := make(chan Event)
+	go func() {
+		defer close(out)
+		for {
+			select {
+			case e := <-f.events:
+				out <- e
+			default:
+				if !follow {
+					return
+				}
+				select {
+				case e := <-f.events:
+					out <- e
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	}()
+	return out, f.err
+}
+
+// serve runs a server for the test and returns its socket.
+func serve(t *testing.T, b Backend) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "run", "agent.sock")
+	ln, err := Listen(path, DefaultGroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveOn(t, ln, b)
+	return path
+}
+
+func serveOn(t *testing.T, ln net.Listener, b Backend) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- Serve(ctx, ln, ServerConfig{Backend: b, Log: discard(), Version: ThisProgram()})
+	}()
+	t.Cleanup(func() {
+		stop()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Serve: %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("Serve does not end")
+		}
+	})
+}
+
+// needsRoot skips where the caller would not be permitted.
+func needsRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: the control socket lets root alone change")
+	}
+}
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

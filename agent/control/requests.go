@@ -1,0 +1,149 @@
+package control
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Limits of requests and answers.
+const (
+	// MaxRequest bounds a request's body in bytes.
+	MaxRequest = 1 << 20
+	// MaxAnswer bounds an answer's body in bytes, for clients.
+	MaxAnswer = 64 << 20
+	// MaxName bounds the name of a policy in bytes.
+	MaxName = 255
+)
+
+// AuthPSKFile is the Auth of an AssignRequest that carries Keys.
+const AuthPSKFile = "psk-file"
+
+// PolicyList is the answer of /v1/policies.
+type PolicyList struct {
+	SchemaVersion string       `json:"schemaVersion"`
+	Policies      []PolicyInfo `json:"policies"`
+}
+
+// Validate says what is wrong with the request's form. Whether the policy
+// exists and the keys parse, Backend knows.
+func (r AssignRequest) Validate() error {
+	if r.Policy == "" {
+		return invalid("assign: the name of the policy is missing")
+	}
+	if err := checkName(r.Policy); err != nil {
+		return err
+	}
+	switch {
+	case r.Auth != "" && r.Auth != AuthPSKFile:
+		return invalid("assign: authentication %q is not known; %q is", r.Auth, AuthPSKFile)
+	case r.Auth == AuthPSKFile && strings.TrimSpace(r.Keys) == "":
+		return invalid("assign: authentication %q needs keys, and the key file is empty", AuthPSKFile)
+	case r.Auth == "" && r.Keys != "":
+		return invalid("assign: keys are given, but no authentication that uses them")
+	}
+	return nil
+}
+
+// checkName refuses what cannot be the name of a policy. A name is also a file
+// name in the policies folder, so it cannot leave it.
+func checkName(name string) error {
+	switch {
+	case len(name) > MaxName:
+		return invalid("the name of a policy has at most %d bytes", MaxName)
+	case !utf8.ValidString(name) || strings.ContainsFunc(name, notPrintable):
+		return invalid("policy name %q holds characters that cannot be printed", name)
+	case strings.Contains(name, "/") || strings.HasPrefix(name, "."):
+		return invalid("policy name %q: a name has no / and does not begin with a dot", name)
+	}
+	return nil
+}
+
+func notPrintable(r rune) bool { return !unicode.IsPrint(r) }
+
+// decodeAssign reads the body of /v1/assign.
+func decodeAssign(body io.Reader) (AssignRequest, error) {
+	var r AssignRequest
+	if err := decodeStrict(body, &r); err != nil {
+		return AssignRequest{}, err
+	}
+	if err := r.Validate(); err != nil {
+		return AssignRequest{}, err
+	}
+	return r, nil
+}
+
+// decodeEmpty reads the body of a request without parameters: nothing or {}.
+func decodeEmpty(body io.Reader) error {
+	var none struct{}
+	return decodeStrict(body, &none)
+}
+
+// decodeStrict reads one JSON object into v. Unknown fields and anything
+// behind the object are refused; an empty body is the empty object.
+func decodeStrict(body io.Reader, v any) error {
+	dec := json.NewDecoder(body)
+	dec.DisallowUnknownFields()
+	err := dec.Decode(v)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	if err != nil {
+		return invalid("the request is not understood: %v", err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return invalid("the request is not understood: something follows its JSON object")
+	}
+	return nil
+}
+
+// policyQuery reads the parameters of /v1/policy.
+func policyQuery(q url.Values) (name string, effective bool, err error) {
+	if err := onlyKeys(q, "name", "effective"); err != nil {
+		return "", false, err
+	}
+	name = q.Get("name")
+	if err := checkName(name); err != nil {
+		return "", false, err
+	}
+	effective, err = boolParam(q, "effective")
+	return name, effective, err
+}
+
+// boolParam reads a parameter that is true or false; absent is false.
+func boolParam(q url.Values, key string) (bool, error) {
+	switch v := q.Get(key); v {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	default:
+		return false, invalid("parameter %s=%q: it is true or false", key, v)
+	}
+}
+
+// onlyKeys refuses parameters that are unknown or repeated.
+func onlyKeys(q url.Values, known ...string) error {
+	left := len(q)
+	for _, k := range known {
+		if v, ok := q[k]; ok {
+			left--
+			if len(v) != 1 {
+				return invalid("parameter %s is repeated", k)
+			}
+		}
+	}
+	if left > 0 {
+		return invalid("a parameter of the request is not known; known are: %s", strings.Join(known, ", "))
+	}
+	return nil
+}
+
+func invalid(format string, args ...any) *Error {
+	return &Error{Code: Invalid, Message: fmt.Sprintf(format, args...)}
+}
