@@ -1,0 +1,55 @@
+package policy
+
+import "fmt"
+
+// Warnings reports what is allowed and probably not meant: objects that no
+// rule uses, rules that are disabled, algorithms that are no longer safe. It
+// returns nil when there is nothing to say.
+func Warnings(p *Policy) []*Problem {
+	r := &report{}
+	p.warnUnused(r)
+	for i, s := range p.KeyExchange.Methods {
+		if s.Weak() {
+			r.add(at("keyExchange.methods", i, ""), "main-mode method %v is weak; keep it for old peers only", s)
+		}
+	}
+	for i, a := range p.FilterActions {
+		warnMethods(r, at("filterActions", i, "negotiate.methods"), fmt.Sprintf("filter action %q", a.Name), a.Methods)
+	}
+	warnMethods(r, "defaultResponse.methods", "the default response rule", p.DefaultResponse.Methods)
+	return Problems(r.err())
+}
+
+func (p *Policy) warnUnused(r *report) {
+	lists, actions := map[string]bool{}, map[string]bool{}
+	for i, rule := range p.Rules {
+		lists[rule.FilterList] = true
+		actions[rule.FilterAction] = true
+		if rule.Disabled {
+			r.add(at("rules", i, "disabled"), "rule %q is disabled", rule.identity())
+		}
+	}
+	for i, l := range p.FilterLists {
+		if !lists[l.Name] {
+			r.add(at("filterLists", i, ""), "no rule uses filter list %q", l.Name)
+		}
+	}
+	for i, a := range p.FilterActions {
+		if !actions[a.Name] {
+			r.add(at("filterActions", i, ""), "no rule uses filter action %q", a.Name)
+		}
+	}
+}
+
+func warnMethods(r *report, path, what string, methods []SecurityMethod) {
+	for i, m := range methods {
+		for _, s := range m.Suites {
+			if s.Weak() {
+				r.add(at(path, i, ""), "%s: security method %v is weak; keep it for old peers only", what, s)
+			}
+		}
+		if defaultBytesOf(m.Suites) == defaultBytes64 && m.Bytes > 10*defaultBytes64 {
+			r.add(at(path, i, "bytes"), "%s: %d bytes under one key are too many for a cipher of 64-bit blocks; 100MB is safe", what, m.Bytes)
+		}
+	}
+}

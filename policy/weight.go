@@ -1,0 +1,116 @@
+package policy
+
+import (
+	"fmt"
+	"math/bits"
+	"strings"
+
+	"ipsecagent/sadb"
+)
+
+// The order of filters, most significant first. Windows documents only that
+// the more specific filter decides; this order is complete, so that every host
+// decides alike, and can be told in words.
+//
+//	addresses   both sides' specificity added: Me and a single address 128,
+//	            Any 0, a prefix or range by its width
+//	remote      the remote side's alone
+//	protocol    one protocol before all
+//	remote port a narrower range before a wider one
+//	local port  likewise
+//	ICMP        type and code likewise
+//	action      block, negotiate, permit: fail closed
+//	ID          between equals, stable
+//
+// Weight packs all but the last into one number of 36 bits, exact in JSON.
+
+// weigh returns the weight of a filter and the reason in words.
+func weigh(f sadb.Filter) (int, string) {
+	s := f.Selector
+	local, remote := s.Local.Specificity(), s.Remote.Specificity()
+	w := local + remote      // 0…256
+	w = w<<8 | remote        // 0…128
+	w = w<<1 | protocolOf(s) // 0, 1
+	w = w<<5 | portWeight(s.RemotePorts)
+	w = w<<5 | portWeight(s.LocalPorts)
+	w = w<<5 | octetWeight(s.ICMPType) + octetWeight(s.ICMPCode)
+	w = w<<2 | actionWeight(f.Action.Kind)
+	return w, reason(f)
+}
+
+func protocolOf(s sadb.Selector) int {
+	if s.Proto == 0 {
+		return 0
+	}
+	return 1
+}
+
+// portWeight is 16 for one port, 0 for all, between them 16 bits less log2 of
+// the number of ports, rounded up.
+func portWeight(p sadb.Ports) int {
+	if p.IsAny() {
+		return 0
+	}
+	return 16 - bits.Len16(p.To-p.From)
+}
+
+// octetWeight is 8 for one value, 0 for all.
+func octetWeight(o sadb.Octets) int {
+	if !o.Set {
+		return 0
+	}
+	return 8 - bits.Len8(o.To-o.From)
+}
+
+func actionWeight(k sadb.ActionKind) int {
+	switch k {
+	case sadb.Permit:
+		return 0
+	case sadb.Negotiate:
+		return 1
+	}
+	return 2
+}
+
+// reason says in words what weigh counted.
+func reason(f sadb.Filter) string {
+	s := f.Selector
+	words := []string{sides(s.Local, s.Remote)}
+	add := func(format string, args ...any) { words = append(words, fmt.Sprintf(format, args...)) }
+	if s.Proto != 0 {
+		add("protocol %s", sadb.ProtoName(s.Proto))
+	}
+	if !s.RemotePorts.IsAny() {
+		add("remote port %s", s.RemotePorts)
+	}
+	if !s.LocalPorts.IsAny() {
+		add("local port %s", s.LocalPorts)
+	}
+	if s.ICMPType.Set {
+		add("ICMP type %s", s.ICMPType)
+	}
+	if s.ICMPCode.Set {
+		add("code %s", s.ICMPCode)
+	}
+	add("%s", f.Action.Kind)
+	return strings.Join(words, "; ")
+}
+
+func sides(local, remote sadb.Addrs) string {
+	const whole = 128
+	l, r := local.Specificity(), remote.Specificity()
+	switch {
+	case l == whole && r == whole:
+		return "both sides single addresses"
+	case l == 0 && r == 0:
+		return "both sides any address"
+	}
+	return fmt.Sprintf("local %s (%d), remote %s (%d)", sideWords(local), l, sideWords(remote), r)
+}
+
+func sideWords(a sadb.Addrs) string {
+	if a.IsAny() {
+		return "any address"
+	}
+	return a.String()
+}
