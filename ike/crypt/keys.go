@@ -1,0 +1,190 @@
+package crypt
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"ipsecagent/sadb"
+)
+
+// Exchange is what both sides of a phase 1 put in, as octets on the wire.
+type Exchange struct {
+	Suite            sadb.ISAKMPSuite
+	ICookie, RCookie [8]byte
+	Ni, Nr           []byte // bodies of the nonce payloads
+	KEi, KEr         []byte // bodies of the key exchange payloads
+	Shared           []byte // g^xy, as DH.Shared returns it
+}
+
+// Keys is the key material of one ISAKMP SA (RFC 2409 §5) and what its hashes
+// are computed over. It holds no g^xy.
+type Keys struct {
+	ID sadb.Secret // SKEYID
+	D  sadb.Secret // SKEYID_d: keys of phase 2 come from it
+	A  sadb.Secret // SKEYID_a: authenticates messages
+	E  sadb.Secret // SKEYID_e
+	Ka sadb.Secret // the cipher key made from SKEYID_e (RFC 2409 App. B)
+
+	suite            sadb.ISAKMPSuite
+	icookie, rcookie [8]byte
+	kei, ker         []byte
+}
+
+// PSK derives the keys of an SA authenticated by a preshared key:
+// SKEYID = prf(psk, Ni_b | Nr_b). An empty key is an error: it would
+// authenticate everybody.
+func (x Exchange) PSK(key []byte) (*Keys, error) {
+	if len(key) == 0 {
+		return nil, errors.New("ike/crypt: derive keys: empty preshared key")
+	}
+	return x.derive(PRF(x.Suite.Hash, key, x.Ni, x.Nr))
+}
+
+// Signature derives the keys of an SA authenticated by signatures or by
+// GSSAPI: SKEYID = prf(Ni_b | Nr_b, g^xy). Such keys alone authenticate
+// nobody.
+func (x Exchange) Signature() (*Keys, error) {
+	nonces := append(append([]byte(nil), x.Ni...), x.Nr...)
+	return x.derive(PRF(x.Suite.Hash, nonces, x.Shared))
+}
+
+func (x Exchange) derive(skeyid []byte) (*Keys, error) {
+	if err := Check(x.Suite); err != nil {
+		return nil, err
+	}
+	if len(x.Ni) == 0 || len(x.Nr) == 0 || len(x.Shared) == 0 {
+		return nil, errors.New("ike/crypt: derive keys: a nonce or g^xy is missing")
+	}
+	step := func(before []byte, n byte) []byte {
+		return PRF(x.Suite.Hash, skeyid, before, x.Shared, x.ICookie[:], x.RCookie[:], []byte{n})
+	}
+	d := step(nil, 0)
+	a := step(d, 1)
+	e := step(a, 2)
+	ka, err := cipherKey(x.Suite, e)
+	if err != nil {
+		return nil, err
+	}
+	return &Keys{
+		ID: sadb.NewSecret(skeyid), D: sadb.NewSecret(d), A: sadb.NewSecret(a), E: sadb.NewSecret(e), Ka: sadb.NewSecret(ka),
+		suite: x.Suite, icookie: x.ICookie, rcookie: x.RCookie, kei: slices.Clone(x.KEi), ker: slices.Clone(x.KEr),
+	}, nil
+}
+
+// Zero overwrites all keys. Nothing can be computed with them afterwards.
+func (k *Keys) Zero() {
+	for _, s := range []sadb.Secret{k.ID, k.D, k.A, k.E, k.Ka} {
+		s.Zero()
+	}
+}
+
+// cipherKey makes the cipher's key from SKEYID_e: its first bytes, or the
+// expansion of RFC 2409 App. B where it is too short.
+func cipherKey(s sadb.ISAKMPSuite, e []byte) ([]byte, error) {
+	c, err := cipherOf(s)
+	if err != nil {
+		return nil, err
+	}
+	if s.Encryption == sadb.DES {
+		return desKey(e)
+	}
+	if len(e) >= c.keyLen {
+		return e[:c.keyLen], nil
+	}
+	var key []byte
+	for k := []byte{0}; len(key) < c.keyLen; key = append(key, k...) {
+		k = PRF(s.Hash, e, k)
+	}
+	return key[:c.keyLen], nil
+}
+
+// desKey returns the first eight bytes of SKEYID_e that are no weak or
+// semi-weak key of DES (RFC 2409 App. B).
+func desKey(e []byte) ([]byte, error) {
+	for ; len(e) >= 8; e = e[8:] {
+		if !weakDES(e[:8]) {
+			return e[:8], nil
+		}
+	}
+	return nil, errors.New("ike/crypt: derive keys: SKEYID_e gives only weak DES keys; negotiate again")
+}
+
+// HashI returns HASH_I (RFC 2409 §5): sa is the body of the initiator's SA
+// payload as it was sent, id the body of its identification payload, extra
+// what an authentication method adds (GSSAPI: name and tokens).
+func (k *Keys) HashI(sa, id, extra []byte) []byte {
+	return PRF(k.suite.Hash, k.ID.Bytes(), k.kei, k.ker, k.icookie[:], k.rcookie[:], sa, id, extra)
+}
+
+// HashR returns HASH_R. sa is the initiator's SA payload here too, id the
+// responder's identification.
+func (k *Keys) HashR(sa, id, extra []byte) []byte {
+	return PRF(k.suite.Hash, k.ID.Bytes(), k.ker, k.kei, k.rcookie[:], k.icookie[:], sa, id, extra)
+}
+
+// Hash1 returns HASH(1) of quick mode and of the informational exchange
+// (RFC 2409 §5.5, §5.7): payloads is all that follows the hash payload, with
+// its generic headers and without padding.
+func (k *Keys) Hash1(msgid uint32, payloads []byte) []byte {
+	return PRF(k.suite.Hash, k.A.Bytes(), be32(msgid), payloads)
+}
+
+// Hash2 returns HASH(2) of quick mode; ni is the body of the initiator's
+// nonce payload.
+func (k *Keys) Hash2(msgid uint32, ni, payloads []byte) []byte {
+	return PRF(k.suite.Hash, k.A.Bytes(), be32(msgid), ni, payloads)
+}
+
+// Hash3 returns HASH(3) of quick mode.
+func (k *Keys) Hash3(msgid uint32, ni, nr []byte) []byte {
+	return PRF(k.suite.Hash, k.A.Bytes(), []byte{0}, be32(msgid), ni, nr)
+}
+
+// Quick is what both sides of a quick mode put into the keys of one
+// association.
+type Quick struct {
+	Ni, Nr []byte // bodies of the nonce payloads
+	Shared []byte // g(qm)^xy; nil without PFS
+	SPI    sadb.SPI
+	Suite  sadb.Suite
+}
+
+// Keymat returns the encryption and the integrity key of the association q
+// (RFC 2409 §5.5); each is empty where the suite has none. An AES-GCM key
+// ends with its salt.
+func (k *Keys) Keymat(q Quick) (enc, integ sadb.Secret, err error) {
+	if !q.Suite.Valid() {
+		return enc, integ, fmt.Errorf("ike/crypt: derive KEYMAT: no such suite: %v", q.Suite)
+	}
+	seed := append(append([]byte(nil), q.Shared...), protocolID(q.Suite.Proto))
+	seed = append(append(append(seed, be32(uint32(q.SPI))...), q.Ni...), q.Nr...)
+	defer clear(seed)
+	encLen, integLen := q.Suite.EncKeyLen(), q.Suite.Integrity.KeyLen()
+	mat := expand(k.suite.Hash, k.D.Bytes(), seed, encLen+integLen)
+	defer clear(mat)
+	return sadb.NewSecret(mat[:encLen]), sadb.NewSecret(mat[encLen:]), nil
+}
+
+// expand returns n bytes of K1 | K2 | …, K1 = prf(key, seed),
+// Kn = prf(key, Kn-1 | seed).
+func expand(h sadb.Hash, key, seed []byte, n int) []byte {
+	var out, k []byte
+	for len(out) < n {
+		k = PRF(h, key, k, seed)
+		out = append(out, k...)
+	}
+	return out[:n]
+}
+
+// protocolID returns the protocol's number in the DOI (RFC 2407 §4.4.1),
+// which is not that of IP.
+func protocolID(p sadb.Proto) byte {
+	if p == sadb.AH {
+		return 2
+	}
+	return 3
+}
+
+func be32(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }
