@@ -1,0 +1,69 @@
+package file
+
+import (
+	"net/netip"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"ipsecagent/policy"
+	"ipsecagent/sadb"
+)
+
+func TestExamplesLoadCompileAndPassTheirTests(t *testing.T) {
+	entries, err := Dir(filepath.Join("..", "..", "examples"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(entries) < 5 {
+		t.Fatalf("%d examples", len(entries))
+	}
+	for _, e := range entries {
+		t.Run(filepath.Base(e.Path), func(t *testing.T) {
+			if e.Err != nil {
+				t.Fatal(e.Err)
+			}
+			c, err := policy.Compile(e.Policy, policy.Host{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(e.Policy.Tests) == 0 {
+				t.Error("an example without tests")
+			}
+			if err := policy.RunTests(c, e.Policy.Tests); err != nil {
+				t.Error(err)
+			}
+			for _, w := range policy.Warnings(e.Policy) {
+				t.Errorf("warning: %v", w)
+			}
+		})
+	}
+}
+
+func TestExamplesSurviveMarshal(t *testing.T) {
+	entries, err := Dir(filepath.Join("..", "..", "examples"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		roundTrip(t, e.Policy)
+	}
+}
+
+// roundTrip fails unless p comes back equal from its document.
+func roundTrip(t *testing.T, p *policy.Policy) {
+	t.Helper()
+	data, err := Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := Parse("marshalled.yaml", data)
+	if err != nil {
+		t.Fatalf("%v\nin\n%s", err, data)
+	}
+	if diff := cmp.Diff(p, back, cmpopts.EquateComparable(sadb.Addrs{}, netip.Addr{})); diff != "" {
+		t.Fatalf("%s\nin\n%s", diff, data)
+	}
+}

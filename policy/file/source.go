@@ -1,0 +1,110 @@
+package file
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// Error is one mistake of a document.
+type Error struct {
+	File         string
+	Line, Column int // from 1; columns count characters
+	Message      string
+	// Excerpt is the line and, below it, a caret at the column; empty when
+	// there is no such line.
+	Excerpt string
+}
+
+// Error returns "file:line:column: message", and the excerpt below it.
+func (e *Error) Error() string {
+	s := fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Message)
+	if e.Excerpt != "" {
+		s += "\n" + e.Excerpt
+	}
+	return s
+}
+
+// source is a document as text, for excerpts.
+type source struct {
+	name  string
+	data  []byte
+	lines [][]byte
+}
+
+func newSource(name string, data []byte) *source {
+	return &source{name: name, data: data, lines: bytes.Split(data, []byte("\n"))}
+}
+
+func (s *source) errorAt(line, column int, message string) *Error {
+	return &Error{File: s.name, Line: line, Column: column, Message: message, Excerpt: s.excerpt(line, column)}
+}
+
+// The part of a line that an excerpt shows, in characters.
+const (
+	excerptWidth  = 100
+	excerptBefore = 60
+	indent        = "    "
+)
+
+// excerpt returns a line, cut around the column, and a caret below it. What
+// could move a terminal's cursor is replaced.
+func (s *source) excerpt(line, column int) string {
+	if line < 1 || line > len(s.lines) || column < 1 {
+		return ""
+	}
+	text := []rune(strings.Map(plain, string(s.lines[line-1])))
+	column = min(column, len(text)+1)
+	start := max(0, column-1-excerptBefore)
+	end := min(len(text), start+excerptWidth)
+	shown := strings.TrimRight(string(text[start:end]), " ")
+	if shown == "" {
+		return ""
+	}
+	return indent + shown + "\n" + indent + strings.Repeat(" ", column-1-start) + "^"
+}
+
+func plain(c rune) rune {
+	switch {
+	case c == '\t' || c == '\r':
+		return ' '
+	case !unicode.IsPrint(c):
+		return '?'
+	}
+	return c
+}
+
+// nodes parses the text to a tree of nodes and returns its root value.
+func (s *source) nodes() (*yaml.Node, error) {
+	if len(bytes.TrimSpace(s.data)) == 0 {
+		return nil, s.errorAt(1, 1, "the document is empty")
+	}
+	var document yaml.Node
+	if err := yaml.Load(s.data, &document); err != nil {
+		return nil, s.syntax(err)
+	}
+	if len(document.Content) != 1 {
+		return nil, s.errorAt(1, 1, "the document is empty")
+	}
+	return document.Content[0], nil
+}
+
+// syntax turns the error of the YAML parser into ours.
+func (s *source) syntax(err error) error {
+	var load *yaml.LoadError
+	if !errors.As(err, &load) {
+		return s.errorAt(1, 1, err.Error())
+	}
+	message := strings.TrimPrefix(load.Message, "yaml: ")
+	if load.ContextMsg != "" {
+		message = load.ContextMsg + ": " + message
+		if load.ContextMark.Line > 0 {
+			message += fmt.Sprintf(" (it began at line %d)", load.ContextMark.Line)
+		}
+	}
+	return s.errorAt(max(1, load.Mark.Line), max(1, load.Mark.Column), message)
+}
