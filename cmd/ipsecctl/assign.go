@@ -1,0 +1,138 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"ipsecagent/agent/control"
+)
+
+// maxKeyFile bounds the file of preshared keys in bytes.
+const maxKeyFile = 256 << 10
+
+func assignCommand(e *env) *cobra.Command {
+	var auth string
+	c := &cobra.Command{
+		Use:   "assign client|server|secure-server|NAME",
+		Short: "Put a policy in force and keep it across restarts",
+		Long: `assign puts a policy in force on this host, in place of the one before, and the
+agent remembers it. If the policy is not valid, the one before stays in force.
+
+  client         never asks for security, answers when asked
+  server         asks everybody, and talks in clear with those who do not answer
+  secure-server  talks to those alone who prove themselves; lets the first
+                 packet of a client in, so that it can be asked
+  NAME           a policy in the policies folder of the agent`,
+		Example: `  ipsecctl assign secure-server --auth psk-file:/root/key
+  ipsecctl assign sql-servers`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: e.completePolicies,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := control.AssignRequest{Policy: args[0]}
+			if err := addAuth(&req, auth); err != nil {
+				return err
+			}
+			res, err := e.agent().Assign(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			return e.showAssigned(res)
+		},
+	}
+	c.Flags().StringVar(&auth, "auth", "", "authenticate by these means instead of the policy's: psk-file:FILE")
+	return e.withFormat(c)
+}
+
+// showAssigned says what is in force now.
+func (e *env) showAssigned(r control.AssignResult) error {
+	return e.show(r, func(p *printer) {
+		if r.Policy == "" {
+			p.line("No policy is in force: traffic passes in clear.")
+		} else {
+			p.line("Policy %q (%s) is in force: %s.", r.Policy, r.Origin, count(uint64(r.Filters), "filter"))
+		}
+		for _, w := range r.Warnings {
+			p.line("Note: %s", w)
+		}
+	})
+}
+
+// addAuth reads what --auth names into the request.
+func addAuth(r *control.AssignRequest, auth string) error {
+	if auth == "" {
+		return nil
+	}
+	path, ok := strings.CutPrefix(auth, control.AuthPSKFile+":")
+	if !ok || path == "" {
+		return usage("--auth %q: it is %s:FILE; a key itself never stands on a command line", auth, control.AuthPSKFile)
+	}
+	keys, err := readKeys(path)
+	if err != nil {
+		return err
+	}
+	r.Auth, r.Keys = control.AuthPSKFile, keys
+	return r.Validate()
+}
+
+// readKeys reads a key file that nobody else can read.
+func readKeys(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", keyFileError(path, err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", keyFileError(path, err)
+	}
+	if err := checkKeyFile(path, info); err != nil {
+		return "", err
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	if err != nil {
+		return "", keyFileError(path, err)
+	}
+	if len(text) > maxKeyFile {
+		return "", invalid("key file %s is larger than %d bytes: is it the right file?", path, maxKeyFile)
+	}
+	return string(text), nil
+}
+
+func checkKeyFile(path string, info fs.FileInfo) error {
+	if !info.Mode().IsRegular() {
+		return invalid("key file %s is not a regular file", path)
+	}
+	if perm := info.Mode().Perm(); perm&0o077 != 0 {
+		return invalid("key file %s can be used by others (mode %04o): make it private (chmod 600 %s), and if others may have read it, make a new key", path, perm, path)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		return invalid("key file %s belongs to another user (%d), who can change it: make it your own (chown)", path, st.Uid)
+	}
+	return nil
+}
+
+func keyFileError(path string, err error) error {
+	code := control.Failed
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		code = control.NotFound
+	case errors.Is(err, fs.ErrPermission):
+		code = control.NotPermitted
+	}
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return &control.Error{Code: code, Message: fmt.Sprintf("key file %s cannot be read: %v", path, err)}
+}
+
+func invalid(format string, args ...any) error {
+	return &control.Error{Code: control.Invalid, Message: fmt.Sprintf(format, args...)}
+}

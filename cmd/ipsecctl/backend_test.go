@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"ipsecagent/agent/control"
+)
+
+// now is the time of every test.
+func now() time.Time { return time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC) }
+
+func ago(d time.Duration) time.Time { return now().Add(-d) }
+
+// backend is an agent that has the answers of a busy host.
+type backend struct {
+	status   control.Status
+	assigned chan control.AssignRequest
+	events   []control.Event
+	err      error
+}
+
+func newBackend() *backend {
+	return &backend{status: busyStatus(), assigned: make(chan control.AssignRequest, 1), events: someEvents()}
+}
+
+func (b *backend) Status(context.Context) (control.Status, error) { return b.status, b.err }
+
+func (b *backend) Assign(_ context.Context, r control.AssignRequest) (control.AssignResult, error) {
+	if b.err != nil {
+		return control.AssignResult{}, b.err
+	}
+	b.assigned <- r
+	return control.AssignResult{SchemaVersion: control.SchemaVersion, Policy: r.Policy, Origin: "predefined", Filters: 5,
+		Warnings: []string{"no key is known for 10.0.0.9"}}, nil
+}
+
+func (b *backend) Unassign(context.Context) (control.AssignResult, error) {
+	return control.AssignResult{SchemaVersion: control.SchemaVersion}, b.err
+}
+
+func (b *backend) Reload(context.Context) (control.AssignResult, error) {
+	return control.AssignResult{SchemaVersion: control.SchemaVersion, Policy: "server", Origin: "predefined", Filters: 1}, b.err
+}
+
+func (b *backend) Policies(context.Context) ([]control.PolicyInfo, error) {
+	return []control.PolicyInfo{
+		{Name: "client", Description: "Answers when asked", Origin: "predefined"},
+		{Name: "server", Description: "Asks, and talks in clear with those who do not answer", Origin: "predefined", Assigned: true},
+		{Name: "sql", Origin: "/etc/ipsecagent/policies.d/sql.yaml", Error: "sql.yaml:4:1: unknown field colour\n    colour: green\n    ^"},
+	}, b.err
+}
+
+func (b *backend) Policy(_ context.Context, name string, effective bool) (control.PolicyView, error) {
+	if name == "" {
+		name = "server"
+	}
+	v := control.PolicyView{SchemaVersion: control.SchemaVersion, Name: name, Origin: "predefined", Assigned: name == "server",
+		Document: "apiVersion: ipsecagent/v1\nkind: Policy\nname: server\nrules:\n  - {name: all IP traffic}\n"}
+	if effective {
+		v.Filters, v.Exempt = someFilters(), []string{"IKE and ESP of this agent", "IPv6 neighbour discovery"}
+	}
+	return v, b.err
+}
+
+func (b *backend) SAs(context.Context) (control.SAList, error) {
+	return control.SAList{
+		SchemaVersion: control.SchemaVersion,
+		MainMode: []control.MainModeSA{{
+			Peer: "10.0.0.2:500", Local: "10.0.0.1:500", Cookies: "0102030405060708:1112131415161718",
+			Suite: "aes256-sha256-ecp256", Method: "preshared key", Principal: "psk:default", Initiator: true,
+			Since: ago(10 * time.Minute), Expires: now().Add(7 * time.Hour), QuickModes: 2,
+		}},
+		Pairs: busyStatus().Secured,
+	}, b.err
+}
+
+func (b *backend) Events(ctx context.Context, follow bool) (<-chan control.Event, error) {
+	out := make(chan control.Event)
+	go func() {
+		defer close(out)
+		for _, e := range b.events {
+			out <- e
+		}
+		if follow {
+			<-ctx.Done()
+		}
+	}()
+	return out, b.err
+}
+
+func busyStatus() control.Status {
+	return control.Status{
+		SchemaVersion: control.SchemaVersion,
+		Agent:         control.AgentStatus{Version: "v1.2.3", PID: 4242, Started: ago(26 * time.Hour), Host: "alice"},
+		Policy:        control.PolicyStatus{State: "assigned", Name: "server", Origin: "predefined", Applied: ago(3 * time.Minute), Filters: 2, DefaultResponse: true},
+		DataPath: control.DataPath{Driver: "user", Started: ago(26 * time.Hour), Counters: map[string]uint64{
+			"outPackets": 1234567, "inPackets": 999, "queued": 0, "lastChain": 3, "somethingNew": 7,
+		}, Exempt: []string{"IKE and ESP of this agent"}},
+		Secured: []control.SecuredPeer{{
+			Peer: "10.0.0.2", Local: "10.0.0.1", Flow: "any 10.0.0.1 <-> 10.0.0.2", Rule: "all IP traffic", Filter: "f1",
+			Principal: "psk:default", Method: "preshared key", Suite: "esp-aes256gcm", Mode: "transport",
+			Since: ago(5 * time.Minute), Expires: now().Add(55*time.Minute + 3*time.Second),
+			BytesIn: 1_234_567, BytesOut: 99_960_000, PacketsIn: 1000, PacketsOut: 80000, SPIIn: "0x01020304", SPIOut: "0xf0f1f2f3",
+		}},
+		InClear: []control.ClearPeer{{
+			Peer: "10.0.0.3", Local: "10.0.0.1", Rule: "all IP traffic", Filter: "f1",
+			Since: ago(2 * time.Hour), Last: ago(4 * time.Second), Packets: 1500,
+			Why: "10.0.0.3 does not answer IKE; the filter action allows unsecured communication",
+		}},
+		Negotiating: []control.Negotiating{{Peer: "10.0.0.4", Rule: "all IP traffic", Since: ago(2 * time.Second), Why: "a packet to 10.0.0.4 asked for it"}},
+		Failures: []control.Failure{
+			{
+				Time: ago(90 * time.Second), Peer: "10.0.0.5", Rule: "all IP traffic", Step: "main mode message 2", Code: "no-proposal",
+				Reason: "the peer accepts none of our main mode methods: give both the same one", Retry: now().Add(4 * time.Minute),
+				Offered: []string{"aes256-sha256-ecp256", "aes128-sha256-modp2048"}, Received: []string{"3des-sha1-modp1024"}, Differs: "encryption: aes256 against 3des",
+			},
+			{Time: ago(20 * time.Minute), Peer: "10.0.0.6", Step: "main mode message 5", Code: "preshared-key", Reason: "preshared key does not match: \x1b[31mset the same key\x1b[0m on both hosts"},
+		},
+		Problems: []string{"the policy file does not load:\nserver.yaml:3:1: unknown field colour", "10.0.0.5 cannot be secured"},
+	}
+}
+
+func someFilters() []control.FilterView {
+	return []control.FilterView{
+		{ID: "f0", Weight: 90, Reason: "ICMP is more specific than any protocol", Rule: "permit ICMP", List: "ICMP", Selector: "icmp me <-> any", Direction: "both", Action: "permit", Packets: 12},
+		{ID: "o1", Weight: 60, Reason: "stands above the filter it narrows", Rule: "all IP traffic", List: "all IP", Selector: "any 10.0.0.1 <-> 10.0.0.2", Direction: "both", Action: "negotiate", Packets: 81000, Overlay: true, Parent: "f1", Expires: now().Add(time.Hour)},
+		{ID: "f1", Weight: 50, Reason: "one side is this host", Rule: "all IP traffic", List: "all IP", Selector: "any me <-> any", Direction: "both", Action: "negotiate, may go in clear", Methods: []string{"esp-aes256gcm", "esp-aes128gcm"}, Auth: []string{"preshared key"}, Packets: 1500, Dropped: 2},
+	}
+}
+
+func someEvents() []control.Event {
+	return []control.Event{
+		{Time: ago(time.Hour), Kind: control.EventPolicyApplied, Severity: "info", Message: `policy "server" is in force: 2 filters`},
+		{Time: ago(5 * time.Minute), Kind: control.EventSAUp, Severity: "info", Peer: "10.0.0.2", Message: "secured with esp-aes256gcm", Fields: map[string]string{"spiIn": "0x01020304"}},
+		{Time: ago(time.Minute), Kind: control.EventFailed, Severity: "warning", Peer: "10.0.0.5", Message: "no proposal chosen\x1b]0;owned\x07\nforged line"},
+	}
+}
