@@ -1,0 +1,136 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"ipsecagent/agent/control"
+	"ipsecagent/policy"
+)
+
+var _ control.Backend = (*Agent)(nil)
+
+// Assign puts a policy in force and remembers it. A policy that is not valid
+// changes nothing.
+func (a *Agent) Assign(ctx context.Context, r control.AssignRequest) (control.AssignResult, error) {
+	return ask(ctx, a, func(now time.Time) (control.AssignResult, error) { return a.assign(now, r) })
+}
+
+// Unassign takes the policy out of force: all filters and associations go,
+// traffic passes unprotected.
+func (a *Agent) Unassign(ctx context.Context) (control.AssignResult, error) {
+	return ask(ctx, a, func(now time.Time) (control.AssignResult, error) {
+		return a.putAssigned(now, assignment{}, policy.Assignment{State: policy.None}, "unassigned")
+	})
+}
+
+// Reload reads the host's facts and the policy source again and puts what they
+// say in force.
+func (a *Agent) Reload(ctx context.Context) (control.AssignResult, error) {
+	return ask(ctx, a, func(now time.Time) (control.AssignResult, error) {
+		a.readHost(now)
+		if err := a.reload(now, "asked for"); err != nil {
+			return control.AssignResult{}, err
+		}
+		return a.result(), nil
+	})
+}
+
+// Events returns the events of the past and, with follow, those to come until
+// ctx ends.
+func (a *Agent) Events(ctx context.Context, follow bool) (<-chan control.Event, error) {
+	events, err := ask(ctx, a, func(time.Time) (chan control.Event, error) { return a.journal.follow(follow) })
+	if err != nil {
+		return nil, err
+	}
+	if follow {
+		context.AfterFunc(ctx, func() { a.leave(events) })
+	}
+	return events, nil
+}
+
+// leave ends a follower whose reader has gone.
+func (a *Agent) leave(events chan control.Event) {
+	select {
+	case a.calls <- func(time.Time) { a.journal.unfollow(events) }:
+	case <-a.done:
+	}
+}
+
+func (a *Agent) assign(now time.Time, r control.AssignRequest) (control.AssignResult, error) {
+	if err := checkAssign(r, a.cfg.SetKeys != nil); err != nil {
+		return control.AssignResult{}, err
+	}
+	as := assignment{Name: r.Policy, Auth: r.Auth}
+	got, err := a.source.load(as)
+	if err != nil {
+		return control.AssignResult{}, unreadable(r.Policy, err)
+	}
+	if _, err := a.prepare(as, got); err != nil {
+		return control.AssignResult{}, err // before the keys change
+	}
+	warnings, err := a.setKeys(now, r)
+	if err != nil {
+		return control.AssignResult{}, err
+	}
+	result, err := a.putAssigned(now, as, got, "assigned")
+	result.Warnings = append(result.Warnings, warnings...)
+	return result, err
+}
+
+func checkAssign(r control.AssignRequest, takesKeys bool) error {
+	usage := func(words string) error { return &control.Error{Code: control.Usage, Message: words} }
+	switch {
+	case r.Policy == "":
+		return usage("no policy is named: ipsecctl assign NAME, for example client; to end all protection: ipsecctl unassign")
+	case r.Auth != "" && r.Auth != authPSK:
+		return usage(fmt.Sprintf("authentication %q is not known; known: psk-file:FILE", r.Auth))
+	case r.Auth == authPSK && r.Keys == "":
+		return usage("psk-file needs the preshared keys; the file is empty")
+	case r.Auth != authPSK && r.Keys != "":
+		return usage("preshared keys are given, but not --auth psk-file:FILE")
+	case r.Keys != "" && !takesKeys:
+		return usage("this agent takes no preshared keys")
+	}
+	return nil
+}
+
+// setKeys puts the keys of a request in force, if it has any.
+func (a *Agent) setKeys(now time.Time, r control.AssignRequest) ([]string, error) {
+	if r.Keys == "" {
+		return nil, nil
+	}
+	warnings, err := a.cfg.SetKeys(r.Keys)
+	if err != nil {
+		return nil, &control.Error{Code: control.Invalid, Message: err.Error()}
+	}
+	for _, t := range a.talks.all() {
+		a.forgive(now, t)
+	}
+	return warnings, nil
+}
+
+// putAssigned puts what a source gave in force as what is assigned from now
+// on.
+func (a *Agent) putAssigned(now time.Time, as assignment, got policy.Assignment, cause string) (control.AssignResult, error) {
+	c, err := a.prepare(as, got)
+	if err == nil {
+		err = a.put(now, c, cause)
+	}
+	if err != nil {
+		return control.AssignResult{}, err
+	}
+	a.assigned = &as
+	a.problem("state", "")
+	return a.result(), nil
+}
+
+// result says what is in force now.
+func (a *Agent) result() control.AssignResult {
+	r := control.AssignResult{SchemaVersion: control.SchemaVersion, Policy: a.inForce.name, Origin: a.inForce.origin, Warnings: a.inForce.warnings}
+	if a.inForce.compiled != nil {
+		r.Filters = len(a.inForce.compiled.Filters)
+	}
+	return r
+}

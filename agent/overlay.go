@@ -1,0 +1,308 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"ipsecagent/agent/control"
+	"ipsecagent/driver"
+	"ipsecagent/policy"
+	"ipsecagent/sadb"
+)
+
+const (
+	// grace is how long traffic that was secured stays required after its
+	// last association ended.
+	grace = 30 * time.Second
+	// softLifetime is how long traffic goes in clear before a negotiation is
+	// tried again (the model's soft association).
+	softLifetime = 5 * time.Minute
+	// responseWait is how long the temporary filter of the default response
+	// rule stands before its associations are whole.
+	responseWait = 150 * time.Second
+	// maxResponses is how many temporary filters one peer may make.
+	maxResponses = 16
+	// maxOverlays bounds them all.
+	maxOverlays = 16384
+	// returnedFor is how long a return to clear is listed.
+	returnedFor = time.Hour
+)
+
+// overlayKind is why a temporary filter stands.
+type overlayKind string
+
+const (
+	// securedOverlay: secured once, so required now.
+	securedOverlay overlayKind = "secured"
+	// softOverlay: in clear, because the negotiation failed and policy
+	// allows it.
+	softOverlay overlayKind = "soft"
+	// responseOverlay: the temporary filter of the default response rule.
+	responseOverlay overlayKind = "default response"
+)
+
+// overlay is a temporary filter that this agent has put into the driver.
+type overlay struct {
+	kind          overlayKind
+	filter        sadb.Filter
+	local, remote netip.Addr
+	since         time.Time
+	why           string
+}
+
+// returned is traffic that was secured by the default response rule and goes
+// in clear again.
+type returned struct {
+	overlay
+	at time.Time
+}
+
+// putOverlay gives an overlay to the driver. One of the same ID keeps its
+// beginning.
+func (a *Agent) putOverlay(now time.Time, o overlay) error {
+	former, again := a.overlays[o.filter.ID]
+	if !again && len(a.overlays) >= maxOverlays {
+		return fmt.Errorf("there are %d temporary filters already", maxOverlays)
+	}
+	ctx, cancel := a.driverContext()
+	defer cancel()
+	if err := a.cfg.Driver.PutFilter(ctx, o.filter); err != nil {
+		return err
+	}
+	o.since = now
+	if again {
+		o.since = former.since
+	}
+	a.overlays[o.filter.ID] = o
+	return nil
+}
+
+func (a *Agent) removeOverlay(now time.Time, id sadb.FilterID) {
+	ctx, cancel := a.driverContext()
+	defer cancel()
+	if err := a.cfg.Driver.RemoveFilter(ctx, id); err != nil {
+		a.event(now, control.EventAgent, "warning", "the data path did not remove a temporary filter: "+err.Error(), map[string]string{"filter": string(id)})
+		return
+	}
+	delete(a.overlays, id)
+}
+
+// overlayFor returns an overlay above f for the traffic sel with a pair of
+// hosts.
+func overlayFor(kind overlayKind, f sadb.Filter, sel sadb.Selector, expires time.Time) overlay {
+	o := overlay{kind: kind}
+	o.local, _ = sel.Local.Single()
+	o.remote, _ = sel.Remote.Single()
+	o.filter = sadb.Filter{ID: sadb.NewFilterID(string(kind), string(f.ID), sel.String()), Name: f.Name, Selector: sel,
+		Dir: sadb.Both, Mode: f.Mode, TunnelLocal: f.TunnelLocal, TunnelRemote: f.TunnelRemote, Parent: f.ID, Expires: expires}
+	return o
+}
+
+// protect keeps the traffic of a pair that is whole secured until the pair's
+// end and a grace: what may begin in clear, or flow in clear, stops being so
+// once the peer has shown that it can do better.
+func (a *Agent) protect(now time.Time, p sadb.Pair) {
+	expires := pairEnds(p).Add(grace)
+	var err error
+	switch f, ok := a.inForce.snapshot.filter(p.Filter); {
+	case p.DefaultResponse:
+		err = a.putOverlay(now, responseFilter(p, expires))
+	case ok && (f.Action.AllowClear || f.Action.PassThrough):
+		o := overlayFor(securedOverlay, f.Filter, p.Selector, expires)
+		o.filter.Action = sadb.Action{Kind: sadb.Negotiate}
+		err = a.putOverlay(now, o)
+	}
+	if err != nil {
+		a.event(now, control.EventAgent, "error", fmt.Sprintf("traffic with %s is secured, but the data path does not keep it so: %v", p.Remote, err),
+			map[string]string{"peer": p.Remote.String()})
+	}
+}
+
+// pairEnds returns when the pair's hard lifetime is over.
+func pairEnds(p sadb.Pair) time.Time {
+	life := p.Lifetime.Time
+	if life <= 0 {
+		life = 8 * time.Hour
+	}
+	return p.Since.Add(life)
+}
+
+// unprotect lets the grace begin after the last pair of some traffic ended.
+func (a *Agent) unprotect(now time.Time, p sadb.Pair) {
+	if a.serves(p) {
+		return
+	}
+	for _, o := range a.overlays {
+		if o.kind == softOverlay || o.filter.Selector != p.Selector || o.filter.Parent != p.Filter && o.filter.ID != p.Filter {
+			continue
+		}
+		o.filter.Expires = now.Add(grace)
+		if err := a.putOverlay(now, o); err != nil {
+			a.event(now, control.EventAgent, "warning", "the data path did not shorten a temporary filter: "+err.Error(), nil)
+		}
+	}
+}
+
+// serves reports whether another pair carries the traffic of p.
+func (a *Agent) serves(p sadb.Pair) bool {
+	for _, q := range a.book.All() {
+		if q.ID != p.ID && q.Filter == p.Filter && q.Selector == p.Selector {
+			return true
+		}
+	}
+	return false
+}
+
+// responseFilter is the temporary filter of the default response rule: below
+// every filter of the policy, exactly the traffic of the pair, required.
+func responseFilter(p sadb.Pair, expires time.Time) overlay {
+	return overlay{kind: responseOverlay, local: p.Local, remote: p.Remote,
+		filter: sadb.Filter{ID: p.Filter, Name: defaultResponseTag, Selector: p.Selector, Dir: sadb.Both,
+			Action: sadb.Action{Kind: sadb.Negotiate}, Mode: p.Mode, Expires: expires}}
+}
+
+// respond puts the temporary filter of the default response rule in force,
+// before the first association of a pair.
+func (a *Agent) respond(now time.Time, p sadb.Pair) error {
+	if a.inForce.snapshot.response == nil {
+		return fmt.Errorf("the default response rule is not active any more")
+	}
+	expires := now.Add(responseWait)
+	if o, ok := a.overlays[p.Filter]; ok && o.filter.Expires.After(expires) {
+		return nil // a rekey: it stands already
+	}
+	if _, again := a.overlays[p.Filter]; !again && a.responses(p.Remote) >= maxResponses {
+		return fmt.Errorf("the peer has %d temporary filters of the default response rule already", maxResponses)
+	}
+	return a.putOverlay(now, responseFilter(p, expires))
+}
+
+func (a *Agent) responses(remote netip.Addr) int {
+	n := 0
+	for _, o := range a.overlays {
+		if o.kind == responseOverlay && o.remote == remote {
+			n++
+		}
+	}
+	return n
+}
+
+// acquireResponse answers the wish for an association under a temporary filter
+// of the default response rule, which never begins: while the peer's
+// negotiation runs it waits, else what waits is dropped.
+func (a *Agent) acquireResponse(now time.Time, e driver.Acquire, o overlay) {
+	if a.halfFor(o.filter.ID) {
+		return
+	}
+	if _, ok := a.book.Serving(o.filter.ID, o.remote); ok {
+		return
+	}
+	// Not at once: the next packet would ask again.
+	a.timers.at(now.Add(whenBusy), func(now time.Time) { a.abandon(now, e) })
+}
+
+// waits reports whether clear traffic of a filter that allows it has to be let
+// go by the agent: its packets are held, or the answers would not be accepted.
+func waits(act sadb.Action) bool {
+	return act.AllowClear && (act.ClearDelay > 0 || !act.PassThrough)
+}
+
+// easeWaiting sees that traffic which may go in clear waits no longer than its
+// filter says.
+func (a *Agent) easeWaiting(now time.Time, t *talk, f policy.CompiledFilter) {
+	switch {
+	case !waits(f.Action):
+	case t.last != nil && t.start.After(now):
+		a.soften(now, t, f, t.last.Reason)
+		a.release(now, t)
+	case f.Action.ClearDelay == 0:
+		a.soften(now, t, f, "the negotiation is under way")
+	default:
+		a.timers.at(now.Add(f.Action.ClearDelay), func(now time.Time) { a.softenLate(now, t, f.Action.ClearDelay) })
+	}
+}
+
+// softenLate lets traffic go that has waited as long as its filter says.
+func (a *Agent) softenLate(now time.Time, t *talk, delay time.Duration) {
+	f, ok := a.inForce.snapshot.filter(t.key.filter)
+	if a.talks.byKey[t.key] != t || !ok || !waits(f.Action) {
+		return
+	}
+	a.soften(now, t, f, fmt.Sprintf("the peer has not answered within %s; the negotiation goes on", delay))
+}
+
+// soften lets the traffic of a negotiation go in clear for a while.
+func (a *Agent) soften(now time.Time, t *talk, f policy.CompiledFilter, why string) {
+	o := overlayFor(softOverlay, f.Filter, t.key.selector, now.Add(softLifetime))
+	o.filter.Action, o.why = sadb.Action{Kind: sadb.Permit}, why
+	_, again := a.overlays[o.filter.ID]
+	if err := a.putOverlay(now, o); err != nil {
+		a.event(now, control.EventAgent, "warning", fmt.Sprintf("traffic with %s may go in clear, but the data path does not let it: %v", t.remote, err),
+			map[string]string{"peer": t.remote.String()})
+		return
+	}
+	if !again {
+		a.event(now, control.EventClear, "warning", fmt.Sprintf("traffic with %s goes in clear: %s", t.remote, why),
+			map[string]string{"peer": t.remote.String(), "filter": f.Name, "flow": t.key.selector.String()})
+	}
+}
+
+// harden ends the clear traffic that a new pair secures.
+func (a *Agent) harden(now time.Time, p sadb.Pair) {
+	for id, o := range a.overlays {
+		if o.kind == softOverlay && o.filter.Parent == p.Filter && p.Selector.Contains(o.filter.Selector) {
+			a.removeOverlay(now, id)
+		}
+	}
+	delete(a.returned, p.Filter)
+}
+
+// filterEnded books that an overlay has expired.
+func (a *Agent) filterEnded(now time.Time, id sadb.FilterID) {
+	o, ok := a.overlays[id]
+	if !ok {
+		return
+	}
+	delete(a.overlays, id)
+	switch {
+	case o.kind == responseOverlay:
+		a.returned[id] = returned{o, now}
+		a.timers.at(now.Add(returnedFor), func(time.Time) { a.forgetReturned(id, now) })
+	case o.kind != securedOverlay || !a.mayClear(o.filter.Parent):
+		return
+	}
+	a.event(now, control.EventClear, "warning", fmt.Sprintf("traffic with %s may go in clear again: its association has ended", o.remote),
+		map[string]string{"peer": o.remote.String(), "filter": o.filter.Name, "flow": o.filter.Selector.String()})
+}
+
+func (a *Agent) forgetReturned(id sadb.FilterID, at time.Time) {
+	if r, ok := a.returned[id]; ok && r.at.Equal(at) {
+		delete(a.returned, id)
+	}
+}
+
+// sweepOverlays ends the temporary filters that the policy now in force has no
+// reason for: a soft one above all must not outlive the permission to be in
+// clear.
+func (a *Agent) sweepOverlays(now time.Time) {
+	for id, o := range a.overlays {
+		if !a.wantsOverlay(o) {
+			a.removeOverlay(now, id)
+		}
+	}
+	if a.inForce.snapshot.response == nil {
+		clear(a.returned)
+	}
+}
+
+func (a *Agent) wantsOverlay(o overlay) bool {
+	if o.kind == responseOverlay {
+		return a.inForce.snapshot.response != nil
+	}
+	f, ok := a.inForce.snapshot.filter(o.filter.Parent)
+	if o.kind == softOverlay {
+		return ok && f.Action.AllowClear
+	}
+	return ok && f.Action.Kind == sadb.Negotiate
+}

@@ -1,0 +1,318 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"ipsecagent/agent/control"
+	"ipsecagent/auth"
+	"ipsecagent/driver"
+	"ipsecagent/ike"
+	"ipsecagent/sadb"
+)
+
+const (
+	// halfLife is how long associations may stand without their pair being
+	// whole; an exchange is over before.
+	halfLife = 150 * time.Second
+	// rekeyAgain is how soon a rekey that brought nothing is asked for again.
+	rekeyAgain = time.Minute
+	// writeDelay gathers changes of the book into one write.
+	writeDelay = 500 * time.Millisecond
+)
+
+// half is associations in force whose pair is not whole yet.
+type half struct {
+	filter sadb.FilterID
+	remote netip.Addr
+	ids    []sadb.SAID
+	since  time.Time
+}
+
+// ikeOutput handles what the key exchange asks for or reports.
+func (a *Agent) ikeOutput(now time.Time, o ike.Output) {
+	switch o := o.(type) {
+	case ike.ReserveSPI:
+		a.reserve(now, o)
+	case ike.Install:
+		err := a.install(now, o)
+		a.submit(now, ike.Installed{ID: o.ID, Err: err})
+	case ike.Established:
+		a.established(now, o)
+	case ike.Failed:
+		a.failed(now, o)
+	case ike.Ended:
+		a.endPair(now, o.Pair, o.Reason, false)
+	case ike.MainMode:
+		a.mainMode(now, o)
+	case ike.Dropped:
+		a.cfg.Log.Debug("datagrams of IKE dropped", "peer", o.Remote.String(), "reason", printable(o.Reason, maxField), "count", o.Count)
+	}
+}
+
+// driverEvent handles what the driver asks for or reports.
+func (a *Agent) driverEvent(now time.Time, e driver.Event) {
+	switch e := e.(type) {
+	case driver.Acquire:
+		a.acquire(now, e)
+	case driver.Expire:
+		a.expire(now, e)
+	case driver.Used:
+		a.submit(now, ike.Used{ID: e.ID})
+	case driver.FilterEnded:
+		a.filterEnded(now, e.ID)
+	case driver.Tampered:
+		a.tampered(now, e)
+	case driver.Resync:
+		a.event(now, control.EventResync, "warning", "the state of the data path is read anew: "+e.Reason, nil)
+		a.enforceAgain(now)
+	case driver.Moved:
+		a.cfg.Log.Info("a peer sends from another UDP endpoint", "association", e.ID.String(), "from", e.From.String())
+	}
+}
+
+func (a *Agent) tampered(now time.Time, e driver.Tampered) {
+	if e.Restored {
+		a.problem("tampered "+e.What, "")
+		a.event(now, control.EventTampered, "warning", e.What+" was changed or removed by another program, and is in force again", nil)
+		return
+	}
+	words := e.What + " was changed or removed by another program and is not in force"
+	a.problem("tampered "+e.What, words)
+	a.event(now, control.EventTampered, "error", words, nil)
+}
+
+func (a *Agent) reserve(now time.Time, o ike.ReserveSPI) {
+	ctx, cancel := a.driverContext()
+	defer cancel()
+	spi, err := a.cfg.Driver.AllocSPI(ctx, o.Src, o.Dst, o.Proto)
+	a.submit(now, ike.SPIReserved{ID: o.ID, SPI: spi, Err: err})
+}
+
+// install puts an association in force, if policy still wants it.
+func (a *Agent) install(now time.Time, o ike.Install) error {
+	if err := a.wants(now, o.Pair); err != nil {
+		return fmt.Errorf("agent: install %s: %w", o.SA.ID, err)
+	}
+	ctx, cancel := a.driverContext()
+	defer cancel()
+	if err := a.cfg.Driver.AddSA(ctx, o.SA); err != nil {
+		return fmt.Errorf("agent: install %s: %w", o.SA.ID, err)
+	}
+	if _, whole := a.book.Get(o.Pair.ID); whole {
+		return nil
+	}
+	h, again := a.halves[o.Pair.ID]
+	if !again {
+		h = half{filter: o.SA.Filter, remote: o.Pair.Remote, since: now}
+		a.timers.at(now.Add(halfLife), func(now time.Time) { a.dropHalf(now, o.Pair.ID) })
+	}
+	h.ids = append(h.ids, o.SA.ID)
+	a.halves[o.Pair.ID] = h
+	return nil
+}
+
+// wants reports whether the policy now in force has a place for the pair, and
+// makes it where that is a temporary filter.
+func (a *Agent) wants(now time.Time, p sadb.Pair) error {
+	if p.DefaultResponse {
+		return a.respond(now, p)
+	}
+	if f, ok := a.inForce.snapshot.filter(p.Filter); !ok || f.Negotiation == nil {
+		return fmt.Errorf("the policy has changed: its filter does not negotiate any more")
+	}
+	return nil
+}
+
+// dropHalf takes what was installed of a pair out of force, if the pair never
+// became whole.
+func (a *Agent) dropHalf(now time.Time, id sadb.PairID) {
+	h, ok := a.halves[id]
+	if !ok {
+		return
+	}
+	delete(a.halves, id)
+	a.deleteSAs(now, h.ids)
+}
+
+func (a *Agent) halfFor(f sadb.FilterID) bool {
+	for _, h := range a.halves {
+		if h.filter == f {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *Agent) deleteSAs(now time.Time, ids []sadb.SAID) {
+	for _, id := range ids {
+		ctx, cancel := a.driverContext()
+		if err := a.cfg.Driver.DeleteSA(ctx, id); err != nil {
+			a.event(now, control.EventAgent, "warning", fmt.Sprintf("the data path did not delete %s: %v", id, err), nil)
+		}
+		cancel()
+	}
+}
+
+// established books a pair that is whole.
+func (a *Agent) established(now time.Time, o ike.Established) {
+	p := o.Pair
+	delete(a.halves, p.ID)
+	delete(a.rekeying, p.Replaces)
+	a.book.Put(p)
+	a.bookChanged(now)
+	a.protect(now, p)
+	a.harden(now, p)
+	a.finish(o)
+	a.alive(now, p.Remote)
+	a.failures.forget(p.Remote)
+	a.event(now, control.EventSAUp, "info", fmt.Sprintf("secured with %s: %s", p.Remote, p.Flow), a.pairFields(p))
+}
+
+// finish ends the negotiation that has made a pair, and one that waits for the
+// same traffic.
+func (a *Agent) finish(o ike.Established) {
+	if t := a.talks.byRequest[o.Request]; t != nil {
+		a.talks.remove(t)
+		return
+	}
+	t := a.talks.byKey[talkKey{o.Pair.Filter, o.Pair.Selector}]
+	if t != nil && t.request == 0 {
+		a.talks.remove(t)
+	}
+}
+
+func (a *Agent) pairFields(p sadb.Pair) map[string]string {
+	f := map[string]string{"peer": p.Remote.String(), "local": p.Local.String(), "rule": a.ruleOf(p.Filter, p.DefaultResponse),
+		"principal": p.Principal, "method": p.Method, "suite": suiteNames(p), "mode": p.Mode.String()}
+	if len(p.In) > 0 && len(p.Out) > 0 {
+		f["spiIn"], f["spiOut"] = p.In[0].SPI.String(), p.Out[0].SPI.String()
+	}
+	return f
+}
+
+func suiteNames(p sadb.Pair) string {
+	var names []string
+	for _, s := range p.Suites {
+		names = append(names, s.String())
+	}
+	return strings.Join(names, "+")
+}
+
+// ruleOf says which rule a filter comes from.
+func (a *Agent) ruleOf(id sadb.FilterID, response bool) string {
+	if response {
+		return defaultResponseTag
+	}
+	if o, ok := a.overlays[id]; ok {
+		if o.kind == responseOverlay {
+			return defaultResponseTag
+		}
+		id = o.filter.Parent
+	}
+	f, _ := a.inForce.snapshot.filter(id)
+	return f.Rule
+}
+
+// endPair takes a pair out of force. tell: the key exchange does not know yet.
+func (a *Agent) endPair(now time.Time, id sadb.PairID, reason string, tell bool) {
+	a.dropHalf(now, id)
+	p, ok := a.book.Get(id)
+	if !ok {
+		return
+	}
+	a.deleteSAs(now, append(append([]sadb.SAID(nil), p.In...), p.Out...))
+	if tell {
+		a.submit(now, ike.Gone{Pair: id})
+	}
+	_, replaced := a.book.ReplacedBy(id)
+	a.unprotect(now, p)
+	a.book.Remove(id)
+	a.bookChanged(now)
+	delete(a.adopted, id)
+	delete(a.rekeying, id)
+	fields := a.pairFields(p)
+	fields["reason"] = reason
+	if replaced {
+		fields["replaced"] = "yes"
+	}
+	a.event(now, control.EventSADown, "info", fmt.Sprintf("association with %s ended: %s", p.Remote, reason), fields)
+}
+
+// expire handles a lifetime that was reached.
+func (a *Agent) expire(now time.Time, e driver.Expire) {
+	p, ok := a.book.BySA(e.ID)
+	if !ok {
+		return
+	}
+	if e.Hard {
+		a.endPair(now, p.ID, "its lifetime is over", true)
+		return
+	}
+	if !a.rekeying[p.ID] {
+		a.rekey(now, p.ID)
+	}
+}
+
+// rekey asks for a replacement of a pair, again and again until there is one
+// or the pair has ended.
+func (a *Agent) rekey(now time.Time, id sadb.PairID) {
+	_, ok := a.book.Get(id)
+	_, replaced := a.book.ReplacedBy(id)
+	if !ok || replaced {
+		delete(a.rekeying, id)
+		return
+	}
+	a.rekeying[id] = true
+	a.submit(now, ike.Rekey{Pair: id})
+	a.timers.at(now.Add(jitter(rekeyAgain)), func(now time.Time) { a.rekey(now, id) })
+}
+
+// mainMode reports an ISAKMP SA that began or ended.
+func (a *Agent) mainMode(now time.Time, o ike.MainMode) {
+	remote := o.SA.Remote.Addr()
+	fields := map[string]string{"peer": remote.String(), "local": o.SA.Local.Addr().String(), "principal": string(o.SA.Principal),
+		"method": o.SA.Method.String(), "suite": o.SA.Suite.String(), "reason": o.Ended}
+	if o.Ended != "" {
+		a.event(now, control.EventMainModeDown, "info", fmt.Sprintf("main mode with %s ended: %s", remote, o.Ended), fields)
+		return
+	}
+	a.event(now, control.EventMainModeUp, "info", fmt.Sprintf("main mode with %s: it is %s", remote, o.SA.Principal), fields)
+	if !o.SA.Initiator {
+		a.alive(now, remote)
+	}
+}
+
+// methodOf returns by which method the identity of a pair was proven.
+func methodOf(p sadb.Pair) auth.Method {
+	for _, m := range []auth.Method{auth.PSK, auth.RSA, auth.ECDSA256, auth.ECDSA384, auth.ECDSA521, auth.Kerberos} {
+		if m.String() == p.Method {
+			return m
+		}
+	}
+	return 0
+}
+
+// bookChanged has the pairs written soon.
+func (a *Agent) bookChanged(now time.Time) {
+	if a.unwritten {
+		return
+	}
+	a.unwritten = true
+	a.timers.at(now.Add(writeDelay), a.writePairs)
+}
+
+func (a *Agent) writePairs(now time.Time) {
+	if !a.unwritten {
+		return
+	}
+	a.unwritten = false
+	if err := a.store.replacePairs(a.book.All()); err != nil {
+		a.problem("store", err.Error()+": associations would not be known after a restart")
+		a.event(now, control.EventAgent, "error", err.Error(), nil)
+		return
+	}
+	a.problem("store", "")
+}

@@ -1,0 +1,321 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"ipsecagent/agent/control"
+	"ipsecagent/ike"
+	"ipsecagent/policy"
+	"ipsecagent/sadb"
+)
+
+const (
+	// defaultPolling is how often a source is asked when the policy does
+	// not say.
+	defaultPolling = 3 * time.Hour
+	// retryDriver is how soon filters that the driver did not take are
+	// tried again.
+	retryDriver = 10 * time.Second
+	// retryNothing is how soon a policy that does not load is tried again
+	// while none is in force at all.
+	retryNothing = time.Minute
+	// maxProblems is how many problems of a rejected policy become events.
+	maxProblems = 50
+)
+
+// candidate is a policy that is fit to be put in force.
+type candidate struct {
+	state    policy.State
+	as       assignment
+	origin   string
+	policy   *policy.Policy
+	compiled *policy.Compiled
+	warnings []string
+}
+
+// reload asks the source what is assigned and puts it in force. On any error
+// the last good policy stays in force and the status says why.
+func (a *Agent) reload(now time.Time, cause string) error {
+	if a.assigned == nil {
+		return nil // nobody has assigned or unassigned anything yet
+	}
+	a.source.assigned = *a.assigned
+	err := a.fetchAndPut(now, cause)
+	if err != nil {
+		a.reject(now, a.assigned.Name, err)
+		if a.inForce.state == 0 {
+			a.retryLater(now, retryNothing)
+		}
+	}
+	return err
+}
+
+func (a *Agent) fetchAndPut(now time.Time, cause string) error {
+	got, err := a.source.Fetch(a.ctx)
+	if err != nil {
+		return unreadable(a.assigned.Name, err)
+	}
+	c, err := a.prepare(*a.assigned, got)
+	if err != nil {
+		return err
+	}
+	return a.put(now, c, cause)
+}
+
+// unreadable says why a policy cannot be loaded, with the code for the caller.
+func unreadable(name string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return &control.Error{Code: control.NotFound, Message: fmt.Sprintf("there is no policy %q: see ipsecctl policy list", name)}
+	}
+	return &control.Error{Code: control.Invalid, Message: fmt.Sprintf("policy %q does not load:\n%v", name, err)}
+}
+
+// prepare validates and compiles what a source gave. Nothing is changed.
+func (a *Agent) prepare(as assignment, got policy.Assignment) (candidate, error) {
+	c := candidate{state: got.State, as: as, origin: got.Origin, policy: got.Policy}
+	switch {
+	case got.State == policy.None:
+		c.compiled = &policy.Compiled{}
+		return c, nil
+	case got.State != policy.Assigned || got.Policy == nil:
+		return candidate{}, &control.Error{Code: control.Failed, Message: "the policy source does not say what is assigned"}
+	}
+	if err := a.compile(&c); err != nil {
+		return candidate{}, &control.Error{Code: control.Invalid, Message: fmt.Sprintf("policy %q is not valid:\n%v", got.Policy.Name, err)}
+	}
+	return c, nil
+}
+
+func (a *Agent) compile(c *candidate) error {
+	if err := policy.Validate(c.policy); err != nil {
+		return err
+	}
+	compiled, err := policy.Compile(c.policy, policy.Host{Addresses: a.facts.Addresses})
+	if err != nil {
+		return err
+	}
+	if err := policy.RunTests(compiled, c.policy.Tests); err != nil {
+		return err
+	}
+	c.compiled = compiled
+	for _, w := range policy.Warnings(c.policy) {
+		c.warnings = append(c.warnings, w.Error())
+	}
+	return nil
+}
+
+// put enforces a candidate: filters first, then associations that are no
+// longer wanted, then what the key exchange may agree to.
+func (a *Agent) put(now time.Time, c candidate, cause string) error {
+	if a.lost != "" {
+		return &control.Error{Code: control.Failed, Message: "the data path is lost (" + a.lost + "); the policy is put in force when it is back"}
+	}
+	if err := a.setFilters(c.compiled); err != nil {
+		a.retryLater(now, retryDriver)
+		return &control.Error{Code: control.Failed, Message: fmt.Sprintf("the data path did not take the filters, the former ones stay in force: %v", err)}
+	}
+	changed := a.adopt(now, c)
+	a.settle(now)
+	a.sweep(now)
+	a.submit(now, ike.SetPolicy{Policy: a.inForce.snapshot.ikePolicy(c.state)})
+	if c.state == policy.None {
+		a.submit(now, ike.Close{Main: true, Reason: "no policy is assigned any more"})
+	}
+	a.pollLater(now)
+	if changed {
+		a.keep(now, c)
+		a.reportApplied(now, cause)
+	}
+	return nil
+}
+
+// keep writes what is assigned, and the policy itself for the day its source
+// does not load.
+func (a *Agent) keep(now time.Time, c candidate) {
+	var last *lastGood
+	if c.state == policy.Assigned && a.cfg.Library.Marshal != nil {
+		document, err := a.cfg.Library.Marshal(c.policy)
+		if err != nil {
+			a.event(now, control.EventAgent, "warning", "the policy has no copy for a restart without its source: "+err.Error(), nil)
+		} else {
+			last = &lastGood{Name: c.as.Name, Auth: c.as.Auth, Origin: c.origin, Document: document, Applied: now}
+		}
+	}
+	a.problem("assigned", "")
+	if err := a.store.assign(c.as, last); err != nil {
+		a.problem("assigned", "what is assigned could not be written and would be forgotten at a restart: "+err.Error())
+		return
+	}
+	a.last = last
+}
+
+// setFilters gives the driver the whole SPD.
+func (a *Agent) setFilters(c *policy.Compiled) error {
+	ctx, cancel := a.driverContext()
+	defer cancel()
+	return a.cfg.Driver.SetFilters(ctx, enforced(c.SPD()))
+}
+
+// enforced returns the filters as a driver is to hold them. Where traffic waits
+// before it may go in clear, it is held as if security were required; the
+// agent lets it go when the time has come, so that it never flows by a
+// driver's own clock.
+func enforced(spd []sadb.Filter) []sadb.Filter {
+	for i, f := range spd {
+		if f.Action.ClearDelay > 0 {
+			spd[i].Action.AllowClear, spd[i].Action.ClearDelay = false, 0
+		}
+	}
+	return spd
+}
+
+// adopt makes c what is in force and reports whether that is a change.
+func (a *Agent) adopt(now time.Time, c candidate) (changed bool) {
+	changed = a.inForce.state != c.state || a.inForce.name != c.as.Name || a.inForce.auth != c.as.Auth ||
+		!reflect.DeepEqual(a.inForce.compiled, c.compiled)
+	a.held = ""
+	a.problem("policy", "")
+	if !changed {
+		a.inForce.policy, a.inForce.warnings, a.inForce.rejected, a.inForce.origin = c.policy, c.warnings, "", c.origin
+		return false
+	}
+	a.inForce = inForce{state: c.state, name: c.as.Name, auth: c.as.Auth, origin: c.origin, applied: now, policy: c.policy,
+		compiled: c.compiled, snapshot: newSnapshot(c.compiled), warnings: c.warnings, reloads: a.inForce.reloads}
+	for _, t := range a.talks.all() {
+		a.forgive(now, t)
+	}
+	return true
+}
+
+// ikePolicy returns what the key exchange may agree to; nothing at all when no
+// policy is assigned.
+func (s *snapshot) ikePolicy(state policy.State) ike.Policy {
+	if state != policy.Assigned {
+		return ike.Policy{}
+	}
+	return s.policy()
+}
+
+func (a *Agent) pollLater(now time.Time) {
+	interval := a.inForce.compiled.PollingInterval
+	if interval <= 0 {
+		interval = defaultPolling
+	}
+	a.inForce.reloads++
+	turn := a.inForce.reloads
+	a.timers.at(now.Add(interval), func(now time.Time) {
+		if turn == a.inForce.reloads {
+			a.reload(now, "polled")
+		}
+	})
+}
+
+// retryLater puts the assigned policy in force later, if nothing has until
+// then.
+func (a *Agent) retryLater(now time.Time, in time.Duration) {
+	if a.retrying {
+		return
+	}
+	a.retrying = true
+	a.timers.at(now.Add(in), func(now time.Time) {
+		a.retrying = false
+		if a.inForce.rejected != "" {
+			a.reload(now, "tried again")
+		}
+	})
+}
+
+// reject says why what is assigned was not put in force.
+func (a *Agent) reject(now time.Time, name string, err error) {
+	words := err.Error()
+	if words == a.inForce.rejected {
+		return // said already
+	}
+	a.inForce.rejected = words
+	a.problem("policy", fmt.Sprintf("policy %q was not put in force, the last good one stays: %s", name, firstLine(words)))
+	problems := strings.Split(words, "\n")
+	for i, p := range problems {
+		if i == maxProblems {
+			a.event(now, control.EventPolicyRejected, "error", fmt.Sprintf("%d more problems of policy %q are not listed", len(problems)-i, name), nil)
+			return
+		}
+		if strings.TrimSpace(p) != "" {
+			a.event(now, control.EventPolicyRejected, "error", p, map[string]string{"policy": name})
+		}
+	}
+}
+
+func firstLine(s string) string {
+	line, rest, more := strings.Cut(s, "\n")
+	if more && strings.HasSuffix(line, ":") {
+		next, _, _ := strings.Cut(rest, "\n")
+		return line + " " + strings.TrimSpace(next)
+	}
+	return line
+}
+
+func (a *Agent) reportApplied(now time.Time, cause string) {
+	f := a.inForce
+	if f.state == policy.None {
+		a.event(now, control.EventPolicyRemoved, "info", "no policy is assigned: all traffic passes unprotected", map[string]string{"cause": cause})
+		return
+	}
+	a.event(now, control.EventPolicyApplied, "info", fmt.Sprintf("policy %q is in force", f.name),
+		map[string]string{"policy": f.name, "origin": f.origin, "filters": strconv.Itoa(len(f.compiled.Filters)), "cause": cause})
+}
+
+// hostChanged reads the facts of the host again and follows them.
+func (a *Agent) hostChanged(now time.Time, watching bool) {
+	if !watching {
+		a.cfg.HostChanged = nil
+		if a.ctx.Err() == nil {
+			a.problem("host", "the addresses of this host are not watched any more: restart the agent")
+		}
+		return
+	}
+	former := a.facts
+	if !a.readHost(now) || reflect.DeepEqual(former, a.facts) {
+		return
+	}
+	a.reload(now, "the addresses of this host have changed")
+	for _, p := range a.book.All() {
+		if former.Owns(p.Local) && !a.facts.Owns(p.Local) {
+			a.endPair(now, p.ID, "this host has lost the address "+p.Local.String(), true)
+		}
+	}
+}
+
+// readHost reads the facts of the host; it keeps the last ones on an error.
+func (a *Agent) readHost(now time.Time) bool {
+	facts, err := a.cfg.Host()
+	if err != nil {
+		a.problem("host", "the addresses of this host cannot be read: "+err.Error())
+		a.event(now, control.EventAgent, "warning", "the addresses of this host cannot be read: "+err.Error(), nil)
+		return false
+	}
+	a.problem("host", "")
+	a.facts = facts
+	return true
+}
+
+// sweep ends what policy no longer wants: associations first, then
+// negotiations.
+func (a *Agent) sweep(now time.Time) {
+	for _, p := range a.book.All() {
+		if _, _, ok := a.inForce.snapshot.offersFor(p, methodOf(p)); !ok {
+			a.endPair(now, p.ID, "policy no longer wants it", true)
+		}
+	}
+	for _, t := range a.talks.all() {
+		if _, _, ok := a.inForce.snapshot.offersOf(t); !ok {
+			a.cancel(now, t)
+		}
+	}
+	a.sweepOverlays(now)
+}

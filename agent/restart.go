@@ -1,0 +1,278 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"ipsecagent/agent/control"
+	"ipsecagent/driver"
+	"ipsecagent/ike"
+	"ipsecagent/policy"
+	"ipsecagent/sadb"
+)
+
+const (
+	// renewEvery spaces what a restart makes anew.
+	renewEvery = 100 * time.Millisecond
+	// renewAfter is about how long the first of it waits.
+	renewAfter = 2 * time.Second
+	// reconnectEvery is how soon a lost data path is asked for again.
+	reconnectEvery = 2 * time.Second
+)
+
+// start puts in force what is assigned, or leaves the driver as it is where
+// that cannot be known.
+func (a *Agent) start(now time.Time) {
+	a.event(now, control.EventAgent, "info", "the agent has started", map[string]string{"version": a.cfg.Version})
+	a.readHost(now)
+	if a.assigned == nil {
+		a.startUnknown(now)
+		return
+	}
+	if err := a.reload(now, "started"); err != nil && a.inForce.state == 0 {
+		a.startRestored(now, err)
+	}
+}
+
+// startUnknown starts a host on which nothing was ever assigned or unassigned,
+// or that has lost the memory of it. What an earlier process enforced then
+// stays: to open it is for the administrator to say.
+func (a *Agent) startUnknown(now time.Time) {
+	state, err := a.driverState()
+	if err == nil && len(state.Filters) == 0 {
+		c, _ := a.prepare(assignment{}, policy.Assignment{State: policy.None})
+		if err = a.put(now, c, "started"); err == nil {
+			return
+		}
+	}
+	words := "the data path enforces filters of an earlier agent, but nothing is known to be assigned: they stay as they are until you assign or unassign a policy"
+	if err != nil {
+		words = "what the data path enforces is not known: " + err.Error()
+	}
+	a.held = words
+	a.problem("policy", words)
+	a.event(now, control.EventAgent, "warning", words, nil)
+}
+
+// startRestored puts the kept copy of the assigned policy in force after its
+// source failed with cause.
+func (a *Agent) startRestored(now time.Time, cause error) {
+	if a.last == nil || a.last.Name != a.assigned.Name || a.last.Auth != a.assigned.Auth || a.lost != "" {
+		a.held = "the policy that is assigned cannot be put in force, and there is no kept copy of it: what the data path enforces stays as it is"
+		return
+	}
+	got, err := a.source.restore(a.last)
+	if err == nil {
+		var c candidate
+		if c, err = a.prepare(*a.assigned, got); err == nil {
+			err = a.put(now, c, "the kept copy, its source does not load")
+		}
+	}
+	if err != nil {
+		cause = errors.Join(cause, fmt.Errorf("nor was its kept copy put in force: %w", err))
+	}
+	a.reject(now, a.assigned.Name, cause)
+}
+
+// reportDamage says that the state file was set aside.
+func (a *Agent) reportDamage(now time.Time, aside string) {
+	words := "the state file was damaged and is set aside as " + aside + ": assign the policy again"
+	a.problem("state", words)
+	a.event(now, control.EventAgent, "error", words, nil)
+}
+
+func (a *Agent) driverState() (driver.State, error) {
+	ctx, cancel := a.driverContext()
+	defer cancel()
+	return a.cfg.Driver.State(ctx)
+}
+
+// settle takes over, once, what an earlier process has left: pairs that store,
+// driver and policy agree on are adopted and renewed, pairs that the driver
+// has lost are made anew; what else is in force and ours goes.
+func (a *Agent) settle(now time.Time) {
+	if a.settled {
+		return
+	}
+	state, err := a.driverState()
+	if err != nil {
+		a.event(now, control.EventAgent, "error", "what is in force from an earlier process cannot be read: "+err.Error(), nil)
+		return
+	}
+	a.settled = true
+	a.knowOverlays(now, state)
+	there := associations(state)
+	at := now.Add(jitter(renewAfter))
+	for _, p := range a.book.All() {
+		main, quick, ok := a.inForce.snapshot.offersFor(p, methodOf(p))
+		switch {
+		case !ok: // sweep ends it
+			continue
+		case whole(p, there):
+			a.adoptPair(now, at, ike.Adopt{Pair: p, Main: main, Quick: quick})
+		default:
+			a.remake(now, at, p)
+		}
+		at = at.Add(renewEvery)
+	}
+	a.removeOrphans(now, state)
+	a.shortenUnserved(now)
+}
+
+func associations(state driver.State) map[sadb.SAID]bool {
+	there := make(map[sadb.SAID]bool, len(state.SAs))
+	for _, s := range state.SAs {
+		there[s.SA.ID] = true
+	}
+	return there
+}
+
+// whole reports whether every association of a pair is there.
+func whole(p sadb.Pair, there map[sadb.SAID]bool) bool {
+	for _, id := range append(append([]sadb.SAID(nil), p.In...), p.Out...) {
+		if !there[id] {
+			return false
+		}
+	}
+	return len(p.In) > 0 && len(p.Out) > 0
+}
+
+// adoptPair takes a pair of an earlier process over and has it renewed: its
+// keys and its ISAKMP SA are not known here.
+func (a *Agent) adoptPair(now, at time.Time, in ike.Adopt) {
+	p := in.Pair
+	a.adopted[p.ID] = true
+	a.submit(now, in)
+	a.protect(now, p)
+	a.event(now, control.EventAdopted, "info", fmt.Sprintf("association with %s taken over from the earlier agent: %s", p.Remote, p.Flow), a.pairFields(p))
+	a.rekeying[p.ID] = true
+	a.timers.at(at, func(now time.Time) { a.rekey(now, p.ID) })
+}
+
+// remake has a pair made anew that the driver has lost: the peer still holds
+// its half and would send into the void.
+func (a *Agent) remake(now, at time.Time, p sadb.Pair) {
+	a.book.Remove(p.ID)
+	a.bookChanged(now)
+	key := talkKey{p.Filter, p.Selector}
+	if a.talks.byKey[key] != nil || len(a.talks.byKey) >= maxTalks || pairEnds(p).Before(now) {
+		return
+	}
+	t := &talk{key: key, local: p.Local, remote: p.Remote, since: now, why: "its association was lost", wanted: true, response: p.DefaultResponse}
+	a.talks.byKey[key] = t
+	a.later(t, at)
+}
+
+// removeOrphans ends associations of ours that no pair accounts for.
+func (a *Agent) removeOrphans(now time.Time, state driver.State) {
+	known := map[sadb.SAID]bool{}
+	for _, h := range a.halves {
+		for _, id := range h.ids {
+			known[id] = true
+		}
+	}
+	for _, s := range state.SAs {
+		if _, ok := a.book.BySA(s.SA.ID); !ok && !known[s.SA.ID] {
+			a.deleteSAs(now, []sadb.SAID{s.SA.ID})
+		}
+	}
+}
+
+// knowOverlays books the temporary filters of an earlier process.
+func (a *Agent) knowOverlays(now time.Time, state driver.State) {
+	for _, s := range state.Filters {
+		f := s.Filter
+		o := overlay{kind: securedOverlay, filter: f, since: now, why: "since before the agent was started anew"}
+		o.local, _ = f.Selector.Local.Single()
+		o.remote, _ = f.Selector.Remote.Single()
+		switch {
+		case f.Parent == "" && f.Expires.IsZero():
+			continue // of the policy
+		case f.Parent == "":
+			o.kind = responseOverlay
+		case f.Action.Kind == sadb.Permit:
+			o.kind = softOverlay
+		}
+		a.overlays[f.ID] = o
+	}
+}
+
+// shortenUnserved lets the grace begin for what keeps traffic secured without
+// a pair that could carry it.
+func (a *Agent) shortenUnserved(now time.Time) {
+	for _, o := range a.overlays {
+		filter := o.filter.Parent
+		if o.kind == responseOverlay {
+			filter = o.filter.ID
+		}
+		a.unprotect(now, sadb.Pair{Filter: filter, Selector: o.filter.Selector})
+	}
+}
+
+// enforceAgain brings the driver to what is in force: events were lost, or the
+// data path began anew.
+func (a *Agent) enforceAgain(now time.Time) {
+	if a.inForce.state == 0 {
+		return
+	}
+	if err := a.setFilters(a.inForce.compiled); err != nil {
+		a.reject(now, a.inForce.name, fmt.Errorf("the data path did not take the filters again: %w", err))
+		a.retryLater(now, retryDriver)
+		return
+	}
+	for id, o := range a.overlays {
+		if o.filter.Expires.Before(now) || a.putOverlay(now, o) != nil {
+			delete(a.overlays, id)
+		}
+	}
+	state, err := a.driverState()
+	if err != nil {
+		a.event(now, control.EventAgent, "error", "the state of the data path cannot be read: "+err.Error(), nil)
+		return
+	}
+	there := associations(state)
+	for _, p := range a.book.All() {
+		if !whole(p, there) {
+			a.endPair(now, p.ID, "the data path has lost it", true)
+		}
+	}
+	a.removeOrphans(now, state)
+}
+
+// loseDriver begins to ask for a new data path.
+func (a *Agent) loseDriver(now time.Time, why string) error {
+	a.cfg.Driver.Close()
+	if a.cfg.Reconnect == nil {
+		return errors.New("agent: run: " + why)
+	}
+	a.lost = why
+	a.problem("data path", why+": what must be secured is dropped until it is back")
+	a.event(now, control.EventAgent, "error", why+"; what must be secured is dropped until it is back", nil)
+	a.reconnect()
+	return nil
+}
+
+func (a *Agent) reconnect() {
+	ctx, connect, answers := a.ctx, a.cfg.Reconnect, a.joined
+	go func() {
+		d, err := connect(ctx)
+		answers <- joined{d, err}
+	}()
+}
+
+// joinDriver goes on with a new data path.
+func (a *Agent) joinDriver(now time.Time, j joined) {
+	if j.err != nil {
+		a.problem("data path", a.lost+", and does not come back: "+j.err.Error())
+		a.timers.at(now.Add(reconnectEvery), func(time.Time) { a.reconnect() })
+		return
+	}
+	a.cfg.Driver, a.lost = j.driver, ""
+	a.problem("data path", "")
+	a.event(now, control.EventAgent, "info", "the data path is back", nil)
+	a.enforceAgain(now)
+	if a.inForce.state == 0 || a.inForce.rejected != "" {
+		a.reload(now, "the data path is back")
+	}
+}

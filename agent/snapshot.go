@@ -1,0 +1,311 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"ipsecagent/auth"
+	"ipsecagent/ike"
+	"ipsecagent/policy"
+	"ipsecagent/sadb"
+)
+
+// The notifies a refusal carries (RFC 2408 §3.14.1).
+const (
+	notifyNoProposal   = 14 // NO-PROPOSAL-CHOSEN
+	notifyInvalidID    = 18 // INVALID-ID-INFORMATION
+	notifyAuthFailed   = 24 // AUTHENTICATION-FAILED
+	defaultResponseTag = "default response"
+)
+
+// snapshot is a compiled policy as the key exchange asks it. It never changes,
+// so that the IKE loop may ask from its own goroutine.
+type snapshot struct {
+	keyExchange policy.KeyExchange
+	filters     []policy.CompiledFilter
+	byID        map[sadb.FilterID]int
+	response    *policy.Negotiation // the default response rule; nil: inactive
+}
+
+func newSnapshot(c *policy.Compiled) *snapshot {
+	s := &snapshot{keyExchange: c.KeyExchange, filters: c.Filters, response: c.DefaultResponse,
+		byID: make(map[sadb.FilterID]int, len(c.Filters))}
+	for i, f := range c.Filters {
+		s.byID[f.ID] = i
+	}
+	return s
+}
+
+// policy returns the two functions for the key exchange.
+func (s *snapshot) policy() ike.Policy { return ike.Policy{Main: s.main, Quick: s.quick} }
+
+// filter returns the filter of that ID.
+func (s *snapshot) filter(id sadb.FilterID) (policy.CompiledFilter, bool) {
+	i, ok := s.byID[id]
+	if !ok {
+		return policy.CompiledFilter{}, false
+	}
+	return s.filters[i], true
+}
+
+// main answers main mode with a peer: everything that the rules which speak of
+// this pair of addresses allow. Which of it may carry what is decided at quick
+// mode, when the peer's identity is proven.
+func (s *snapshot) main(q ike.MainQuery) (ike.MainOffer, error) {
+	var accepted []auth.Requirement
+	for _, f := range s.filters {
+		if f.Negotiation != nil && covers(f.Filter, q.Local, q.Remote) {
+			accepted = merge(accepted, f.Negotiation.Authentication)
+		}
+	}
+	if s.response != nil {
+		accepted = merge(accepted, s.response.Authentication)
+	}
+	if len(accepted) == 0 {
+		return ike.MainOffer{}, fmt.Errorf("no rule of the policy speaks of %s and %s, and the default response rule is not active", q.Local, q.Remote)
+	}
+	return s.mainOffer(accepted), nil
+}
+
+func (s *snapshot) mainOffer(accepted []auth.Requirement) ike.MainOffer {
+	return ike.MainOffer{Suites: s.keyExchange.Methods, Lifetime: s.keyExchange.Lifetime,
+		Sessions: s.keyExchange.Sessions, Auth: accepted}
+}
+
+// covers reports whether some traffic between the two addresses is f's.
+func covers(f sadb.Filter, local, remote netip.Addr) bool {
+	if f.Mode == sadb.Tunnel {
+		return f.TunnelLocal == local && f.TunnelRemote == remote
+	}
+	return f.Selector.Local.Matches(local, true) && f.Selector.Remote.Matches(remote, false)
+}
+
+// quick answers a quick mode that a proven peer proposes: what the most
+// specific filter that holds all of the proposed traffic says, else the
+// default response rule.
+func (s *snapshot) quick(q ike.QuickQuery) (ike.QuickOffer, error) {
+	if err := checkHosts(q); err != nil {
+		return ike.QuickOffer{}, err
+	}
+	out, okOut := s.decide(q, sadb.Out)
+	in, okIn := s.decide(q, sadb.In)
+	if !okOut && !okIn {
+		return s.quickDefault(q)
+	}
+	if err := checkDecision(q, out, in); err != nil {
+		return ike.QuickOffer{}, err
+	}
+	if q.Mode != out.Mode {
+		return ike.QuickOffer{}, refuse(notifyNoProposal, "the peer proposes %s mode where %s wants %s mode", q.Mode, named(out.Filter), out.Mode)
+	}
+	if err := checkIdentity(q, out.Negotiation.Authentication, named(out.Filter)); err != nil {
+		return ike.QuickOffer{}, err
+	}
+	sel := q.Selector
+	// IKEv1 identities cannot say ICMP type and code: the filter's hold.
+	sel.ICMPType, sel.ICMPCode = out.Selector.ICMPType, out.Selector.ICMPCode
+	return quickOffer(out, sel), nil
+}
+
+// checkHosts refuses transport mode for other hosts than the two that speak.
+func checkHosts(q ike.QuickQuery) error {
+	if q.Mode == sadb.Tunnel {
+		return nil
+	}
+	local, okLocal := q.Selector.Local.Single()
+	remote, okRemote := q.Selector.Remote.Single()
+	if okLocal && okRemote && local == plain(q.Local) && remote == plain(q.Remote) {
+		return nil
+	}
+	return refuse(notifyInvalidID, "transport mode is for traffic between %s and %s alone; the peer proposes %s", q.Local, q.Remote, q.Selector)
+}
+
+func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
+
+// decide returns the first filter for direction d that holds all of the
+// proposed traffic. One that holds a part of it decides over that part packet
+// by packet, above the association, as it would without one.
+func (s *snapshot) decide(q ike.QuickQuery, d sadb.Directions) (policy.CompiledFilter, bool) {
+	for _, f := range s.filters {
+		if f.Dir&d != 0 && holds(f.Selector, q.Selector) {
+			return f, true
+		}
+	}
+	return policy.CompiledFilter{}, false
+}
+
+// holds reports whether all that the proposed selector covers is the filter's.
+// Its local side is this host.
+func holds(f, proposed sadb.Selector) bool {
+	if f.Local.IsMe() {
+		f.Local = proposed.Local
+	}
+	f.ICMPType, f.ICMPCode = sadb.Octets{}, sadb.Octets{} // not in an identity
+	return f.Contains(proposed)
+}
+
+func checkDecision(q ike.QuickQuery, out, in policy.CompiledFilter) error {
+	for _, f := range []policy.CompiledFilter{out, in} {
+		if f.ID == "" {
+			return refuse(notifyInvalidID, "the policy decides %s in one direction only", q.Selector)
+		}
+		if f.Action.Kind != sadb.Negotiate {
+			return refuse(notifyInvalidID, "%s says %s for %s", named(f.Filter), f.Action, q.Selector)
+		}
+	}
+	if out.ID != in.ID {
+		return refuse(notifyInvalidID, "two filters decide %s: %s outbound, %s inbound", q.Selector, named(out.Filter), named(in.Filter))
+	}
+	return nil
+}
+
+func checkIdentity(q ike.QuickQuery, accepted []policy.AuthMethod, who string) error {
+	for _, r := range requirements(accepted) {
+		if accepts(r, q.Method, q.Principal) {
+			return nil
+		}
+	}
+	return refuse(notifyAuthFailed, "%s does not accept %s, proven by %s; add it to the rule's authentication if it may stand there", who, q.Principal, q.Method)
+}
+
+// quickDefault answers by the default response rule: transport mode, exactly
+// the traffic proposed, under a temporary filter of its own.
+func (s *snapshot) quickDefault(q ike.QuickQuery) (ike.QuickOffer, error) {
+	switch {
+	case s.response == nil:
+		return ike.QuickOffer{}, refuse(notifyInvalidID, "no filter of the policy holds %s, and the default response rule is not active", q.Selector)
+	case q.Mode != sadb.Transport:
+		return ike.QuickOffer{}, refuse(notifyNoProposal, "the default response rule answers transport mode only")
+	}
+	if err := checkIdentity(q, s.response.Authentication, "the default response rule"); err != nil {
+		return ike.QuickOffer{}, err
+	}
+	return responseOffer(s.response, q.Selector), nil
+}
+
+func responseOffer(n *policy.Negotiation, sel sadb.Selector) ike.QuickOffer {
+	// The same traffic has the same filter, so that a rekey by either side
+	// stays where it was.
+	return ike.QuickOffer{Filter: sadb.NewFilterID(defaultResponseTag, sel.String()), Selector: sel,
+		Mode: sadb.Transport, Proposals: n.Proposals, PFS: n.PFSGroup,
+		PFSAny: n.PFS && n.PFSGroup == 0, DefaultResponse: true}
+}
+
+func quickOffer(f policy.CompiledFilter, sel sadb.Selector) ike.QuickOffer {
+	n := f.Negotiation
+	return ike.QuickOffer{Filter: f.ID, Selector: sel, Mode: f.Mode, Proposals: n.Proposals,
+		PFS: n.PFSGroup, PFSAny: n.PFS && n.PFSGroup == 0}
+}
+
+// offers returns what this host proposes when it begins a negotiation for a
+// filter: only what its own rule asks for.
+func (s *snapshot) offers(f policy.CompiledFilter, sel sadb.Selector) (ike.MainOffer, ike.QuickOffer) {
+	return s.mainOffer(requirements(f.Negotiation.Authentication)), quickOffer(f, sel)
+}
+
+// offersOf returns what this host proposes in a negotiation; ok is false when
+// the policy no longer wants it.
+func (s *snapshot) offersOf(t *talk) (main ike.MainOffer, quick ike.QuickOffer, ok bool) {
+	if t.response {
+		if s.response == nil {
+			return main, quick, false
+		}
+		return s.mainOffer(requirements(s.response.Authentication)), responseOffer(s.response, t.key.selector), true
+	}
+	f, ok := s.filter(t.key.filter)
+	if !ok || f.Negotiation == nil {
+		return main, quick, false
+	}
+	main, quick = s.offers(f, t.key.selector)
+	return main, quick, true
+}
+
+// offersFor returns what the policy offers for a pair that exists; ok is false
+// when it no longer wants the pair.
+func (s *snapshot) offersFor(p sadb.Pair, m auth.Method) (main ike.MainOffer, quick ike.QuickOffer, ok bool) {
+	quick, err := s.quick(ike.QuickQuery{Local: p.Local, Remote: p.Remote, Selector: p.Selector,
+		Mode: p.Mode, Method: m, Principal: auth.Principal(p.Principal)})
+	if err != nil || quick.Filter != p.Filter || !offered(quick.Proposals, p.Suites) {
+		return main, quick, false
+	}
+	accepted := s.response
+	if f, found := s.filter(p.Filter); found {
+		accepted = f.Negotiation
+	}
+	return s.mainOffer(requirements(accepted.Authentication)), quick, true
+}
+
+func offered(proposals []sadb.Proposal, suites []sadb.Suite) bool {
+	return slices.ContainsFunc(proposals, func(p sadb.Proposal) bool { return slices.Equal(p.Suites, suites) })
+}
+
+// accepts reports whether an identity proven by m satisfies r.
+func accepts(r auth.Requirement, m auth.Method, p auth.Principal) bool {
+	if r.Method != m {
+		return false
+	}
+	if r.Method == auth.PSK && r.Key != "" && string(p) != "psk:"+r.Key {
+		return false
+	}
+	return len(r.AcceptPrincipals) == 0 || slices.Contains(r.AcceptPrincipals, string(p))
+}
+
+// requirements says a rule's authentication methods in the words of IKE.
+func requirements(methods []policy.AuthMethod) []auth.Requirement {
+	return merge(nil, methods)
+}
+
+// merge adds to have what it does not have yet, in order.
+func merge(have []auth.Requirement, methods []policy.AuthMethod) []auth.Requirement {
+	for _, m := range methods {
+		for _, number := range numbers(m.Kind) {
+			r := auth.Requirement{Method: number, Key: m.Key, CA: m.CA, AcceptPrincipals: m.AcceptPrincipals}
+			if !slices.ContainsFunc(have, func(h auth.Requirement) bool { return same(h, r) }) {
+				have = append(have, r)
+			}
+		}
+	}
+	return have
+}
+
+func numbers(k policy.AuthKind) []auth.Method {
+	switch k {
+	case policy.Kerberos:
+		return []auth.Method{auth.Kerberos}
+	case policy.Certificate:
+		return []auth.Method{auth.ECDSA256, auth.ECDSA384, auth.ECDSA521, auth.RSA}
+	case policy.PresharedKey:
+		return []auth.Method{auth.PSK}
+	}
+	return nil
+}
+
+func same(a, b auth.Requirement) bool {
+	return a.Method == b.Method && a.Key == b.Key && a.CA == b.CA && slices.Equal(a.AcceptPrincipals, b.AcceptPrincipals)
+}
+
+// narrow returns the traffic of f between two hosts as IKE can say it: a range
+// of ports, which its identities cannot, becomes the port of the packet that
+// asked. It never covers more than f.
+func narrow(f sadb.Selector, flow sadb.Flow) sadb.Selector {
+	s := f.Narrow(flow.Local, flow.Remote)
+	s.LocalPorts = narrowPorts(s.LocalPorts, flow.LocalPort)
+	s.RemotePorts = narrowPorts(s.RemotePorts, flow.RemotePort)
+	return s
+}
+
+func narrowPorts(p sadb.Ports, port uint16) sadb.Ports {
+	if p.IsAny() || p.From == p.To {
+		return p
+	}
+	return sadb.Port(port)
+}
+
+// refuse makes the answer to a peer whose wish is refused.
+func refuse(notify uint16, format string, args ...any) error {
+	return &ike.Refusal{Notify: notify, Reason: fmt.Sprintf(format, args...)}
+}
+
+// named says a filter in the administrator's words.
+func named(f sadb.Filter) string { return fmt.Sprintf("filter %q", f.Name) }

@@ -1,0 +1,233 @@
+package agent
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"ipsecagent/agent/control"
+	"ipsecagent/driver"
+	"ipsecagent/ike"
+	"ipsecagent/policy"
+	"ipsecagent/sadb"
+)
+
+// maxFailures is how many peers' last failures are remembered.
+const maxFailures = 256
+
+// failures is the last failure of each peer.
+type failures map[netip.Addr]control.Failure
+
+func (f failures) forget(remote netip.Addr) { delete(f, remote) }
+
+// put remembers a failure; the oldest makes place.
+func (f failures) put(remote netip.Addr, v control.Failure) {
+	if _, again := f[remote]; !again && len(f) >= maxFailures {
+		var oldest netip.Addr
+		for r, v := range f {
+			if !oldest.IsValid() || v.Time.Before(f[oldest].Time) {
+				oldest = r
+			}
+		}
+		delete(f, oldest)
+	}
+	f[remote] = v
+}
+
+// recordFailure remembers and reports a negotiation that failed. retry: when
+// the next attempt is made; zero: not by this host.
+func (a *Agent) recordFailure(now time.Time, o ike.Failed, retry time.Time) {
+	a.failures.put(o.Remote, control.Failure{Time: now, Peer: o.Remote.String(), Rule: a.ruleOf(o.Filter, false), Step: o.Step,
+		Code: string(o.Code), Reason: printable(o.Reason, maxMessage), Retry: retry,
+		Offered: printables(o.Offered), Received: printables(o.Received), Differs: printable(o.Differs, maxField)})
+	a.event(now, control.EventFailed, "warning", "negotiation with "+o.Remote.String()+" failed: "+o.Reason,
+		map[string]string{"peer": o.Remote.String(), "local": o.Local.String(), "step": o.Step, "code": string(o.Code), "rule": a.ruleOf(o.Filter, false),
+			"offered": strings.Join(o.Offered, ", "), "received": strings.Join(o.Received, ", "), "differs": o.Differs})
+}
+
+func printables(words []string) []string {
+	var out []string
+	for _, w := range words[:min(len(words), 32)] {
+		out = append(out, printable(w, maxField))
+	}
+	return out
+}
+
+// Status says what is in force, with whom traffic is secured, with whom not,
+// and what failed.
+func (a *Agent) Status(ctx context.Context) (control.Status, error) {
+	return ask(ctx, a, func(now time.Time) (control.Status, error) { return a.status(now), nil })
+}
+
+func (a *Agent) status(now time.Time) control.Status {
+	state, err := a.driverState()
+	problems := slices.Sorted(maps.Values(a.problems))
+	if err != nil && a.lost == "" {
+		problems = append(problems, "the state of the data path cannot be read: "+err.Error())
+	}
+	if state.ClearLost {
+		problems = append(problems, "more peers than can be listed exchange traffic in clear with this host")
+	}
+	return control.Status{SchemaVersion: control.SchemaVersion,
+		Agent:  control.AgentStatus{Version: a.cfg.Version, PID: os.Getpid(), Started: a.started, Host: a.cfg.Hostname},
+		Policy: a.policyStatus(), DataPath: dataPath(state), Secured: a.secured(state), InClear: a.inClear(now, state),
+		Negotiating: a.negotiating(), Failures: a.lastFailures(), Problems: problems}
+}
+
+func (a *Agent) policyStatus() control.PolicyStatus {
+	f := a.inForce
+	s := control.PolicyStatus{State: "none", Name: f.name, Origin: f.origin, Applied: f.applied, Error: f.rejected,
+		DefaultResponse: f.snapshot.response != nil}
+	if f.state == policy.Assigned {
+		s.State = "assigned"
+	}
+	if f.compiled != nil {
+		s.Filters = len(f.compiled.Filters)
+	}
+	if a.held != "" && s.Error == "" {
+		s.Error = a.held
+	}
+	return s
+}
+
+func dataPath(s driver.State) control.DataPath {
+	c := s.Counters
+	return control.DataPath{Driver: s.Name, Started: s.Started, Exempt: s.Exempt, Counters: map[string]uint64{
+		"outPackets": c.OutPackets, "inPackets": c.InPackets, "queued": c.Queued, "queueDrops": c.QueueDrops,
+		"noSA": c.NoSA, "badICV": c.BadICV, "replayed": c.Replayed, "malformed": c.Malformed,
+		"badSelector": c.BadSelector, "lastChain": c.LastChain, "inClear": c.InClear}}
+}
+
+// secured lists the pairs in force, oldest first; of those that replaced
+// another only the newest.
+func (a *Agent) secured(state driver.State) []control.SecuredPeer {
+	counters := make(map[sadb.SAID]driver.SAState, len(state.SAs))
+	for _, s := range state.SAs {
+		counters[s.SA.ID] = s
+	}
+	list := []control.SecuredPeer{}
+	for _, p := range a.book.All() {
+		if _, replaced := a.book.ReplacedBy(p.ID); !replaced {
+			list = append(list, a.securedPeer(p, counters))
+		}
+	}
+	return list
+}
+
+func (a *Agent) securedPeer(p sadb.Pair, counters map[sadb.SAID]driver.SAState) control.SecuredPeer {
+	s := control.SecuredPeer{Peer: p.Remote.String(), Local: p.Local.String(), Flow: p.Selector.String(),
+		Rule: a.ruleOf(p.Filter, p.DefaultResponse), Filter: string(p.Filter), Principal: printable(p.Principal, maxField),
+		Method: p.Method, Suite: suiteNames(p), Mode: p.Mode.String(), Since: p.Since, Expires: pairEnds(p)}
+	if len(p.In) > 0 {
+		in := counters[p.In[0]]
+		s.SPIIn, s.BytesIn, s.PacketsIn = p.In[0].SPI.String(), in.Bytes, in.Packets
+	}
+	if len(p.Out) > 0 {
+		out := counters[p.Out[0]]
+		s.SPIOut, s.BytesOut, s.PacketsOut = p.Out[0].SPI.String(), out.Bytes, out.Packets
+	}
+	return s
+}
+
+// inClear lists the peers with which traffic goes in clear although a filter
+// asks for security, with the reason.
+func (a *Agent) inClear(now time.Time, state driver.State) []control.ClearPeer {
+	list := []control.ClearPeer{}
+	for _, c := range state.Clear {
+		if a.securedSince(c) {
+			continue
+		}
+		list = append(list, control.ClearPeer{Peer: c.Remote.String(), Local: c.Local.String(), Rule: a.ruleOf(c.Filter, false),
+			Filter: string(c.Filter), Since: c.Since, Last: c.Last, Packets: c.Packets, Why: a.whyClear(c)})
+	}
+	for _, o := range a.overlays {
+		if o.kind == softOverlay && o.filter.Expires.After(now) {
+			list = append(list, control.ClearPeer{Peer: o.remote.String(), Local: o.local.String(), Rule: a.ruleOf(o.filter.ID, false),
+				Filter: string(o.filter.ID), Since: o.since, Last: now, Why: printable(o.why, maxMessage)})
+		}
+	}
+	for _, r := range a.returned {
+		list = append(list, control.ClearPeer{Peer: r.remote.String(), Local: r.local.String(), Rule: defaultResponseTag,
+			Filter: string(r.filter.ID), Since: r.at, Last: r.at, Why: "the association that the peer had asked for has ended, and no filter of this host's policy asks for one"})
+	}
+	slices.SortFunc(list, func(x, y control.ClearPeer) int {
+		return strings.Compare(x.Peer+" "+x.Filter, y.Peer+" "+y.Filter)
+	})
+	return list
+}
+
+// securedSince reports whether the traffic that the driver saw in clear was
+// before the pair that secures it now.
+func (a *Agent) securedSince(c driver.ClearPeer) bool {
+	p, ok := a.book.Serving(c.Filter, plain(c.Remote))
+	// The packet that began it all may be counted a moment late.
+	return ok && !c.Last.After(p.Since.Add(time.Second))
+}
+
+// whyClear says why traffic that a filter wants secured goes in clear.
+func (a *Agent) whyClear(c driver.ClearPeer) string {
+	var best *talk
+	for _, t := range a.talks.byKey {
+		if t.key.filter == c.Filter && plain(t.remote) == plain(c.Remote) && (best == nil || t.since.After(best.since)) {
+			best = t
+		}
+	}
+	switch {
+	case best != nil && best.last != nil:
+		return printable(best.last.Reason, maxMessage)
+	case best != nil:
+		return "the peer has not answered yet; the negotiation is under way"
+	}
+	if f, ok := a.failures[plain(c.Remote)]; ok {
+		return f.Reason
+	}
+	if c.Inbound {
+		return "the peer has sent it in clear, and the filter accepts that; nothing was sent to it that would be negotiated"
+	}
+	return "policy allows it, and no negotiation has been made yet"
+}
+
+func (a *Agent) negotiating() []control.Negotiating {
+	list := []control.Negotiating{}
+	for _, t := range a.talks.all() {
+		if t.request != 0 || t.wanted {
+			list = append(list, control.Negotiating{Peer: t.remote.String(), Rule: a.ruleOf(t.key.filter, t.response), Since: t.since, Why: t.why})
+		}
+	}
+	slices.SortFunc(list, func(x, y control.Negotiating) int { return x.Since.Compare(y.Since) })
+	return list
+}
+
+// lastFailures returns the failures, newest first.
+func (a *Agent) lastFailures() []control.Failure {
+	list := slices.Collect(maps.Values(a.failures))
+	slices.SortFunc(list, func(x, y control.Failure) int { return y.Time.Compare(x.Time) })
+	return list
+}
+
+// SAs lists the ISAKMP SAs and the pairs in force.
+func (a *Agent) SAs(ctx context.Context) (control.SAList, error) {
+	list, err := ask(ctx, a, func(time.Time) (control.SAList, error) {
+		state, err := a.driverState()
+		return control.SAList{SchemaVersion: control.SchemaVersion, Pairs: a.secured(state)}, err
+	})
+	if err != nil || a.cfg.IKE.SAs == nil {
+		return list, err
+	}
+	sas, err := a.cfg.IKE.SAs(ctx)
+	list.MainMode = []control.MainModeSA{}
+	for _, s := range sas {
+		list.MainMode = append(list.MainMode, mainModeSA(s))
+	}
+	return list, err
+}
+
+func mainModeSA(s ike.ISAKMPSA) control.MainModeSA {
+	return control.MainModeSA{Peer: s.Remote.String(), Local: s.Local.String(), Cookies: cookies(s), Suite: s.Suite.String(),
+		Method: s.Method.String(), Principal: printable(string(s.Principal), maxField), Initiator: s.Initiator,
+		Since: s.Since, Expires: s.Expires, QuickModes: s.QuickModes}
+}

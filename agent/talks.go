@@ -1,0 +1,310 @@
+package agent
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"ipsecagent/agent/control"
+	"ipsecagent/driver"
+	"ipsecagent/ike"
+	"ipsecagent/policy"
+	"ipsecagent/sadb"
+)
+
+const (
+	// maxTalks bounds what packets from made-up addresses can make the agent
+	// remember, maxRunning what they can make it do at once.
+	maxTalks   = 4096
+	maxRunning = 256
+	// whenBusy is about how long a negotiation waits for a free place.
+	whenBusy = time.Second
+	// forgetTalk is how long a failed negotiation is remembered after the
+	// time of its next attempt, when no traffic asks for it.
+	forgetTalk = 10 * time.Minute
+)
+
+// talkKey is what at most one negotiation at a time is for.
+type talkKey struct {
+	filter   sadb.FilterID
+	selector sadb.Selector
+}
+
+// talk is the negotiation for one filter and one peer: under way, waiting for
+// its next attempt, or failed and remembered.
+type talk struct {
+	key           talkKey
+	local, remote netip.Addr // outer
+	request       uint64     // of the negotiation under way; 0: none
+	since         time.Time  // when it was first asked for
+	why           string     // what asked
+	start         time.Time  // not before that is the next attempt
+	wanted        bool       // traffic has asked since the last attempt
+	asked         *driver.Acquire
+	// response: it renews, once, what the default response rule had made
+	// before this host lost its state.
+	response bool
+	failed   int
+	last     *ike.Failed
+}
+
+// talks is the negotiations by what they are for and by request.
+type talks struct {
+	byKey     map[talkKey]*talk
+	byRequest map[uint64]*talk
+	requests  uint64
+}
+
+func newTalks() talks {
+	return talks{byKey: map[talkKey]*talk{}, byRequest: map[uint64]*talk{}}
+}
+
+func (ts *talks) all() []*talk {
+	all := make([]*talk, 0, len(ts.byKey))
+	for _, t := range ts.byKey {
+		all = append(all, t)
+	}
+	return all
+}
+
+func (ts *talks) remove(t *talk) {
+	if ts.byKey[t.key] == t {
+		delete(ts.byKey, t.key)
+	}
+	delete(ts.byRequest, t.request)
+}
+
+// acquire answers the driver's wish for an association.
+func (a *Agent) acquire(now time.Time, e driver.Acquire) {
+	if o, ok := a.overlays[e.Filter]; ok && o.kind == responseOverlay {
+		a.acquireResponse(now, e, o)
+		return
+	}
+	f, ok := a.negotiated(e.Filter)
+	if !ok || !talkable(e.Flow.Remote) {
+		a.abandon(now, e)
+		return
+	}
+	t := a.talkFor(now, f, e)
+	if t == nil {
+		a.abandon(now, e)
+		return
+	}
+	t.asked, t.wanted = &e, true
+	a.easeWaiting(now, t, f)
+	if t.request == 0 && !t.start.After(now) {
+		a.begin(now, t)
+	}
+}
+
+// negotiated returns the filter of that ID, or the one above which the overlay
+// of that ID stands, if it negotiates.
+func (a *Agent) negotiated(id sadb.FilterID) (policy.CompiledFilter, bool) {
+	if o, ok := a.overlays[id]; ok {
+		id = o.filter.Parent
+	}
+	f, ok := a.inForce.snapshot.filter(id)
+	return f, ok && f.Negotiation != nil
+}
+
+// talkable reports whether an association with ip can exist.
+func talkable(ip netip.Addr) bool {
+	return ip.IsValid() && !ip.IsUnspecified() && !ip.IsMulticast() && !ip.IsLoopback() &&
+		ip != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
+// talkFor returns the negotiation that serves e, a new one if need be; nil
+// when there are too many.
+func (a *Agent) talkFor(now time.Time, f policy.CompiledFilter, e driver.Acquire) *talk {
+	key := talkKey{f.ID, narrow(f.Selector, e.Flow)}
+	if t := a.talks.byKey[key]; t != nil {
+		return t
+	}
+	if len(a.talks.byKey) >= maxTalks {
+		a.event(now, control.EventFailed, "warning", "too many negotiations wait; traffic of another peer is dropped until some have ended",
+			map[string]string{"peer": e.Flow.Remote.String()})
+		return nil
+	}
+	t := &talk{key: key, local: e.Flow.Local, remote: e.Flow.Remote, since: now, why: "outbound " + describeFlow(e.Flow)}
+	if f.Mode == sadb.Tunnel {
+		t.local, t.remote = f.TunnelLocal, f.TunnelRemote
+	}
+	a.talks.byKey[key] = t
+	return t
+}
+
+func describeFlow(f sadb.Flow) string {
+	if !sadb.HasPorts(f.Proto) {
+		return fmt.Sprintf("%s to %s", sadb.ProtoName(f.Proto), f.Remote)
+	}
+	return fmt.Sprintf("%s to %s port %d", sadb.ProtoName(f.Proto), f.Remote, f.RemotePort)
+}
+
+// begin starts the negotiation, or puts it off when too many run.
+func (a *Agent) begin(now time.Time, t *talk) {
+	main, quick, ok := a.inForce.snapshot.offersOf(t)
+	if !ok {
+		a.cancel(now, t)
+		return
+	}
+	if len(a.talks.byRequest) >= maxRunning {
+		a.later(t, now.Add(jitter(whenBusy)))
+		return
+	}
+	a.initiate(now, t, ike.Initiate{Local: t.local, Remote: t.remote, Main: main, Quick: quick})
+}
+
+func (a *Agent) initiate(now time.Time, t *talk, in ike.Initiate) {
+	a.talks.requests++
+	in.Request, in.NoInitialContact = a.talks.requests, a.hasAdopted(t.remote)
+	if !a.submit(now, in) {
+		a.later(t, now.Add(jitter(whenBusy)))
+		return
+	}
+	t.request, t.wanted = in.Request, false
+	a.talks.byRequest[t.request] = t
+}
+
+// hasAdopted reports whether a pair of an earlier process with that peer is in
+// force: to claim that this host knows nothing would delete the peer's half.
+func (a *Agent) hasAdopted(remote netip.Addr) bool {
+	for id := range a.adopted {
+		if p, ok := a.book.Get(id); ok && p.Remote == remote {
+			return true
+		}
+	}
+	return false
+}
+
+// later sets the time of the next attempt.
+func (a *Agent) later(t *talk, at time.Time) {
+	t.start = at
+	a.timers.at(at, func(now time.Time) { a.wake(now, t) })
+}
+
+// wake is the time of the next attempt: made, if traffic has asked; else the
+// driver may ask again.
+func (a *Agent) wake(now time.Time, t *talk) {
+	if a.talks.byKey[t.key] != t || t.request != 0 || t.start.After(now) {
+		return
+	}
+	if t.wanted {
+		a.begin(now, t)
+		return
+	}
+	a.release(now, t)
+	a.timers.at(now.Add(forgetTalk), func(now time.Time) {
+		if t.request == 0 && !t.wanted && !t.start.After(now) {
+			a.talks.remove(t)
+		}
+	})
+}
+
+// release drops what waits for t and lets the driver ask again.
+func (a *Agent) release(now time.Time, t *talk) {
+	if t.asked != nil {
+		a.abandon(now, *t.asked)
+		t.asked = nil
+	}
+}
+
+func (a *Agent) abandon(now time.Time, e driver.Acquire) {
+	ctx, cancel := a.driverContext()
+	defer cancel()
+	if err := a.cfg.Driver.Abandon(ctx, e); err != nil {
+		a.event(now, control.EventAgent, "warning", "the data path did not take back a wish for an association: "+err.Error(), nil)
+	}
+}
+
+// cancel gives a negotiation up: policy no longer wants it.
+func (a *Agent) cancel(now time.Time, t *talk) {
+	if t.request != 0 {
+		a.submit(now, ike.Cancel{Request: t.request})
+	}
+	a.talks.remove(t)
+	a.release(now, t)
+}
+
+// failed handles the end of a negotiation that came to nothing.
+func (a *Agent) failed(now time.Time, o ike.Failed) {
+	t := a.talks.byRequest[o.Request]
+	if o.Code == ike.FailCancelled && t == nil {
+		return
+	}
+	var retry time.Time
+	if t != nil {
+		retry = now.Add(backoff(a.mayClear(t.key.filter), t.failed))
+	}
+	a.recordFailure(now, o, retry)
+	if t == nil {
+		return
+	}
+	if t.response {
+		a.talks.remove(t)
+		return
+	}
+	delete(a.talks.byRequest, t.request)
+	t.request, t.last = 0, &o
+	t.failed++
+	a.later(t, retry)
+	a.afterFailure(now, t, o)
+}
+
+// mayClear reports whether the filter of that ID lets traffic go in clear.
+func (a *Agent) mayClear(id sadb.FilterID) bool {
+	f, ok := a.inForce.snapshot.filter(id)
+	return ok && f.Action.AllowClear
+}
+
+// afterFailure decides over the traffic: dropped where security is required,
+// in clear and listed where policy allows that.
+func (a *Agent) afterFailure(now time.Time, t *talk, o ike.Failed) {
+	f, ok := a.inForce.snapshot.filter(t.key.filter)
+	if !ok || !f.Action.AllowClear {
+		a.release(now, t)
+		return
+	}
+	if waits(f.Action) {
+		a.soften(now, t, f, o.Reason)
+		a.release(now, t)
+	}
+	a.event(now, control.EventClear, "warning", fmt.Sprintf("traffic with %s goes in clear: %s", t.remote, o.Reason),
+		map[string]string{"peer": t.remote.String(), "filter": f.Name, "flow": t.key.selector.String(), "code": string(o.Code)})
+}
+
+// backoff returns how long after the n-th failure in a row the next attempt is
+// made. Where traffic flows in clear meanwhile there is time: 1, 5, 30 minutes;
+// where it waits there is none: 2 s, doubling to a minute.
+func backoff(clear bool, n int) time.Duration {
+	if clear {
+		steps := [...]time.Duration{time.Minute, 5 * time.Minute, 30 * time.Minute}
+		return jitter(steps[min(n, len(steps)-1)])
+	}
+	return jitter(min(time.Minute, 2*time.Second<<min(n, 5)))
+}
+
+// jitter returns d, up to an eighth more or less, so that hosts that failed
+// together do not come back together.
+func jitter(d time.Duration) time.Duration {
+	return d - d/8 + rand.N(d/4+1)
+}
+
+// alive says that a peer speaks IKE after all: what waited for it, waits no
+// longer.
+func (a *Agent) alive(now time.Time, remote netip.Addr) {
+	for _, t := range a.talks.all() {
+		if t.remote == remote {
+			a.forgive(now, t)
+		}
+	}
+}
+
+// forgive lets a negotiation that failed be tried anew soon: the peer has come
+// to life, or the policy or its keys have changed.
+func (a *Agent) forgive(now time.Time, t *talk) {
+	if t.request == 0 && t.start.After(now) {
+		t.failed = 0
+		a.later(t, now.Add(jitter(whenBusy)))
+	}
+}

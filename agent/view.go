@@ -1,0 +1,157 @@
+package agent
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"ipsecagent/agent/control"
+	"ipsecagent/driver"
+	"ipsecagent/ike"
+	"ipsecagent/policy"
+	"ipsecagent/sadb"
+)
+
+// Policies lists what can be assigned: the predefined policies and those of
+// the library.
+func (a *Agent) Policies(ctx context.Context) ([]control.PolicyInfo, error) {
+	return ask(ctx, a, func(time.Time) ([]control.PolicyInfo, error) { return a.policies() })
+}
+
+func (a *Agent) policies() ([]control.PolicyInfo, error) {
+	var list []control.PolicyInfo
+	for _, name := range []string{"client", "server", "secure-server"} {
+		if p, ok := policy.Predefined(name); ok {
+			list = append(list, control.PolicyInfo{Name: name, Description: p.Description, Origin: "predefined", Assigned: name == a.inForce.name})
+		}
+	}
+	if a.cfg.Library.List == nil {
+		return list, nil
+	}
+	entries, err := a.cfg.Library.List()
+	for _, e := range entries {
+		info := control.PolicyInfo{Name: e.Name, Description: e.Description, Origin: e.Origin, Assigned: e.Name == a.inForce.name}
+		if e.Err != nil {
+			info.Error = e.Err.Error()
+		}
+		list = append(list, info)
+	}
+	return list, err
+}
+
+// Policy shows one policy; "" is the one in force.
+func (a *Agent) Policy(ctx context.Context, name string, effective bool) (control.PolicyView, error) {
+	return ask(ctx, a, func(time.Time) (control.PolicyView, error) { return a.view(name, effective) })
+}
+
+func (a *Agent) view(name string, effective bool) (control.PolicyView, error) {
+	c, err := a.viewed(name)
+	if err != nil {
+		return control.PolicyView{}, err
+	}
+	v := control.PolicyView{SchemaVersion: control.SchemaVersion, Name: c.as.Name, Origin: c.origin, Assigned: c.as.Name == a.inForce.name}
+	if a.cfg.Library.Marshal != nil {
+		document, err := a.cfg.Library.Marshal(c.policy)
+		if err != nil {
+			return control.PolicyView{}, fmt.Errorf("agent: show policy %q: %w", c.as.Name, err)
+		}
+		v.Document = string(document)
+	}
+	if !effective {
+		return v, nil
+	}
+	if !v.Assigned {
+		if err := a.compile(&c); err != nil {
+			return v, &control.Error{Code: control.Invalid, Message: fmt.Sprintf("policy %q is not valid:\n%v", c.as.Name, err)}
+		}
+	}
+	return a.effective(v, c.compiled)
+}
+
+// viewed returns the policy to show, the one in force as it is in force.
+func (a *Agent) viewed(name string) (candidate, error) {
+	f := a.inForce
+	if name == "" || name == f.name {
+		if f.state != policy.Assigned {
+			return candidate{}, &control.Error{Code: control.NotFound, Message: "no policy is assigned: ipsecctl policy list shows what can be"}
+		}
+		return candidate{as: assignment{Name: f.name, Auth: f.auth}, origin: f.origin, policy: f.policy, compiled: f.compiled}, nil
+	}
+	p, origin, err := a.source.find(name)
+	if err != nil {
+		return candidate{}, unreadable(name, err)
+	}
+	return candidate{as: assignment{Name: name}, origin: origin, policy: p}, nil
+}
+
+// effective adds the compiled order to a view; of the policy in force with its
+// overlays and counters.
+func (a *Agent) effective(v control.PolicyView, c *policy.Compiled) (control.PolicyView, error) {
+	state, err := a.driverState()
+	if err != nil {
+		return v, fmt.Errorf("agent: show policy %q: %w", v.Name, err)
+	}
+	v.Exempt = state.Exempt
+	byID := make(map[sadb.FilterID]policy.CompiledFilter, len(c.Filters))
+	for _, f := range c.Filters {
+		byID[f.ID] = f
+	}
+	if !v.Assigned {
+		for _, f := range c.Filters {
+			v.Filters = append(v.Filters, filterView(f, driver.FilterStat{Filter: f.Filter}))
+		}
+		return v, nil
+	}
+	for _, s := range state.Filters {
+		f, ok := byID[s.Filter.ID]
+		if !ok {
+			f = a.overlayView(s.Filter, byID)
+		}
+		v.Filters = append(v.Filters, filterView(f, s))
+	}
+	return v, nil
+}
+
+// overlayView describes a temporary filter like a compiled one.
+func (a *Agent) overlayView(f sadb.Filter, byID map[sadb.FilterID]policy.CompiledFilter) policy.CompiledFilter {
+	parent := byID[f.Parent]
+	v := policy.CompiledFilter{Filter: f, Rule: parent.Rule, FilterList: parent.FilterList, Weight: parent.Weight}
+	v.Reason = "temporary"
+	if o, ok := a.overlays[f.ID]; ok {
+		v.Reason = fmt.Sprintf("temporary: %s", o.kind)
+		if o.kind == responseOverlay {
+			v.Rule = defaultResponseTag
+		}
+	}
+	return v
+}
+
+func filterView(f policy.CompiledFilter, s driver.FilterStat) control.FilterView {
+	v := control.FilterView{ID: string(f.ID), Weight: f.Weight, Reason: f.Reason, Rule: f.Rule, List: f.FilterList,
+		Selector: f.Selector.String(), Direction: f.Dir.String(), Action: f.Action.String(), Packets: s.Packets, Dropped: s.Dropped,
+		Overlay: s.Filter.Overlay() || !s.Filter.Expires.IsZero(), Parent: string(s.Filter.Parent), Expires: s.Filter.Expires}
+	if f.Negotiation == nil {
+		return v
+	}
+	for _, p := range f.Negotiation.Proposals {
+		v.Methods = append(v.Methods, p.String())
+	}
+	for _, r := range requirements(f.Negotiation.Authentication) {
+		v.Auth = append(v.Auth, authWords(r.Method.String(), r.Key, r.CA))
+	}
+	return v
+}
+
+func authWords(method, key, ca string) string {
+	for _, detail := range []string{key, ca} {
+		if detail != "" {
+			method += " " + detail
+		}
+	}
+	return method
+}
+
+func cookies(s ike.ISAKMPSA) string {
+	return hex.EncodeToString(s.ICookie[:]) + ":" + hex.EncodeToString(s.RCookie[:])
+}
