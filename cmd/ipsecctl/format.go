@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
@@ -45,6 +46,10 @@ func (e *env) showJSON(v any) error {
 // toJSON encodes v and ends it with a new line. What a terminal would act on
 // is escaped; outside of strings JSON has no such character.
 func toJSON(v any, indent string) ([]byte, error) {
+	return encodeJSON(v, indent, wideJSON)
+}
+
+func encodeJSON(v any, indent string, wide func(rune) string) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
@@ -52,7 +57,7 @@ func toJSON(v any, indent string) ([]byte, error) {
 	if err := enc.Encode(v); err != nil {
 		return nil, fmt.Errorf("encode as JSON: %w", err)
 	}
-	return []byte(escapeUnprintable(b.String())), nil
+	return []byte(escapeUnprintable(b.String(), wide)), nil
 }
 
 func (e *env) showYAML(v any) error {
@@ -67,7 +72,7 @@ func (e *env) showYAML(v any) error {
 // toYAML encodes v with the names and the order of its JSON: JSON is YAML in
 // another style.
 func toYAML(v any) ([]byte, error) {
-	text, err := toJSON(v, "")
+	text, err := encodeJSON(v, "", func(r rune) string { return string(r) })
 	if err != nil {
 		return nil, err
 	}
@@ -82,13 +87,13 @@ func toYAML(v any) ([]byte, error) {
 	if err := enc.Encode(&node); err != nil {
 		return nil, fmt.Errorf("encode as YAML: %w", err)
 	}
-	return []byte(escapeUnprintable(b.String())), nil
+	return []byte(escapeUnprintable(b.String(), wideYAML)), nil
 }
 
 // restyle lets the encoder choose the style, but quotes what is to be escaped.
 func restyle(n *yaml.Node) {
 	n.Style = 0
-	if escapeUnprintable(n.Value) != n.Value {
+	if strings.ContainsFunc(n.Value, unprintable) {
 		n.Style = yaml.DoubleQuotedStyle
 	}
 	for _, c := range n.Content {
@@ -96,9 +101,9 @@ func restyle(n *yaml.Node) {
 	}
 }
 
-// escapeUnprintable writes what is not printable as \u escapes, new lines
-// aside.
-func escapeUnprintable(s string) string {
+// escapeUnprintable writes what is not printable as escapes, new lines aside:
+// \u for the characters of 16 bits, wide for those beyond.
+func escapeUnprintable(s string, wide func(rune) string) string {
 	if !strings.ContainsFunc(s, unprintable) {
 		return s
 	}
@@ -108,13 +113,21 @@ func escapeUnprintable(s string) string {
 		case !unprintable(r):
 			b.WriteRune(r)
 		case r > 0xffff:
-			fmt.Fprintf(&b, `\U%08x`, r)
+			b.WriteString(wide(r))
 		default:
 			fmt.Fprintf(&b, `\u%04x`, r)
 		}
 	}
 	return b.String()
 }
+
+// How JSON and YAML escape a character beyond 16 bits.
+func wideJSON(r rune) string {
+	high, low := utf16.EncodeRune(r)
+	return fmt.Sprintf(`\u%04x\u%04x`, high, low)
+}
+
+func wideYAML(r rune) string { return fmt.Sprintf(`\U%08x`, r) }
 
 func unprintable(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
 

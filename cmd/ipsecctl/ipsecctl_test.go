@@ -365,5 +365,21 @@ func FuzzClean(f *testing.F) {
 		if err != nil || strings.ContainsFunc(string(text), unprintable) || !json.Valid(text) {
 			t.Errorf("toJSON(%q) = %q, %v", s, text, err)
 		}
+		sameText(t, s)
 	})
+}
+
+// sameText checks that JSON and YAML give the text back that went in.
+func sameText(t *testing.T, s string) {
+	t.Helper()
+	in := map[string]string{"k": string([]rune(s))} // invalid bytes are U+FFFD
+	asJSON, _ := toJSON(in, "")
+	asYAML, _ := toYAML(in)
+	var j, y map[string]string
+	if err := json.Unmarshal(asJSON, &j); err != nil || j["k"] != in["k"] {
+		t.Errorf("JSON gives %q for %q: %v", j["k"], in["k"], err)
+	}
+	if err := yaml.Unmarshal(asYAML, &y); err != nil || y["k"] != in["k"] {
+		t.Errorf("YAML gives %q for %q (%s): %v", y["k"], in["k"], asYAML, err)
+	}
 }
