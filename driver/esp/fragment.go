@@ -13,7 +13,7 @@ type Fragments struct {
 	room   int // payload bytes of a fragment, a multiple of 8
 	id     uint32
 	v6     bool
-	whole  bool
+	whole  bool // it fits and has not come out yet
 }
 
 // NewFragments prepares to cut packet to fragments of at most mtu bytes. One
@@ -51,12 +51,12 @@ const fragmentLen = 8
 // Next writes the next fragment into dst, which holds at least mtu bytes, and
 // returns it, a part of dst; nil after the last.
 func (f *Fragments) Next(dst []byte) []byte {
+	if f.whole {
+		f.whole, f.at = false, len(f.packet)
+		return dst[:copy(dst, f.packet)]
+	}
 	if f.at >= len(f.packet) {
 		return nil
-	}
-	if f.whole {
-		f.at = len(f.packet)
-		return dst[:copy(dst, f.packet)]
 	}
 	from := f.at
 	to := min(from+f.room, len(f.packet))

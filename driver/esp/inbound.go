@@ -162,8 +162,8 @@ const (
 // reports false if the inner one does not take part in ECN: then the packet is
 // to be dropped (RFC 6040 §4.2).
 func setCE(p []byte, h *Headers) bool {
-	if h.TOS&ecnMask == 0 {
-		return false
+	if own := h.TOS & ecnMask; own == 0 || own == ecnCE {
+		return own == ecnCE
 	}
 	if h.V6 {
 		p[1] |= ecnCE << 4

@@ -120,6 +120,15 @@ func udp(t testing.TB, src, dst netip.Addr, n int) []byte {
 // ip puts an IP header before an upper layer and completes its checksum.
 func ip(t testing.TB, src, dst netip.Addr, proto uint8, upper []byte) []byte {
 	t.Helper()
+	p := rawIP(src, dst, proto, upper)
+	if err := RepairChecksum(p); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// rawIP puts an IP header before anything.
+func rawIP(src, dst netip.Addr, proto uint8, upper []byte) []byte {
 	var p []byte
 	if src.Is6() {
 		p = make([]byte, ipv6Len, ipv6Len+len(upper))
@@ -130,11 +139,7 @@ func ip(t testing.TB, src, dst netip.Addr, proto uint8, upper []byte) []byte {
 		p[4], p[5], p[8] = 0xbe, 0xef, 61
 		setIPv4Checksum(p)
 	}
-	p = append(p, upper...)
-	if err := RepairChecksum(p); err != nil {
-		t.Fatal(err)
-	}
-	return p
+	return append(p, upper...)
 }
 
 // withOptions puts IPv4 options behind the header.
