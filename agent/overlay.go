@@ -229,6 +229,9 @@ func (a *Agent) softenLate(now time.Time, t *talk, delay time.Duration) {
 	if a.talks.byKey[t.key] != t || !ok || !waits(f.Action) {
 		return
 	}
+	if _, already := a.overlays[overlayFor(softOverlay, f.Filter, t.key.selector, now).filter.ID]; already {
+		return
+	}
 	a.soften(now, t, f, fmt.Sprintf("the peer has not answered within %s; the negotiation goes on", delay))
 }
 

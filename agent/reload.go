@@ -73,7 +73,45 @@ func unreadable(name string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return &control.Error{Code: control.NotFound, Message: fmt.Sprintf("there is no policy %q: see ipsecctl policy list", name)}
 	}
-	return &control.Error{Code: control.Invalid, Message: fmt.Sprintf("policy %q does not load:\n%v", name, err)}
+	return refused(fmt.Sprintf("policy %q does not load", name), err)
+}
+
+// rejection is a policy that was not put in force because of what it says.
+type rejection struct {
+	say   *control.Error
+	cause error // joins its problems
+}
+
+func refused(what string, cause error) error {
+	return &rejection{&control.Error{Code: control.Invalid, Message: fmt.Sprintf("%s:\n%v", what, cause)}, cause}
+}
+
+// Error returns all problems, one below the other.
+func (r *rejection) Error() string { return r.say.Message }
+
+// Unwrap returns the answer for the caller and the problems.
+func (r *rejection) Unwrap() []error { return []error{r.say, r.cause} }
+
+// problemsOf returns what is wrong, one text for each problem.
+func problemsOf(err error) []string {
+	var r *rejection
+	if errors.As(err, &r) {
+		return flatten(r.cause)
+	}
+	return []string{err.Error()}
+}
+
+// flatten returns the texts of a joined error.
+func flatten(err error) []string {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []string{err.Error()}
+	}
+	var all []string
+	for _, e := range joined.Unwrap() {
+		all = append(all, flatten(e)...)
+	}
+	return all
 }
 
 // prepare validates and compiles what a source gave. Nothing is changed.
@@ -87,7 +125,7 @@ func (a *Agent) prepare(as assignment, got policy.Assignment) (candidate, error)
 		return candidate{}, &control.Error{Code: control.Failed, Message: "the policy source does not say what is assigned"}
 	}
 	if err := a.compile(&c); err != nil {
-		return candidate{}, &control.Error{Code: control.Invalid, Message: fmt.Sprintf("policy %q is not valid:\n%v", got.Policy.Name, err)}
+		return candidate{}, refused(fmt.Sprintf("policy %q is not valid", got.Policy.Name), err)
 	}
 	return c, nil
 }
@@ -120,11 +158,12 @@ func (a *Agent) put(now time.Time, c candidate, cause string) error {
 		a.retryLater(now, retryDriver)
 		return &control.Error{Code: control.Failed, Message: fmt.Sprintf("the data path did not take the filters, the former ones stay in force: %v", err)}
 	}
+	former := a.inForce.state
 	changed := a.adopt(now, c)
 	a.settle(now)
 	a.sweep(now)
 	a.submit(now, ike.SetPolicy{Policy: a.inForce.snapshot.ikePolicy(c.state)})
-	if c.state == policy.None {
+	if c.state == policy.None && former == policy.Assigned {
 		a.submit(now, ike.Close{Main: true, Reason: "no policy is assigned any more"})
 	}
 	a.pollLater(now)
@@ -239,18 +278,21 @@ func (a *Agent) reject(now time.Time, name string, err error) {
 	}
 	a.inForce.rejected = words
 	a.problem("policy", fmt.Sprintf("policy %q was not put in force, the last good one stays: %s", name, firstLine(words)))
-	problems := strings.Split(words, "\n")
+	problems := problemsOf(err)
 	for i, p := range problems {
 		if i == maxProblems {
-			a.event(now, control.EventPolicyRejected, "error", fmt.Sprintf("%d more problems of policy %q are not listed", len(problems)-i, name), nil)
-			return
+			p = fmt.Sprintf("%d more problems are not listed", len(problems)-i)
 		}
-		if strings.TrimSpace(p) != "" {
-			a.event(now, control.EventPolicyRejected, "error", p, map[string]string{"policy": name})
+		p, _, _ = strings.Cut(p, "\n") // without the excerpt of a document
+		a.event(now, control.EventPolicyRejected, "error", p, map[string]string{"policy": name})
+		if i == maxProblems {
+			return
 		}
 	}
 }
 
+// firstLine returns the first line, with the first problem where it only
+// announces them.
 func firstLine(s string) string {
 	line, rest, more := strings.Cut(s, "\n")
 	if more && strings.HasSuffix(line, ":") {

@@ -63,7 +63,7 @@ func (a *Agent) view(name string, effective bool) (control.PolicyView, error) {
 	}
 	if !v.Assigned {
 		if err := a.compile(&c); err != nil {
-			return v, &control.Error{Code: control.Invalid, Message: fmt.Sprintf("policy %q is not valid:\n%v", c.as.Name, err)}
+			return v, refused(fmt.Sprintf("policy %q is not valid", c.as.Name), err)
 		}
 	}
 	return a.effective(v, c.compiled)

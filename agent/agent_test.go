@@ -1,0 +1,222 @@
+package agent
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"ipsecagent/agent/control"
+	"ipsecagent/driver/drivertest"
+	"ipsecagent/ike"
+	"ipsecagent/sadb"
+)
+
+func TestRequiredTrafficIsHeldNegotiatedAndSecured(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		result := r.assign("secure-server")
+		if result.Policy != "secure-server" || result.Filters == 0 || len(r.keys) != 1 {
+			t.Fatalf("assigned: %+v", result)
+		}
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Held {
+			t.Fatalf("before an association the packet is %v", got)
+		}
+		in := one[ike.Initiate](r)
+		if in.Local != alice() || in.Remote != bob() || in.NoInitialContact {
+			t.Errorf("initiate %+v", in)
+		}
+		if want := "192.0.2.1 <-> 192.0.2.2 any"; in.Quick.Selector.String() != want {
+			t.Errorf("selector %s, want %s", in.Quick.Selector, want)
+		}
+		r.out(ike.ReserveSPI{ID: 7, Src: bob(), Dst: alice(), Proto: sadb.ESP})
+		if got := one[ike.SPIReserved](r); got.ID != 7 || got.Err != nil || got.SPI < 256 {
+			t.Errorf("reserved %+v", got)
+		}
+		p := pairFor(in.Quick, bob())
+		r.establish(in.Request, p)
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Secured {
+			t.Errorf("with an association the packet is %v", got)
+		}
+		s := r.status()
+		if len(s.Secured) != 1 || s.Secured[0].Peer != "192.0.2.2" || s.Secured[0].PacketsOut != 1 || s.Secured[0].Principal != "psk:default" {
+			t.Errorf("secured %+v", s.Secured)
+		}
+		if len(s.Negotiating) != 0 || len(s.Problems) != 0 || len(r.events(control.EventSAUp)) != 1 {
+			t.Errorf("negotiating %v, problems %v", s.Negotiating, s.Problems)
+		}
+	})
+}
+
+func TestOneNegotiationForOneFilterAndPeer(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		r.send(tcp(bob(), 80))
+		first := one[ike.Initiate](r)
+		f := r.fake.Filters()
+		for _, e := range f {
+			if e.ID == first.Quick.Filter {
+				r.inject(acquireFor(e, tcp(bob(), 443)))
+			}
+		}
+		none[ike.Initiate](r)
+		r.send(tcp(carol(), 80))
+		if got := one[ike.Initiate](r); got.Remote != carol() {
+			t.Errorf("second negotiation with %s", got.Remote)
+		}
+	})
+}
+
+func TestRequiredTrafficIsDroppedAndTriedAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		r.send(tcp(bob(), 80))
+		in := one[ike.Initiate](r)
+		r.out(ike.Failed{Request: in.Request, Local: alice(), Remote: bob(), Filter: in.Quick.Filter, Step: "main mode message 1",
+			Reason: "the peer did not answer", Code: ike.FailNoAnswer, Silence: true})
+		s := r.status()
+		if len(s.Failures) != 1 || s.Failures[0].Code != "no-answer" || !s.Failures[0].Retry.After(time.Now()) {
+			t.Fatalf("failures %+v", s.Failures)
+		}
+		if len(s.InClear) != 0 {
+			t.Errorf("in clear: %+v", s.InClear)
+		}
+		none[ike.Initiate](r)
+		r.pass(time.Minute)
+		none[ike.Initiate](r) // no traffic, no attempt
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Held {
+			t.Errorf("the packet after the failure is %v", got)
+		}
+		one[ike.Initiate](r)
+	})
+}
+
+func TestRetryWaitsForItsTime(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		r.send(tcp(bob(), 80))
+		in := one[ike.Initiate](r)
+		r.out(failedAuth(in))
+		r.send(tcp(bob(), 80))
+		none[ike.Initiate](r) // asked, but not yet
+		r.pass(5 * time.Second)
+		again := one[ike.Initiate](r)
+		if again.Request == in.Request {
+			t.Error("the second attempt has the first one's number")
+		}
+	})
+}
+
+func TestUnassignTakesEverythingDown(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("server")
+		p := r.secure(tcp(bob(), 80))
+		result, err := r.agent.Unassign(t.Context())
+		if err != nil || result.Policy != "" || result.Filters != 0 {
+			t.Fatalf("unassign: %+v, %v", result, err)
+		}
+		if gone := one[ike.Gone](r); gone.Pair != p.ID {
+			t.Errorf("gone %v", gone)
+		}
+		if c := one[ike.Close](r); !c.Main {
+			t.Errorf("close %+v", c)
+		}
+		if len(r.fake.SAs()) != 0 || len(r.fake.Filters()) != 0 {
+			t.Errorf("left: %v, %v", r.fake.SAs(), r.fake.Filters())
+		}
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Passed {
+			t.Errorf("without policy the packet is %v", got)
+		}
+		if s := r.status(); s.Policy.State != "none" || len(s.Secured) != 0 {
+			t.Errorf("status %+v", s.Policy)
+		}
+	})
+}
+
+func TestReloadOfTheSameChangesNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("server")
+		r.secure(tcp(bob(), 80))
+		before, applied := r.fake.Filters(), r.status().Policy.Applied
+		r.pass(time.Second)
+		for range 3 {
+			if _, err := r.agent.Reload(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if after := r.fake.Filters(); len(after) != len(before) {
+			t.Errorf("filters %v, before %v", after, before)
+		}
+		if r.status().Policy.Applied != applied || len(r.fake.SAs()) != 2 || len(r.events(control.EventPolicyApplied)) != 1 {
+			t.Error("a reload of the same policy counts as a change")
+		}
+		none[ike.Gone](r)
+	})
+}
+
+func TestAnotherPolicySweepsWhatItDoesNotWant(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		p := r.secure(tcp(bob(), 80))
+		r.send(tcp(carol(), 80))
+		pending := one[ike.Initiate](r)
+		r.assign("client")
+		if gone := one[ike.Gone](r); gone.Pair != p.ID {
+			t.Errorf("gone %v", gone)
+		}
+		if c := one[ike.Cancel](r); c.Request != pending.Request {
+			t.Errorf("cancelled %v", c)
+		}
+		in, _ := associationsOf(pairFor(pending.Quick, carol()))
+		r.out(ike.Install{ID: 9, SA: in, Pair: pairFor(pending.Quick, carol())})
+		if got := one[ike.Installed](r); got.Err == nil {
+			t.Error("an association of the former policy was installed")
+		}
+		if len(r.fake.SAs()) != 0 {
+			t.Errorf("left: %v", r.fake.SAs())
+		}
+	})
+}
+
+func TestBadRequestsChangeNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("server")
+		before := r.fake.Filters()
+		cases := []struct {
+			request control.AssignRequest
+			code    control.Code
+			words   string
+		}{
+			{control.AssignRequest{}, control.Usage, "no policy is named"},
+			{control.AssignRequest{Policy: "client", Auth: "kerberos"}, control.Usage, "not known"},
+			{control.AssignRequest{Policy: "client", Auth: "psk-file"}, control.Usage, "empty"},
+			{control.AssignRequest{Policy: "client", Keys: "k"}, control.Usage, "--auth"},
+			{control.AssignRequest{Policy: "nowhere"}, control.NotFound, "nowhere"},
+			{control.AssignRequest{Policy: "client"}, control.Invalid, "psk-file"},
+			{control.AssignRequest{Policy: "client", Auth: "psk-file", Keys: "bad"}, control.Invalid, "too short"},
+		}
+		for _, c := range cases {
+			_, err := r.agent.Assign(t.Context(), c.request)
+			var e *control.Error
+			if !errors.As(err, &e) || e.Code != c.code || !strings.Contains(e.Message, c.words) {
+				t.Errorf("%+v: %v", c.request, err)
+			}
+		}
+		if len(r.fake.Filters()) != len(before) || r.status().Policy.Name != "server" {
+			t.Error("a refused request has changed the policy")
+		}
+	})
+}
+
+func TestDriverThatRefusesLeavesTheFormerPolicy(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("server")
+		r.fake.FailNext(errors.New("no room"))
+		_, err := r.agent.Assign(t.Context(), control.AssignRequest{Policy: "secure-server", Auth: "psk-file", Keys: "a key"})
+		if err == nil || !strings.Contains(err.Error(), "no room") {
+			t.Fatalf("assign: %v", err)
+		}
+		if s := r.status(); s.Policy.Name != "server" {
+			t.Errorf("in force: %+v", s.Policy)
+		}
+	})
+}
