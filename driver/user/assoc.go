@@ -1,0 +1,142 @@
+package user
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"ipsecagent/driver"
+	"ipsecagent/driver/esp"
+	"ipsecagent/sadb"
+)
+
+// assoc is an association in force. Its fields do not change once a snapshot
+// holds it; what changes is behind the pointers, and atomic.
+type assoc struct {
+	sa     sadb.SA       // without keys
+	keys   [32]byte      // tells two sets of keys apart
+	limits sadb.Lifetime // sa.Lifetime, or less: see limitsOf
+	root   sadb.FilterID // the filter it is bound to: see rootOf
+	out    *esp.Outbound // one of out and in
+	in     *esp.Inbound
+	path   *path // outbound: what is known of the way to the peer
+	use    *usage
+}
+
+// usage counts what an association has carried. All workers share it.
+type usage struct {
+	added    time.Time
+	packets  atomic.Uint64
+	bytes    atomic.Uint64
+	last     atomic.Int64 // Unix nanoseconds; 0: never
+	replayed atomic.Uint64
+	badICV   atomic.Uint64
+
+	used atomic.Bool // the first valid packet was reported
+	soft atomic.Bool // the soft limit was reported
+	dead atomic.Bool // the hard limit is reached: nothing passes any more
+}
+
+// newAssoc makes the keys of sa ready.
+func newAssoc(sa sadb.SA, now time.Time) (*assoc, error) {
+	a := &assoc{sa: sa, keys: fingerprint(sa), limits: limitsOf(sa), use: &usage{added: now}}
+	a.sa.EncKey, a.sa.AuthKey = sadb.Secret{}, sadb.Secret{}
+	var err error
+	if sa.Dir == sadb.In {
+		a.in, err = esp.NewInbound(sa)
+	} else {
+		a.out, err = esp.NewOutbound(sa)
+	}
+	return a, err
+}
+
+// fingerprint is the same for two associations that protect alike, with the
+// same keys: the second must then go on with the sequence numbers and the
+// replay window of the first.
+func fingerprint(sa sadb.SA) [32]byte {
+	h := sha256.New()
+	fmt.Fprintf(h, "%v %v %v %v %v %v %d %d ", sa.ID, sa.Src, sa.Dir, sa.Mode, sa.Suite, sa.ESN, sa.Replay, sa.EncKey.Len())
+	h.Write(sa.EncKey.Bytes())
+	h.Write(sa.AuthKey.Bytes())
+	return [32]byte(h.Sum(nil))
+}
+
+// limitsOf asks for a replacement well before 32-bit sequence numbers are used
+// up: they never cycle (RFC 4303 §3.3.3).
+func limitsOf(sa sadb.SA) sadb.Lifetime {
+	l := sa.Lifetime
+	if sa.Dir == sadb.Out && !sa.ESN {
+		l.Soft = l.Soft.Min(sadb.Limits{Packets: 3 << 30})
+	}
+	return l
+}
+
+// reached is what a packet has brought an association to.
+type reached uint8
+
+const (
+	nothing reached = iota
+	softLimit
+	hardLimit
+)
+
+// count books one packet of n bytes and says which limit that reached, once
+// for each limit.
+func (a *assoc) count(n int, now time.Time) reached {
+	u := a.use
+	packets, bytes := u.packets.Add(1), u.bytes.Add(uint64(n))
+	u.last.Store(now.UnixNano())
+	l := a.limits
+	if l.Hard.Reached(0, bytes, packets) {
+		if u.dead.Swap(true) {
+			return nothing
+		}
+		return hardLimit
+	}
+	if l.Soft.Reached(0, bytes, packets) && !u.soft.Load() && !u.soft.Swap(true) {
+		return softLimit
+	}
+	return nothing
+}
+
+// deadline returns when a next reaches a time limit; zero: never.
+func (a *assoc) deadline() time.Time {
+	l := a.limits
+	if l.Soft.Time > 0 && !a.use.soft.Load() {
+		return a.use.added.Add(l.Soft.Time)
+	}
+	if l.Hard.Time > 0 {
+		return a.use.added.Add(l.Hard.Time)
+	}
+	return time.Time{}
+}
+
+// state returns what State says about a, without keys.
+func (a *assoc) state() driver.SAState {
+	s := driver.SAState{
+		SA: a.sa, Added: a.use.added,
+		Bytes: a.use.bytes.Load(), Packets: a.use.packets.Load(),
+		Replayed: a.use.replayed.Load(), BadICV: a.use.badICV.Load(),
+	}
+	if last := a.use.last.Load(); last != 0 {
+		s.LastUsed = time.Unix(0, last)
+	}
+	if a.in != nil {
+		s.Seq = a.in.Seq()
+	} else {
+		s.Seq = a.out.Seq()
+	}
+	return s
+}
+
+// path is what is known of the way to a peer. Associations with the same
+// remote address share one.
+type path struct {
+	remote  netip.Addr
+	mtu     atomic.Uint32 // of the device, or less where a router said so
+	device  uint32        // MTU of the route's device; the engine's alone
+	learned uint32        // said by a router; 0: nothing; the engine's alone
+	until   time.Time     // when learned ends; the engine's alone
+}

@@ -1,0 +1,201 @@
+package user
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"ipsecagent/driver"
+	"ipsecagent/sadb"
+)
+
+const (
+	// reservationTime is how long an SPI stays reserved: longer than any
+	// exchange that asked for it can live.
+	reservationTime = 3 * time.Minute
+	maxReservations = 65536
+	maxAssociations = 100_000
+)
+
+// publish gives the workers what is in force now.
+func (e *engine) publish() {
+	s := &snapshot{spd: e.spd, out: map[pairKey][]*assoc{}, in: map[inKey]*assoc{}}
+	for id, a := range e.sas {
+		if root := e.spd.root(a.sa.Filter); root != a.root && root != a.sa.Filter {
+			e.rebind(a, root)
+			a = e.sas[id]
+		}
+		if a.in != nil {
+			s.in[inKey{id.Dst, id.SPI}] = a
+		}
+	}
+	for _, a := range e.newest {
+		k := a.pairKey()
+		s.out[k] = append(s.out[k], a)
+	}
+	e.sh.snap.Store(s)
+}
+
+// rebind binds an association that was made for an overlay to its parent, for
+// good: it outlives the overlay.
+func (e *engine) rebind(a *assoc, root sadb.FilterID) {
+	b := *a
+	b.root = root
+	e.sas[a.sa.ID] = &b
+	if i := slices.Index(e.newest, a); i >= 0 {
+		e.newest[i] = &b
+	}
+}
+
+// pairKey is where an outbound association is found.
+func (a *assoc) pairKey() pairKey { return pairKey{a.root, a.sa.Src, a.sa.ID.Dst} }
+
+// allocSPI reserves an SPI that nothing here uses.
+func (e *engine) allocSPI(r request, now time.Time) (sadb.SPI, error) {
+	dst := plain(r.Dst)
+	switch {
+	case r.Proto != sadb.ESP:
+		return 0, fmt.Errorf("reserve SPI: %s is not carried by the userspace driver, only ESP", r.Proto)
+	case !dst.IsValid() || plain(r.Src).Is4() != dst.Is4():
+		return 0, fmt.Errorf("reserve SPI: addresses %v and %v are not a pair of one family", r.Src, r.Dst)
+	case len(e.reserved) >= maxReservations:
+		return 0, fmt.Errorf("reserve SPI: %d are reserved already", maxReservations)
+	}
+	for {
+		id := sadb.SAID{Dst: dst, Proto: r.Proto, SPI: sadb.RandomSPI()}
+		_, taken := e.reserved[id]
+		if taken || e.sas[id] != nil {
+			continue
+		}
+		e.reserved[id] = now.Add(reservationTime)
+		e.due(now.Add(reservationTime))
+		return id.SPI, nil
+	}
+}
+
+func (e *engine) endReservations(now time.Time) {
+	for id, end := range e.reserved {
+		if now.Before(end) {
+			e.due(end)
+		} else {
+			delete(e.reserved, id)
+		}
+	}
+}
+
+// plain returns an address as packets show it.
+func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
+
+// addSA puts an association in force; an outbound one sends what waited for it.
+func (e *engine) addSA(w *wireSA, now time.Time) error {
+	if w == nil {
+		return errors.New("add association: it is missing in the request")
+	}
+	sa, err := w.sa()
+	if err != nil {
+		return fmt.Errorf("add association: %w", err)
+	}
+	defer sa.EncKey.Zero() // the ciphers have their own copies
+	defer sa.AuthKey.Zero()
+	sa.ID.Dst, sa.Src = plain(sa.ID.Dst), plain(sa.Src)
+	a, err := e.prepare(sa, now)
+	if err != nil {
+		return fmt.Errorf("add association %s: %w", sa.ID, err)
+	}
+	e.install(a)
+	if a.out != nil {
+		for _, h := range e.wait.answered(a.pairKey()) {
+			e.sendHeld(h, now)
+		}
+	}
+	return nil
+}
+
+// prepare makes the association ready, or the one in force go on under new
+// terms where the keys are the same: its sequence numbers must not start again.
+func (e *engine) prepare(sa sadb.SA, now time.Time) (*assoc, error) {
+	old := e.sas[sa.ID]
+	switch {
+	case sa.Mode != sadb.Transport:
+		return nil, fmt.Errorf("%s mode is not carried by the userspace driver", sa.Mode)
+	case sa.Dir != sadb.In && sa.Dir != sadb.Out:
+		return nil, fmt.Errorf("direction %q: in or out", sa.Dir)
+	case old == nil && len(e.sas) >= maxAssociations:
+		return nil, fmt.Errorf("%d associations are in force already", maxAssociations)
+	}
+	a, err := newAssoc(sa, now)
+	if err != nil {
+		return nil, err
+	}
+	if old != nil && old.keys == a.keys {
+		a.in, a.out, a.use = old.in, old.out, old.use
+	}
+	a.root = e.spd.root(sa.Filter)
+	if a.out != nil {
+		a.path = e.pathTo(sa.ID.Dst)
+	}
+	return a, nil
+}
+
+// install makes a part of what is in force.
+func (e *engine) install(a *assoc) {
+	id := a.sa.ID
+	if old := e.sas[id]; old != nil {
+		e.newest = slices.DeleteFunc(e.newest, func(b *assoc) bool { return b == old })
+	}
+	delete(e.reserved, id)
+	e.sas[id] = a
+	if a.out != nil {
+		e.newest = slices.Insert(e.newest, 0, a)
+	}
+	e.due(a.deadline())
+	e.publish()
+}
+
+// sendHeld sends a packet that waited, or lets it wait for what it needs now.
+func (e *engine) sendHeld(h held, now time.Time) {
+	if now.Sub(h.at) > maxWaitAge {
+		e.wait.dropped++
+		return
+	}
+	e.missed(h.packet, now)
+}
+
+// deleteSA ends an association or a reservation, if it is there.
+func (e *engine) deleteSA(id sadb.SAID) {
+	id.Dst = plain(id.Dst)
+	delete(e.reserved, id)
+	a := e.sas[id]
+	if a == nil {
+		return
+	}
+	a.use.dead.Store(true)
+	delete(e.sas, id)
+	e.newest = slices.DeleteFunc(e.newest, func(b *assoc) bool { return b == a })
+	e.publish()
+	e.forgetPath(id.Dst)
+}
+
+// expire ends an association at its hard limit.
+func (e *engine) expire(a *assoc) {
+	e.deleteSA(a.sa.ID)
+	e.emit(driver.Expire{ID: a.sa.ID, Hard: true})
+}
+
+// ageAll applies the time limits, and finds what notices that were lost would
+// have told.
+func (e *engine) ageAll(now time.Time) {
+	for _, a := range e.sas {
+		age := now.Sub(a.use.added)
+		switch l := a.limits; {
+		case a.use.dead.Load() || l.Hard.Time > 0 && age >= l.Hard.Time:
+			e.expire(a)
+			continue
+		case l.Soft.Time > 0 && age >= l.Soft.Time && !a.use.soft.Swap(true):
+			e.emit(driver.Expire{ID: a.sa.ID})
+		}
+		e.due(a.deadline())
+	}
+}

@@ -1,0 +1,209 @@
+package user
+
+import (
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"net/netip"
+	"runtime"
+	"time"
+
+	"ipsecagent/driver/esp"
+	"ipsecagent/sadb"
+)
+
+const (
+	headRoom = esp.Headroom
+	bufSize  = headRoom + tunMTU + esp.Tailroom
+
+	// arenaSize holds the fragments of a few datagrams of 64 KiB.
+	arenaSize = 256 << 10
+
+	// No host has to accept, and Linux does not believe, a path narrower
+	// than this: packets up to it are fragmented instead of refused
+	// (RFC 8200 §5; net.ipv4.route.min_pmtu).
+	narrow4, narrow6 = 552, 1280
+)
+
+// sealer takes packets from the TUN to the wire. Each belongs to one goroutine.
+type sealer struct {
+	sh     *shared
+	tun    *queue // where "too big" is answered
+	v4, v6 *outbox
+	socks  *sockets
+	arena  []byte // fragments until they are sent
+	used   int    // of arena
+	tooBig [esp.TooBigRoom]byte
+}
+
+func newSealer(cfg Config, sh *shared, tun *queue) (*sealer, error) {
+	socks, err := cfg.openSenders()
+	if err != nil {
+		return nil, err
+	}
+	s := &sealer{sh: sh, tun: tun, socks: socks, arena: make([]byte, arenaSize)}
+	s.v4 = newOutbox(socks.v4, 2*batch)
+	if socks.v6 != nil {
+		s.v6 = newOutbox(socks.v6, 2*batch)
+	}
+	return s, nil
+}
+
+// run reads the TUN until the data path ends.
+func (s *sealer) run() {
+	runtime.LockOSThread()
+	bufs, sizes := make([][]byte, batch), make([]int, batch)
+	for i := range bufs {
+		bufs[i] = make([]byte, bufSize)
+	}
+	for s.tun.wait() {
+		n := s.tun.read(bufs, sizes)
+		now := time.Now()
+		for i := range n {
+			s.one(bufs[i], sizes[i], now)
+		}
+		s.flush()
+	}
+}
+
+// one sends a packet on its way or to the engine.
+func (s *sealer) one(buf []byte, size int, now time.Time) {
+	h, err := esp.Parse(buf[headRoom : headRoom+size])
+	if err != nil {
+		s.sh.count.malformed.Add(1)
+		return
+	}
+	if !s.secure(buf, size, &h, now) {
+		s.sh.miss(buf[headRoom : headRoom+size])
+	}
+}
+
+// outFlow returns the headers as filters see them. What comes through the TUN
+// was sent by this host: only locally made packets are steered.
+func outFlow(h *esp.Headers) sadb.Flow {
+	f := h.Flow(sadb.Out)
+	f.LocalMe = true
+	return f
+}
+
+// secure seals the packet under the association that its filter asks for, and
+// queues it to be sent. false: there is none, or no filter asks for one; the
+// packet is untouched.
+func (s *sealer) secure(buf []byte, size int, h *esp.Headers, now time.Time) bool {
+	snap := s.sh.snap.Load()
+	flow := outFlow(h)
+	i := snap.spd.decide(flow, sadb.Out)
+	if i < 0 || snap.spd.filters[i].Action.Kind != sadb.Negotiate {
+		return false
+	}
+	a := snap.outbound(snap.spd.roots[i], flow)
+	if a == nil {
+		return false
+	}
+	mtu := int(a.path.mtu.Load())
+	if s.refused(buf[headRoom:headRoom+size], h, a, mtu) {
+		return true
+	}
+	run, err := a.out.Reserve(1)
+	if err != nil {
+		s.sh.exhausted(a)
+		return false
+	}
+	sealed, err := run.Seal(buf, headRoom, headRoom+size)
+	if err != nil {
+		s.sh.count.malformed.Add(1)
+		return true
+	}
+	s.sh.count.out.Add(1)
+	s.sh.reached(a, a.count(size, now))
+	s.send(sealed, h.Dst, mtu)
+	return true
+}
+
+// refused answers "too big" to a packet that must not be fragmented and would
+// not fit when sealed. IPv6 has no such mark; there TCP is told, which adapts,
+// and other datagrams are fragmented by us, who are their source.
+func (s *sealer) refused(packet []byte, h *esp.Headers, a *assoc, mtu int) bool {
+	narrow, strict := narrow4, h.DF
+	if h.V6 {
+		narrow, strict = narrow6, h.Proto == sadb.TCP
+	}
+	inner := a.out.InnerMTU(mtu)
+	if !strict || len(packet) <= max(inner, narrow) {
+		return false
+	}
+	if answer := esp.PutTooBig(s.tooBig[:], packet, max(inner, narrow), h.Dst); answer != nil {
+		_ = s.tun.write(answer) // one that is lost is asked for again
+	}
+	return true
+}
+
+// send queues a sealed packet, in fragments where it is longer than mtu.
+func (s *sealer) send(sealed []byte, dst netip.Addr, mtu int) {
+	box := s.v4
+	if dst.Is6() {
+		box = s.v6
+	}
+	if len(sealed) <= mtu {
+		box.add(sealed, dst)
+		return
+	}
+	if dst.Is4() {
+		prepareFragments(sealed)
+	}
+	f, err := esp.NewFragments(sealed, mtu, rand.Uint32())
+	if err != nil {
+		s.sh.count.malformed.Add(1)
+		return
+	}
+	for {
+		if len(s.arena)-s.used < mtu {
+			s.flush()
+		}
+		part := f.Next(s.arena[s.used : s.used+mtu])
+		if part == nil {
+			return
+		}
+		s.used += len(part)
+		box.add(part, dst)
+	}
+}
+
+// prepareFragments lets an IPv4 packet be cut: without "don't fragment" (what
+// must not be cut was refused before) and with an identification.
+func prepareFragments(packet []byte) {
+	packet[6] &^= 0x40
+	if packet[4]|packet[5] == 0 {
+		binary.BigEndian.PutUint16(packet[4:], uint16(1+rand.Uint32N(0xffff)))
+	}
+}
+
+// flush sends what is queued.
+func (s *sealer) flush() {
+	for _, box := range []*outbox{s.v4, s.v6} {
+		if box == nil {
+			continue
+		}
+		box.flush()
+		if box.tooBig {
+			box.tooBig = false
+			s.sh.lookAtPaths()
+		}
+	}
+	s.used = 0
+}
+
+// resend handles a packet that waited: the same way, from a buffer of its own.
+func (s *sealer) resend(buf, packet []byte, now time.Time) (sent bool, err error) {
+	h, err := esp.Parse(packet)
+	if err != nil {
+		return false, err
+	}
+	if len(packet) > tunMTU {
+		return false, errors.New("packet is longer than the TUN's MTU")
+	}
+	n := copy(buf[headRoom:headRoom+tunMTU], packet)
+	sent = s.secure(buf, n, &h, now)
+	s.flush()
+	return sent, nil
+}

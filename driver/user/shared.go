@@ -1,0 +1,89 @@
+package user
+
+import (
+	"sync/atomic"
+)
+
+// shared is what workers and engine have in common: a snapshot that changes as
+// a whole, counters, and bounded channels to the engine for what needs state.
+// Nothing here blocks a worker.
+type shared struct {
+	snap    atomic.Pointer[snapshot]
+	misses  chan []byte // packets without an association, copied
+	notices chan notice
+	paths   chan struct{} // asks the engine to look at the routes' MTU
+	lost    atomic.Bool   // a notice did not fit
+	count   counters
+}
+
+// counters of the data path; see driver.Counters.
+type counters struct {
+	out, in, noSA, badICV, replayed, malformed, badSelector, missDrops atomic.Uint64
+}
+
+// notice tells the engine what a packet has brought an association to.
+type notice struct {
+	a    *assoc
+	kind noticeKind
+}
+
+type noticeKind uint8
+
+const (
+	firstUse noticeKind = iota
+	softReached
+	hardReached
+)
+
+func newShared() *shared {
+	sh := &shared{
+		misses:  make(chan []byte, 1024),
+		notices: make(chan notice, 4096),
+		paths:   make(chan struct{}, 1),
+	}
+	sh.snap.Store(&snapshot{spd: newSPD(nil)})
+	return sh
+}
+
+// miss hands a copy of a packet to the engine, which knows whether it is to
+// wait.
+func (sh *shared) miss(packet []byte) {
+	select {
+	case sh.misses <- append([]byte(nil), packet...):
+	default:
+		sh.count.missDrops.Add(1)
+	}
+}
+
+func (sh *shared) notify(a *assoc, k noticeKind) {
+	select {
+	case sh.notices <- notice{a, k}:
+	default:
+		sh.lost.Store(true)
+	}
+}
+
+// reached passes on what count said.
+func (sh *shared) reached(a *assoc, r reached) {
+	switch r {
+	case softLimit:
+		sh.notify(a, softReached)
+	case hardLimit:
+		sh.notify(a, hardReached)
+	}
+}
+
+// exhausted ends an association whose sequence numbers are used up.
+func (sh *shared) exhausted(a *assoc) {
+	if !a.use.dead.Swap(true) {
+		sh.notify(a, hardReached)
+	}
+}
+
+// lookAtPaths asks for a look at the routes: a device turned out narrower.
+func (sh *shared) lookAtPaths() {
+	select {
+	case sh.paths <- struct{}{}:
+	default:
+	}
+}

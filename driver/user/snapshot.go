@@ -1,0 +1,100 @@
+package user
+
+import (
+	"net/netip"
+
+	"ipsecagent/sadb"
+)
+
+// snapshot is all a worker decides by. It never changes: the engine publishes
+// another.
+type snapshot struct {
+	spd *spd
+	out map[pairKey][]*assoc // the newest first
+	in  map[inKey]*assoc
+}
+
+// pairKey finds outbound associations: one filter, one pair of hosts.
+type pairKey struct {
+	root          sadb.FilterID
+	local, remote netip.Addr
+}
+
+// inKey finds an inbound association (RFC 4301 §4.1).
+type inKey struct {
+	dst netip.Addr
+	spi sadb.SPI
+}
+
+// outbound returns the association that carries a packet with headers f under
+// the filter: the newest that may.
+func (s *snapshot) outbound(root sadb.FilterID, f sadb.Flow) *assoc {
+	for _, a := range s.out[pairKey{root, f.Local, f.Remote}] {
+		if !a.use.dead.Load() && a.sa.Selector.Matches(f) {
+			return a
+		}
+	}
+	return nil
+}
+
+// spd is the ordered filters, overlays in their places, with an index.
+type spd struct {
+	filters []sadb.Filter
+	roots   []sadb.FilterID                 // of each filter
+	parents map[sadb.FilterID]sadb.FilterID // of overlays
+	byPeer  map[netip.Addr][]int
+	rest    []int // filters that name no single peer
+}
+
+// newSPD indexes filters by their single remote address. Both lists of a look-up
+// ascend, so that the first match is still the first of all.
+func newSPD(filters []sadb.Filter) *spd {
+	s := &spd{filters: filters, byPeer: map[netip.Addr][]int{}, parents: map[sadb.FilterID]sadb.FilterID{}}
+	for i, f := range filters {
+		s.roots = append(s.roots, rootOf(f))
+		if f.Overlay() {
+			s.parents[f.ID] = f.Parent
+		}
+		if a, ok := f.Selector.Remote.Single(); ok {
+			s.byPeer[a] = append(s.byPeer[a], i)
+		} else {
+			s.rest = append(s.rest, i)
+		}
+	}
+	return s
+}
+
+// rootOf returns the filter that an association is bound to: an overlay stands
+// for its parent.
+func rootOf(f sadb.Filter) sadb.FilterID {
+	if f.Overlay() {
+		return f.Parent
+	}
+	return f.ID
+}
+
+// root returns the filter that id stands for.
+func (s *spd) root(id sadb.FilterID) sadb.FilterID {
+	if parent, ok := s.parents[id]; ok {
+		return parent
+	}
+	return id
+}
+
+// decide returns the position of the first filter that matches; -1: none. The
+// result is that of sadb.Decide.
+func (s *spd) decide(f sadb.Flow, d sadb.Directions) int {
+	peer, rest := s.byPeer[f.Remote], s.rest
+	for len(peer) > 0 || len(rest) > 0 {
+		var i int
+		if len(rest) == 0 || len(peer) > 0 && peer[0] < rest[0] {
+			i, peer = peer[0], peer[1:]
+		} else {
+			i, rest = rest[0], rest[1:]
+		}
+		if e := &s.filters[i]; e.Dir&d != 0 && e.Selector.Matches(f) {
+			return i
+		}
+	}
+	return -1
+}

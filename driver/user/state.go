@@ -1,0 +1,67 @@
+package user
+
+import (
+	"fmt"
+
+	"ipsecagent/driver"
+	"ipsecagent/sadb"
+)
+
+// state collects what is in force, with counters, without keys.
+func (e *engine) state() (*wireState, error) {
+	stats, err := e.table.Stats()
+	if err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
+	clear, full, err := e.table.ClearPeers()
+	if err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
+	s := driver.State{
+		Name: "user", Started: e.started, Filters: stats.Filters, Clear: clear, ClearLost: full,
+		Counters: e.counters(), Exempt: exempt(), Suites: suites(),
+	}
+	s.Counters.LastChain, s.Counters.InClear = stats.LastChain, stats.InClear
+	for _, a := range e.sas {
+		s.SAs = append(s.SAs, a.state())
+	}
+	return toWireState(s), nil
+}
+
+func (e *engine) counters() driver.Counters {
+	c := &e.sh.count
+	return driver.Counters{
+		OutPackets: c.out.Load(), InPackets: c.in.Load(),
+		Queued:     uint64(e.wait.packets),
+		QueueDrops: e.wait.dropped + c.missDrops.Load() + e.unwanted,
+		NoSA:       c.noSA.Load(), BadICV: c.badICV.Load(), Replayed: c.replayed.Load(),
+		Malformed: c.malformed.Load(), BadSelector: c.badSelector.Load(),
+	}
+}
+
+// suites returns what driver/esp carries.
+func suites() []sadb.Suite {
+	var all []sadb.Suite
+	for _, name := range []string{
+		"esp-aes256gcm", "esp-aes192gcm", "esp-aes128gcm",
+		"esp-aes256-sha512", "esp-aes256-sha384", "esp-aes256-sha256", "esp-aes256-sha1",
+		"esp-aes192-sha256", "esp-aes192-sha1", "esp-aes128-sha256", "esp-aes128-sha1",
+		"esp-3des-sha1", "esp-null-sha512", "esp-null-sha384", "esp-null-sha256", "esp-null-sha1",
+	} {
+		if s, err := sadb.ParseSuite(name); err == nil {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// exempt says what passes whatever the filters say.
+func exempt() []string {
+	return []string{
+		"packets of the agent's own IKE and ESP sockets, told by their mark",
+		"inbound ESP, and UDP 500 and 4500, to addresses of this host",
+		"loopback",
+		"IPv6 neighbour discovery (ICMPv6 133-137, hop limit 255) and multicast listener discovery",
+		"DHCP of this host",
+	}
+}
