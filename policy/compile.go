@@ -23,7 +23,8 @@ const (
 // Compile turns p into the filters of one host in their order of decision. It
 // is pure: the same policy and facts give the same value. Me stays symbolic,
 // so the host's addresses decide nothing yet. A policy that Validate refuses
-// does not compile; the error is Validate's.
+// does not compile; the error is Validate's. The result shares the policy's
+// slices: p is not changed afterwards.
 func Compile(p *Policy, _ Host) (*Compiled, error) {
 	if err := Validate(p); err != nil {
 		return nil, fmt.Errorf("policy: compile %q: %w", p.Name, err)

@@ -97,7 +97,7 @@ func authNotEnforced(r *report, path, what string, methods []AuthMethod) {
 		if m.Kind != Kerberos && m.Kind != Certificate {
 			continue
 		}
-		r.add(at(path, i, ""), "%s: authentication by %v %s; use preshared keys: authentication: [psk] in the document, or assign the policy with --auth psk-file:FILE", what, m, notYet)
+		r.add(at(path, i, ""), "%s: authentication by %v %s; use preshared keys: authentication: [psk] in a document, --auth psk-file:FILE with a predefined policy", what, m, notYet)
 	}
 }
 

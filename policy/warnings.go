@@ -1,10 +1,14 @@
 package policy
 
-import "fmt"
+import (
+	"fmt"
+
+	"ipsecagent/sadb"
+)
 
 // Warnings reports what is allowed and probably not meant: objects that no
-// rule uses, rules that are disabled, algorithms that are no longer safe. It
-// returns nil when there is nothing to say.
+// rule uses, rules that are disabled, filters that never decide, algorithms that
+// are no longer safe. It returns nil when there is nothing to say.
 func Warnings(p *Policy) []*Problem {
 	r := &report{}
 	p.warnUnused(r)
@@ -33,12 +37,23 @@ func (p *Policy) warnUnused(r *report) {
 		if !lists[l.Name] {
 			r.add(at("filterLists", i, ""), "no rule uses filter list %q", l.Name)
 		}
+		for j, f := range l.Filters {
+			if loopback(f.From.Addrs) || loopback(f.To.Addrs) {
+				r.add(at(at("filterLists", i, "filters"), j, ""), "filter list %q, filter %d names loopback addresses, whose traffic is never filtered", l.Name, j+1)
+			}
+		}
 	}
 	for i, a := range p.FilterActions {
 		if !actions[a.Name] {
 			r.add(at("filterActions", i, ""), "no rule uses filter action %q", a.Name)
 		}
 	}
+}
+
+// loopback reports whether every address of a is one of the loopback.
+func loopback(a sadb.Addrs) bool {
+	first, last, ok := a.Bounds()
+	return ok && first.IsLoopback() && last.IsLoopback()
 }
 
 func warnMethods(r *report, path, what string, methods []SecurityMethod) {

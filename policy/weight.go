@@ -45,21 +45,21 @@ func protocolOf(s sadb.Selector) int {
 	return 1
 }
 
-// portWeight is 16 for one port, 0 for all, between them 16 bits less log2 of
-// the number of ports, rounded up.
+// portWeight is 0 for all ports, 17 for one, and between them 17 less log2 of
+// the number of ports, rounded up: a range is always more specific than none.
 func portWeight(p sadb.Ports) int {
 	if p.IsAny() {
 		return 0
 	}
-	return 16 - bits.Len16(p.To-p.From)
+	return 17 - bits.Len16(p.To-p.From)
 }
 
-// octetWeight is 8 for one value, 0 for all.
+// octetWeight is 0 for all values, 9 for one, and between them likewise.
 func octetWeight(o sadb.Octets) int {
 	if !o.Set {
 		return 0
 	}
-	return 8 - bits.Len8(o.To-o.From)
+	return 9 - bits.Len8(o.To-o.From)
 }
 
 func actionWeight(k sadb.ActionKind) int {

@@ -44,28 +44,41 @@ func (s *source) errorAt(line, column int, message string) *Error {
 	return &Error{File: s.name, Line: line, Column: column, Message: message, Excerpt: s.excerpt(line, column)}
 }
 
-// The part of a line that an excerpt shows, in characters.
+// The part of a longer line that an excerpt shows, in characters.
 const (
 	excerptWidth  = 100
 	excerptBefore = 60
 	indent        = "    "
 )
 
-// excerpt returns a line, cut around the column, and a caret below it. What
-// could move a terminal's cursor is replaced.
+// excerpt returns a line, cut around the column if it is long, and a caret
+// below it. What could move a terminal's cursor is replaced.
 func (s *source) excerpt(line, column int) string {
 	if line < 1 || line > len(s.lines) || column < 1 {
 		return ""
 	}
-	text := []rune(strings.Map(plain, string(s.lines[line-1])))
-	column = min(column, len(text)+1)
-	start := max(0, column-1-excerptBefore)
-	end := min(len(text), start+excerptWidth)
-	shown := strings.TrimRight(string(text[start:end]), " ")
-	if shown == "" {
+	text := []rune(strings.TrimRight(strings.Map(plain, string(s.lines[line-1])), " "))
+	if len(text) == 0 {
 		return ""
 	}
-	return indent + shown + "\n" + indent + strings.Repeat(" ", column-1-start) + "^"
+	caret := min(column-1, len(text))
+	before, after := "", ""
+	if len(text) > excerptWidth {
+		start := max(0, min(caret-excerptBefore, len(text)-excerptWidth))
+		end := start + excerptWidth
+		before, after = dots(start > 0), dots(end < len(text))
+		text, caret = text[start:end], caret-start
+	}
+	caret += len([]rune(before))
+	return indent + before + string(text) + after + "\n" + indent + strings.Repeat(" ", caret) + "^"
+}
+
+// dots stands where a line is cut.
+func dots(cut bool) string {
+	if cut {
+		return "…"
+	}
+	return ""
 }
 
 func plain(c rune) rune {
