@@ -1,0 +1,128 @@
+// Package mutants breaks the program on purpose, one promise at a time, and
+// wants the promise's test to fail. Each file NAME.patch is a mutant: words
+// about it, the lines "package:" and "run:" that say which test must turn red,
+// and a patch.
+package mutants
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// mutant is one patch file.
+type mutant struct {
+	path     string
+	pkg, run string
+	full     bool // "when: full": too long for the everyday run
+}
+
+func load(t *testing.T, path string) mutant {
+	t.Helper()
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(abs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := mutant{path: abs}
+	for line := range strings.Lines(string(b)) {
+		if strings.HasPrefix(line, "--- ") {
+			break
+		}
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		switch key {
+		case "package":
+			m.pkg = value
+		case "run":
+			m.run = value
+		case "when":
+			m.full = value == "full"
+		}
+	}
+	if m.pkg == "" || m.run == "" {
+		t.Fatalf("%s does not say package and run", path)
+	}
+	return m
+}
+
+// tree copies the module, without what git ignores, into a folder of its own.
+func tree(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	list := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+	list.Dir = "../.."
+	names, err := list.Output()
+	if err != nil {
+		t.Fatalf("git ls-files: %v", err)
+	}
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
+		from := filepath.Join("../..", name)
+		info, err := os.Stat(from)
+		if err != nil {
+			continue // deleted and not yet committed
+		}
+		b, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		to := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(to, b, info.Mode()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// run runs a command in dir for at most five minutes.
+func run(dir, name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	return string(bytes.TrimSpace(out)), err
+}
+
+func TestEveryMutantIsSeen(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: the tests that must fail make network namespaces")
+	}
+	paths, err := filepath.Glob("*.patch")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no mutants: %v", err)
+	}
+	for _, path := range paths {
+		m := load(t, path)
+		if m.full && os.Getenv("IPSECAGENT_FULL") == "" {
+			continue
+		}
+		t.Run(strings.TrimSuffix(path, ".patch"), func(t *testing.T) {
+			dir := tree(t)
+			if out, err := run(dir, "patch", "-p1", "--fuzz=0", "-i", m.path); err != nil {
+				t.Fatalf("the patch does not apply: mend it\n%s", out)
+			}
+			// A mutant that does not build proves nothing.
+			if out, err := run(dir, "go", "vet", "./cmd/...", m.pkg); err != nil {
+				t.Fatalf("the mutant does not build:\n%s", out)
+			}
+			out, err := run(dir, "go", "test", "-count=1", "-run", "^("+m.run+")$", m.pkg)
+			if err == nil {
+				t.Errorf("nobody noticed: %s %s passes", m.pkg, m.run)
+			}
+			if !strings.Contains(out, "--- FAIL") {
+				t.Errorf("it did not fail by a test:\n%s", out)
+			}
+		})
+	}
+}
