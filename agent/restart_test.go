@@ -1,0 +1,367 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ipsecagent/agent/control"
+	"ipsecagent/driver"
+	"ipsecagent/driver/drivertest"
+	"ipsecagent/ike"
+	"ipsecagent/sadb"
+)
+
+func TestRestartAdoptsAndRenews(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("server")
+		p := r.secure(tcp(bob(), 80))
+		r.pass(time.Minute)
+		r.restart(nil)
+		adopted := one[ike.Adopt](r)
+		if adopted.Pair.ID != p.ID || adopted.Pair.Selector != p.Selector || len(adopted.Quick.Proposals) == 0 || len(adopted.Main.Suites) == 0 {
+			t.Fatalf("adopted %+v", adopted)
+		}
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Secured {
+			t.Errorf("after the restart the packet is %v", got)
+		}
+		if s := r.status(); len(s.Secured) != 1 || s.Policy.Name != "server" {
+			t.Errorf("status %+v", s)
+		}
+		none[ike.Initiate](r)
+		r.pass(5 * time.Second)
+		if k := one[ike.Rekey](r); k.Pair != p.ID {
+			t.Errorf("renewed %v", k)
+		}
+	})
+}
+
+func TestRestartClaimsNothingToAdoptedPeers(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		p := r.secure(tcp(bob(), 80))
+		r.restart(nil)
+		r.inject(driver.Acquire{Filter: p.Filter, Flow: tcp(bob(), 80)})
+		r.send(tcp(carol(), 80))
+		for _, in := range taken[ike.Initiate](r) {
+			if want := in.Remote == bob(); in.NoInitialContact != want {
+				t.Errorf("with %s: no initial contact is %v", in.Remote, in.NoInitialContact)
+			}
+		}
+	})
+}
+
+func TestRestartRemakesWhatTheDriverLost(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		r.secure(tcp(bob(), 80))
+		r.restart(drivertest.New(time.Now)) // as after a reboot
+		none[ike.Adopt](r)
+		r.pass(5 * time.Second)
+		in := one[ike.Initiate](r)
+		if in.Remote != bob() || in.NoInitialContact {
+			t.Errorf("initiate %+v", in)
+		}
+		if s := r.status(); len(s.Secured) != 0 || s.Policy.Name != "secure-server" {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
+func TestRestartRemakesADefaultResponseOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("client")
+		offer, err := r.asked(80)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.establish(0, pairFor(offer, bob()))
+		r.restart(drivertest.New(time.Now))
+		r.pass(5 * time.Second)
+		in := one[ike.Initiate](r)
+		if !in.Quick.DefaultResponse || in.Quick.Filter != offer.Filter {
+			t.Errorf("initiate %+v", in.Quick)
+		}
+		r.out(noAnswer(in))
+		r.pass(time.Hour)
+		none[ike.Initiate](r)
+	})
+}
+
+func TestRestartSweepsWhatNobodyKnows(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		p := r.secure(tcp(bob(), 80))
+		stray, _ := associationsOf(pairFor(ike.QuickOffer{Filter: p.Filter, Selector: p.Selector, Proposals: []sadb.Proposal{{Suites: p.Suites}}}, carol()))
+		if err := r.fake.AddSA(t.Context(), stray); err != nil {
+			t.Fatal(err)
+		}
+		r.restart(nil)
+		if got := r.fake.SAs(); len(got) != 2 || got[0].Pair != p.ID {
+			t.Errorf("in force: %v", got)
+		}
+	})
+}
+
+func TestRestartAfterTheFileBrokeUsesItsKeptCopy(t *testing.T) {
+	dir := t.TempDir()
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assignDocument(dir, "delayed", delayed)
+		before := r.fake.Filters()
+		if err := os.WriteFile(filepath.Join(dir, "delayed.yaml"), []byte("kind: Nonsense\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r.restart(drivertest.New(time.Now))
+		after := r.fake.Filters()
+		if len(after) != len(before) || after[0] != before[0] {
+			t.Fatalf("filters %v, before %v", after, before)
+		}
+		s := r.status()
+		if s.Policy.Name != "delayed" || !strings.Contains(s.Policy.Error, "does not load") || len(s.Problems) == 0 {
+			t.Errorf("status %+v, problems %q", s.Policy, s.Problems)
+		}
+		r.assignDocument(dir, "delayed", delayed)
+		if s := r.status(); s.Policy.Error != "" || len(s.Problems) != 0 {
+			t.Errorf("mended, the status is %+v, problems %q", s.Policy, s.Problems)
+		}
+	}, func(c *Config) { c.Library = folder(dir) })
+}
+
+func TestDamagedStateOpensNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		before := r.fake.Filters()
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(r.cfg.StateFile, []byte(strings.Repeat("not a database", 4096)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r.fake.Close()
+		r.fake = r.fake.Reopen()
+		r.cfg.Driver = r.fake
+		r.run()
+		if after := r.fake.Filters(); len(after) != len(before) {
+			t.Errorf("filters %v, before %v", after, before)
+		}
+		s := r.status()
+		if len(s.Problems) != 2 || !strings.Contains(strings.Join(s.Problems, " "), "damaged") || s.Policy.State != "none" {
+			t.Errorf("problems %q, policy %+v", s.Problems, s.Policy)
+		}
+		aside, err := filepath.Glob(r.cfg.StateFile + ".damaged-*")
+		if err != nil || len(aside) != 1 {
+			t.Errorf("set aside: %v, %v", aside, err)
+		}
+		r.assign("server")
+		if s := r.status(); len(s.Problems) != 0 || s.Policy.Name != "server" {
+			t.Errorf("assigned again: %+v, %q", s.Policy, s.Problems)
+		}
+	})
+}
+
+func TestUnassignedStaysUnassigned(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("server")
+		if _, err := r.agent.Unassign(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.restart(nil)
+		if s := r.status(); s.Policy.State != "none" || len(s.Problems) != 0 {
+			t.Errorf("status %+v, problems %q", s.Policy, s.Problems)
+		}
+	})
+}
+
+func TestSecondAgentOnTheSameStateIsRefused(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		_, err := New(r.cfg)
+		if err == nil || !strings.Contains(err.Error(), "another ipsecagent") {
+			t.Errorf("New: %v", err)
+		}
+	})
+}
+
+func TestLostDataPathIsReportedAndJoinedAgain(t *testing.T) {
+	connect := make(chan *drivertest.Fake)
+	edit := func(c *Config) {
+		c.Reconnect = func(ctx context.Context) (driver.Driver, error) {
+			select {
+			case f := <-connect:
+				if f == nil {
+					return nil, errors.New("no such socket")
+				}
+				return f, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+	}
+	inBubble(t, func(t *testing.T, r *rig) {
+		connect = make(chan *drivertest.Fake)
+		r.assign("secure-server")
+		p := r.secure(tcp(bob(), 80))
+		r.fake.Close()
+		if s := r.status(); len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "data path") {
+			t.Fatalf("problems %q", s.Problems)
+		}
+		if _, err := r.agent.Assign(t.Context(), control.AssignRequest{Policy: "server", Auth: "psk-file", Keys: "key"}); err == nil {
+			t.Error("a policy was assigned without a data path")
+		}
+		connect <- nil
+		r.pass(3 * time.Second)
+		if s := r.status(); !strings.Contains(s.Problems[0], "no such socket") {
+			t.Errorf("problems %q", s.Problems)
+		}
+		fresh := drivertest.New(time.Now)
+		connect <- fresh
+		r.fake = fresh
+		if gone := one[ike.Gone](r); gone.Pair != p.ID {
+			t.Errorf("gone %v", gone)
+		}
+		if s := r.status(); len(s.Problems) != 0 || len(s.Secured) != 0 {
+			t.Errorf("problems %q, secured %v", s.Problems, s.Secured)
+		}
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Held {
+			t.Errorf("on the new data path the packet is %v", got)
+		}
+	}, edit)
+}
+
+func TestLostDataPathEndsAnAgentThatCannotReconnect(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.fake.Close()
+		if err := r.stop(); err == nil || !strings.Contains(err.Error(), "data path") {
+			t.Errorf("Run: %v", err)
+		}
+		if _, err := r.agent.Status(t.Context()); err == nil {
+			t.Error("an ended agent answers")
+		}
+		r.stop = func() error { return nil }
+	})
+}
+
+func TestResyncReconciles(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		p := r.secure(tcp(bob(), 80))
+		q := r.secure(tcp(carol(), 80))
+		if err := r.fake.DeleteSA(t.Context(), p.Out[0]); err != nil {
+			t.Fatal(err)
+		}
+		r.inject(driver.Resync{Reason: "events were lost"})
+		if gone := one[ike.Gone](r); gone.Pair != p.ID {
+			t.Errorf("gone %v", gone)
+		}
+		if s := r.status(); len(s.Secured) != 1 || s.Secured[0].Peer != q.Remote.String() {
+			t.Errorf("secured %+v", s.Secured)
+		}
+		if len(r.fake.SAs()) != 2 {
+			t.Errorf("in force %v", r.fake.SAs())
+		}
+	})
+}
+
+func TestSoftLifetimeRekeysUntilReplaced(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("server")
+		p := r.secure(tcp(bob(), 80))
+		r.pass(p.Lifetime.Time*9/10 + 2*time.Second)
+		if k := one[ike.Rekey](r); k.Pair != p.ID {
+			t.Fatalf("rekey %v", k)
+		}
+		r.pass(2 * rekeyAgain)
+		if len(taken[ike.Rekey](r)) == 0 {
+			t.Error("a rekey that brought nothing is not asked for again")
+		}
+		set := last[ike.SetPolicy](r)
+		offer, err := set.Policy.Quick(ike.QuickQuery{Local: alice(), Remote: bob(), Selector: p.Selector, Method: 1, Principal: "psk:default"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		q := pairFor(offer, bob())
+		q.Replaces = p.ID
+		r.establish(0, q)
+		r.out(ike.Ended{Pair: p.ID, Reason: "replaced"})
+		r.pass(3 * rekeyAgain)
+		none[ike.Rekey](r)
+		none[ike.Gone](r)
+		if s := r.status(); len(s.Secured) != 1 || len(r.fake.SAs()) != 2 {
+			t.Errorf("secured %+v", s.Secured)
+		}
+		if got := r.fake.Receive(tcp(bob(), 80), 100, sadb.SAID{}); got != drivertest.Dropped {
+			t.Errorf("clear from a secured peer is %v", got)
+		}
+	})
+}
+
+func TestHardLifetimeEndsAPair(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		p := r.secure(tcp(bob(), 80))
+		r.pass(p.Lifetime.Time + 2*time.Second)
+		if gone := one[ike.Gone](r); gone.Pair != p.ID {
+			t.Errorf("gone %v", gone)
+		}
+		if s := r.status(); len(s.Secured) != 0 || len(r.fake.SAs()) != 0 {
+			t.Errorf("secured %+v, in force %v", s.Secured, r.fake.SAs())
+		}
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Held {
+			t.Errorf("afterwards the packet is %v", got)
+		}
+	})
+}
+
+func TestLostAddressEndsItsPairs(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("server")
+		p := r.secure(tcp(bob(), 80))
+		r.facts.set(alice(), carol())
+		none[ike.Gone](r)
+		r.facts.set(carol())
+		if gone := one[ike.Gone](r); gone.Pair != p.ID {
+			t.Errorf("gone %v", gone)
+		}
+	})
+}
+
+func TestChangedFileIsPutInForceOrRefusedWhole(t *testing.T) {
+	dir := t.TempDir()
+	hints := make(chan chan struct{}, 1)
+	inBubble(t, func(t *testing.T, r *rig) {
+		changed := <-hints
+		r.assignDocument(dir, "delayed", delayed)
+		write := func(document string) {
+			if err := os.WriteFile(filepath.Join(dir, "delayed.yaml"), []byte(document), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			changed <- struct{}{}
+			r.pass(time.Second)
+		}
+		write(strings.NewReplacer("slow", "", "methods", "metods", "to: any", "to: anybody").Replace(delayed))
+		if got := r.events(control.EventPolicyRejected); len(got) < 3 {
+			t.Errorf("problems reported: %q", got)
+		}
+		if s := r.status(); s.Policy.Name != "delayed" || s.Policy.Error == "" {
+			t.Errorf("status %+v", s.Policy)
+		}
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Held {
+			t.Errorf("under the last good policy the packet is %v", got)
+		}
+		write(strings.Replace(delayed, "request, authentication: [psk]", "permit", 1))
+		if s := r.status(); s.Policy.Error != "" {
+			t.Errorf("status %+v", s.Policy)
+		}
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Passed {
+			t.Errorf("under the new policy the packet is %v", got)
+		}
+	}, func(c *Config) {
+		c.Library = folder(dir)
+		changed := make(chan struct{}, 1)
+		c.Library.Changed = changed
+		hints <- changed
+	})
+}
