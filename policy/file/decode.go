@@ -32,6 +32,10 @@ type decoder struct {
 	failed, above map[string]bool
 }
 
+func newDecoder(src *source) *decoder {
+	return &decoder{src: src, positions: positions{}, failed: map[string]bool{}, above: map[string]bool{}}
+}
+
 // fail reports a mistake at a node that stands for path.
 func (d *decoder) fail(n *yaml.Node, path, format string, args ...any) {
 	d.errs = append(d.errs, d.src.errorAt(n.Line, n.Column, fmt.Sprintf(format, args...)))

@@ -110,7 +110,7 @@ func Parse(name string, data []byte) (*policy.Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &decoder{src: src, positions: positions{}, failed: map[string]bool{}, above: map[string]bool{}}
+	d := newDecoder(src)
 	d.walk(root, 0)
 	if len(d.errs) > 0 {
 		return nil, d.err()
