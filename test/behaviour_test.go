@@ -103,7 +103,7 @@ func TestInvalidPolicyKeepsTheLastGoodOne(t *testing.T) {
 
 func TestRefusesToStartWithoutWhatItNeeds(t *testing.T) {
 	a, _ := newPair(t, "pre")
-	dirs := []string{"--state-dir", filepath.Join(a.dir, "state"), "--run-dir", a.dir, "--socket", a.socket(),
+	dirs := []string{"--config", "", "--state-dir", filepath.Join(a.dir, "state"), "--run-dir", a.dir, "--socket", a.socket(),
 		"--policies-dir", a.dir, "--secrets-dir", a.dir}
 	agent := filepath.Join(programs, "ipsecagent")
 	refused := func(t *testing.T, want []string, name string, args ...string) {

@@ -210,7 +210,7 @@ func (h *host) startAgent(policies map[string]string) {
 	h.agent = h.start(filepath.Join(programs, "ipsecagent"),
 		"--state-dir", filepath.Join(h.dir, "state"), "--run-dir", h.dir, "--socket", h.socket(),
 		"--policies-dir", filepath.Join(h.dir, "policies.d"), "--secrets-dir", filepath.Join(h.dir, "secrets.d"),
-		"--config", filepath.Join(h.dir, "agent.yaml"))
+		"--config", "")
 	eventually(h.t, 20*time.Second, h.ns+": the agent answers", func() bool {
 		_, code := h.ctl("version")
 		return code == 0
