@@ -158,7 +158,7 @@ func (s *store) close() error { return s.db.Close() }
 
 // assign keeps what is assigned and, unless nil, the last good policy.
 func (s *store) assign(as assignment, last *lastGood) error {
-	err := s.db.Update(func(tx *bbolt.Tx) error {
+	return s.update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(stateBucket())
 		if err := put(b, assignedKey(), as); err != nil {
 			return err
@@ -168,12 +168,11 @@ func (s *store) assign(as assignment, last *lastGood) error {
 		}
 		return put(b, lastGoodKey(), last)
 	})
-	return wrapStore(err)
 }
 
 // replacePairs makes pairs the pairs the store holds.
 func (s *store) replacePairs(pairs []sadb.Pair) error {
-	err := s.db.Update(func(tx *bbolt.Tx) error {
+	return s.update(func(tx *bbolt.Tx) error {
 		if err := tx.DeleteBucket(pairsBucket()); err != nil {
 			return err
 		}
@@ -188,14 +187,21 @@ func (s *store) replacePairs(pairs []sadb.Pair) error {
 		}
 		return nil
 	})
-	return wrapStore(err)
 }
 
-func wrapStore(err error) error {
-	if err == nil {
-		return nil
+// update writes in one transaction. The database panics where it finds its
+// pages inconsistent: that must not end the agent.
+func (s *store) update(f func(*bbolt.Tx) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("agent: write state: %w: %v", errDamaged, r)
+		}
+	}()
+	if err := s.db.Update(f); err != nil {
+		return fmt.Errorf("agent: write state: %w", err)
 	}
-	return fmt.Errorf("agent: write state: %w", err)
+	return nil
 }
 
 func put(b *bbolt.Bucket, key []byte, v any) error {
