@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -125,4 +126,17 @@ func decodeGroups(b []byte) []uint32 {
 		groups = append(groups, binary.NativeEndian.Uint32(b))
 	}
 	return groups
+}
+
+// Listener returns the process that listens on a unix socket, as the kernel
+// recorded it.
+func Listener(ctx context.Context, path string) (pid int, err error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return 0, fmt.Errorf("control: reach %s: %w", path, err)
+	}
+	defer conn.Close()
+	who, err := peerOf(conn)
+	return int(who.pid), err
 }
