@@ -132,6 +132,9 @@ func (h *host) attach() {
 		c, err := Dial(ctx, h.socket)
 		if err == nil {
 			h.c, h.inbox = c, make(chan driver.Event, 4096)
+			if e, ok := (<-c.Events()).(driver.Resync); !ok {
+				h.t.Fatalf("%s: the first event is %T, not Resync", h.ns, e)
+			}
 			go filterEvents(c.Events(), h.inbox)
 			h.t.Cleanup(func() { c.Close() })
 			return
