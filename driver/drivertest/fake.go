@@ -50,6 +50,7 @@ type Fake struct {
 // association is an SA with its state.
 type association struct {
 	driver.SAState
+	root      sadb.FilterID // the filter it is bound to: an overlay stands for its parent
 	enc, auth sadb.Secret
 	soft      bool // Expire{soft} was raised
 }
@@ -206,15 +207,29 @@ func (f *Fake) AddSA(ctx context.Context, sa sadb.SA) error {
 		return err
 	}
 	delete(f.reserved, sa.ID)
+	a := &association{root: f.rootOf(sa.Filter), enc: sa.EncKey, auth: sa.AuthKey}
+	if old := f.sa(sa.ID); old != nil && old.enc.Equal(sa.EncKey) && old.auth.Equal(sa.AuthKey) {
+		*a = *old // new terms, not a new association: numbers and counters go on
+	}
 	f.dropSA(sa.ID)
-	a := &association{enc: sa.EncKey, auth: sa.AuthKey}
 	sa.EncKey, sa.AuthKey = sadb.Secret{}, sadb.Secret{}
-	a.SA, a.Added = sa, f.now()
+	a.SA = sa
+	if a.Added.IsZero() {
+		a.Added = f.now()
+	}
 	f.sas = append(f.sas, a)
 	if sa.Dir == sadb.Out {
-		delete(f.asked, question{sa.Filter, sa.Src, sa.ID.Dst})
+		delete(f.asked, question{a.root, sa.Src, sa.ID.Dst})
 	}
 	return nil
+}
+
+// rootOf returns the filter that id stands for.
+func (f *Fake) rootOf(id sadb.FilterID) sadb.FilterID {
+	if o := find(f.overlays, id); o != nil {
+		return root(*o)
+	}
+	return id
 }
 
 func checkSA(sa sadb.SA) error {
@@ -260,7 +275,7 @@ func (f *Fake) Abandon(ctx context.Context, a driver.Acquire) error {
 	err := f.enter(ctx, "Abandon %s", a.Filter)
 	defer f.mu.Unlock()
 	if err == nil {
-		delete(f.asked, question{a.Filter, a.Flow.Local, a.Flow.Remote})
+		delete(f.asked, question{f.rootOf(a.Filter), a.Flow.Local, a.Flow.Remote})
 	}
 	return err
 }

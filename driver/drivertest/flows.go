@@ -157,7 +157,7 @@ func (f *Fake) receiveSecured(e sadb.Filter, flow sadb.Flow, n int, via sadb.SAI
 		f.counters.NoSA++
 		return Dropped
 	}
-	if !a.SA.Selector.Matches(flow) || e.Action.Kind != sadb.Negotiate || root(e) != a.SA.Filter {
+	if !a.SA.Selector.Matches(flow) || e.Action.Kind != sadb.Negotiate || root(e) != a.root {
 		f.counters.BadSelector++
 		return Dropped
 	}
@@ -205,7 +205,7 @@ func (f *Fake) outbound(id sadb.FilterID, flow sadb.Flow) *association {
 	for _, a := range slices.Backward(f.sas) {
 		s := a.SA
 		peers := s.Mode == sadb.Tunnel || s.Src == flow.Local && s.ID.Dst == flow.Remote
-		if s.Dir == sadb.Out && s.Filter == id && peers && s.Selector.Matches(flow) {
+		if s.Dir == sadb.Out && a.root == id && peers && s.Selector.Matches(flow) {
 			return a
 		}
 	}
