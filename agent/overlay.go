@@ -192,7 +192,7 @@ func (a *Agent) responses(remote netip.Addr) int {
 // of the default response rule, which never begins: while the peer's
 // negotiation runs it waits, else what waits is dropped.
 func (a *Agent) acquireResponse(now time.Time, e driver.Acquire, o overlay) {
-	if a.halfFor(o.filter.ID) {
+	if a.halfFor(o.filter.ID, o.remote) {
 		return
 	}
 	if _, ok := a.book.Serving(o.filter.ID, o.remote); ok {

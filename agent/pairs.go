@@ -137,9 +137,11 @@ func (a *Agent) dropHalf(now time.Time, id sadb.PairID) {
 	a.deleteSAs(now, h.ids)
 }
 
-func (a *Agent) halfFor(f sadb.FilterID) bool {
+// halfFor reports whether a negotiation for a filter and a peer has come as far
+// as its first association.
+func (a *Agent) halfFor(f sadb.FilterID, remote netip.Addr) bool {
 	for _, h := range a.halves {
-		if h.filter == f {
+		if h.filter == f && h.remote == remote {
 			return true
 		}
 	}

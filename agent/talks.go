@@ -86,6 +86,9 @@ func (a *Agent) acquire(now time.Time, e driver.Acquire) {
 		a.abandon(now, e)
 		return
 	}
+	if a.justSecured(now, f.ID, e.Flow) {
+		return
+	}
 	t := a.talkFor(now, f, e)
 	if t == nil {
 		a.abandon(now, e)
@@ -93,9 +96,20 @@ func (a *Agent) acquire(now time.Time, e driver.Acquire) {
 	}
 	t.asked, t.wanted = &e, true
 	a.easeWaiting(now, t, f)
-	if t.request == 0 && !t.start.After(now) {
+	switch {
+	case t.request != 0 || t.start.After(now):
+	case a.halfFor(f.ID, t.remote):
+		a.later(t, now.Add(2*whenBusy)) // the peer's own negotiation is about to end
+	default:
 		a.begin(now, t)
 	}
+}
+
+// justSecured reports whether the wish for an association has crossed its
+// fulfilment: the driver has asked before it got the pair that serves the flow.
+func (a *Agent) justSecured(now time.Time, f sadb.FilterID, flow sadb.Flow) bool {
+	p, ok := a.book.Serving(f, plain(flow.Remote))
+	return ok && p.Selector.Matches(flow) && now.Sub(p.Since) < whenBusy
 }
 
 // negotiated returns the filter of that ID, or the one above which the overlay
