@@ -1,0 +1,153 @@
+// Command ipsecagent is the agent of a host: it takes the assigned IPsec policy,
+// negotiates keys and has traffic secured. With the subcommand datapath it is
+// the process that secures packets; the agent starts it.
+//
+// It holds the wiring alone: settings, what must be there before the start,
+// processes and signals. What the agent does is in package agent.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"ipsecagent/agent/control"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	p := &program{out: os.Stdout, err: os.Stderr, getenv: os.Getenv}
+	os.Exit(p.main(ctx, os.Args[1:]))
+}
+
+// program is one run of the program, with its outside.
+type program struct {
+	out, err io.Writer
+	getenv   func(string) string
+}
+
+// invalid is an error of settings, policies or keys.
+type invalid struct{ error }
+
+// Unwrap returns the error itself.
+func (e invalid) Unwrap() error { return e.error }
+
+// main runs a command line and returns the exit code.
+func (p *program) main(ctx context.Context, args []string) int {
+	parsed := false
+	root := p.command(&parsed)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return int(control.OK)
+	}
+	fmt.Fprintln(p.err, "ipsecagent: "+lines(err))
+	switch {
+	case errors.As(err, &invalid{}):
+		return int(control.Invalid)
+	case !parsed:
+		fmt.Fprintln(p.err, "Try 'ipsecagent --help'.")
+		return int(control.Usage)
+	}
+	return int(control.Failed)
+}
+
+func (p *program) command(parsed *bool) *cobra.Command {
+	given, config, onlyCheck := defaults(), "", false
+	root := &cobra.Command{
+		Use:   "ipsecagent",
+		Short: "Secure the traffic of this host by policy",
+		Long: `ipsecagent takes the IPsec policy that is assigned to this host (see ipsecctl),
+negotiates keys with other hosts and has their traffic secured. Stopping it
+changes nothing of what is in force.`,
+		Example: `  ipsecagent
+  ipsecagent --check
+  ipsecagent datapath --stop`,
+		Args:             cobra.NoArgs,
+		SilenceUsage:     true,
+		SilenceErrors:    true,
+		Version:          control.ThisProgram().Version,
+		PersistentPreRun: func(*cobra.Command, []string) { *parsed = true },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := loadSettings(config, overrides(cmd.Flags()))
+			if err != nil || onlyCheck {
+				return p.check(&s, err)
+			}
+			return p.agent(cmd.Context(), s)
+		},
+	}
+	root.SetOut(p.out)
+	root.SetErr(p.err)
+	root.PersistentFlags().StringVar(&config, "config", defaultConfig, "settings file; drop-ins are agent.d/*.yaml beside it")
+	given.flags(root.PersistentFlags())
+	root.Flags().BoolVar(&onlyCheck, "check", false, "validate settings, policies and keys, and exit (6: not valid)")
+	root.AddCommand(p.dataPathCommand(&config))
+	root.CompletionOptions.DisableDefaultCmd = true
+	return root
+}
+
+// overrides sets in the settings what the command line has set.
+func overrides(given *pflag.FlagSet) func(*settings) error {
+	return func(s *settings) error {
+		own := pflag.NewFlagSet("", pflag.ContinueOnError)
+		s.flags(own)
+		s.dataPathFlags(own)
+		var errs []error
+		given.Visit(func(f *pflag.Flag) {
+			if own.Lookup(f.Name) != nil {
+				errs = append(errs, own.Set(f.Name, f.Value.String()))
+			}
+		})
+		return errors.Join(errs...)
+	}
+}
+
+// check reports every error at once.
+func (p *program) check(s *settings, errSettings error) error {
+	summary, notes, err := check(s)
+	for _, n := range notes {
+		fmt.Fprintln(p.err, "ipsecagent: note: "+n)
+	}
+	if err := errors.Join(errSettings, err); err != nil {
+		return invalid{err}
+	}
+	fmt.Fprintln(p.out, summary)
+	return nil
+}
+
+func (p *program) dataPathCommand(config *string) *cobra.Command {
+	given, stop := defaults(), false
+	c := &cobra.Command{
+		Use:   "datapath",
+		Short: "Run the process that secures packets; the agent starts it",
+		Long: `datapath is the process that holds the associations and secures packets. The
+agent starts it and comes and goes beside it. If it ends, what policy wants
+secured is dropped until it runs again.
+
+With --stop it ends the running one and takes everything out of force: the
+nftables table, the ip rule, the routes and the TUN device. Traffic is not
+protected afterwards. Stop the agent first.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := loadSettings(*config, overrides(cmd.Flags()))
+			if err != nil {
+				return invalid{err}
+			}
+			if stop {
+				return p.stopDataPath(cmd.Context(), &s)
+			}
+			return p.dataPath(cmd.Context(), &s)
+		},
+	}
+	given.dataPathFlags(c.Flags())
+	c.Flags().BoolVar(&stop, "stop", false, "end the running data path and take everything out of force")
+	return c
+}

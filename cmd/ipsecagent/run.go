@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"ipsecagent/agent"
+	"ipsecagent/agent/control"
+	"ipsecagent/auth"
+	"ipsecagent/driver"
+	"ipsecagent/host"
+	"ipsecagent/ike"
+	"ipsecagent/ike/udp"
+)
+
+// agent runs the agent until ctx ends. What is in force then stays in force.
+func (p *program) agent(ctx context.Context, s settings) error {
+	if err := needCapabilities(); err != nil {
+		return err
+	}
+	if err := errors.Join(harden(), makeFolders(&s)); err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	w := &wiring{program: p, settings: s, log: s.logger(p.err)}
+	defer w.close()
+	if err := w.open(ctx); err != nil {
+		return err
+	}
+	err := w.run(ctx)
+	w.log.Info("the agent has stopped; filters and associations stay in force, and the data path goes on. To take everything out of force: ipsecagent datapath --stop")
+	return err
+}
+
+func makeFolders(s *settings) error {
+	return errors.Join(
+		os.MkdirAll(s.RunDir, 0o755),
+		os.MkdirAll(s.StateDir, 0o700),
+	)
+}
+
+// wiring is the parts of the agent and what they stand on.
+type wiring struct {
+	*program
+	settings settings
+	log      *slog.Logger
+
+	keys      *keys
+	socket    net.Listener
+	transport *udp.Transport
+	driver    driver.Driver
+	ike       *ike.Server
+	agent     *agent.Agent
+}
+
+// open opens everything in the order in which a refusal costs least: nothing
+// has changed on this host before the data path is started.
+func (w *wiring) open(ctx context.Context) (err error) {
+	s := &w.settings
+	if w.socket, err = control.Listen(s.Socket, s.Readers); err != nil {
+		return err
+	}
+	w.keys = newKeys(s)
+	if err := w.keys.load(); err != nil {
+		// Without keys nothing can be negotiated; policy is enforced all the same.
+		w.log.Error("the preshared keys do not load, none is in force: mend them and run 'ipsecctl reload'", "error", err.Error())
+	}
+	if w.transport, err = udp.Open(udp.Config{Prepare: w.prepareSocket}); err != nil {
+		return err
+	}
+	data := &attacher{settings: *s, log: w.log}
+	if w.driver, err = data.attach(ctx); err != nil {
+		return err
+	}
+	machine := ike.New(ike.Config{Rand: rand.Reader, Auth: []auth.Authenticator{w.keys.method}})
+	w.ike = ike.NewServer(ike.ServerConfig{Machine: machine, Transport: w.transport})
+	w.agent, err = agent.New(w.agentConfig(ctx, data))
+	return err
+}
+
+func (w *wiring) prepareSocket(fd, _ int) error {
+	return w.settings.userConfig(w.log).PrepareSocket(fd)
+}
+
+func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
+	name, err := os.Hostname()
+	if err != nil {
+		name = "this host"
+	}
+	changed, err := host.Watch(ctx)
+	if err != nil {
+		w.log.Warn("changes of addresses are not watched; 'ipsecctl reload' reads them", "error", err.Error())
+	}
+	dir := w.settings.PoliciesDir
+	return agent.Config{
+		Driver:      w.driver,
+		Reconnect:   data.attach,
+		IKE:         agent.IKE{Submit: w.ike.Submit, Outputs: w.ike.Outputs(), SAs: w.ike.SAs},
+		Library:     library(dir, watchFolder(ctx, dir, w.log)),
+		StateFile:   w.settings.stateFile(),
+		Host:        host.Read,
+		HostChanged: changed,
+		SetKeys:     w.keys.set,
+		Log:         w.log,
+		Version:     control.ThisProgram().Version,
+		Hostname:    name,
+	}
+}
+
+// close closes what was opened. It takes nothing out of force.
+func (w *wiring) close() {
+	if w.socket != nil {
+		w.socket.Close()
+	}
+	if w.transport != nil {
+		w.transport.Close()
+	}
+	if w.driver != nil {
+		w.driver.Close()
+	}
+}
+
+// backend is the agent as the control socket sees it.
+type backend struct {
+	*agent.Agent
+	keys *keys
+}
+
+// Reload reads the keys, then what the agent reads.
+func (b backend) Reload(ctx context.Context) (control.AssignResult, error) {
+	if err := b.keys.load(); err != nil {
+		return control.AssignResult{}, &control.Error{Code: control.Invalid, Message: "the preshared keys do not load, those before stay in force: " + err.Error()}
+	}
+	return b.Agent.Reload(ctx)
+}
+
+// run runs all parts until ctx ends or one of them fails.
+func (w *wiring) run(ctx context.Context) error {
+	b := backend{w.agent, w.keys}
+	systemd := newNotifier(w.getenv)
+	return together(ctx,
+		w.ike.Run,
+		w.agent.Run,
+		func(ctx context.Context) error {
+			return control.Serve(ctx, w.socket, control.ServerConfig{Backend: b, Log: w.log, Group: w.settings.Readers, Version: control.ThisProgram()})
+		},
+		func(ctx context.Context) error { w.reloadOnHangup(ctx, b); return nil },
+		func(ctx context.Context) error { return w.tellSystemd(ctx, systemd) },
+	)
+}
+
+// together runs parts until all have ended; the first that ends, or ctx, ends
+// the others.
+func together(ctx context.Context, parts ...func(context.Context) error) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	errs := make([]error, len(parts))
+	var all sync.WaitGroup
+	for i, part := range parts {
+		all.Go(func() {
+			defer stop()
+			errs[i] = part(ctx)
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+func (w *wiring) reloadOnHangup(ctx context.Context, b backend) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+		}
+		if _, err := b.Reload(ctx); err != nil {
+			w.log.Error("reload failed; what was in force stays in force", "error", err.Error())
+		}
+	}
+}
+
+// tellSystemd says when the agent is ready, that it is alive, and when it
+// stops.
+func (w *wiring) tellSystemd(ctx context.Context, n notifier) error {
+	healthy := func(ctx context.Context) error { _, err := w.agent.Status(ctx); return err }
+	if err := healthy(ctx); err != nil {
+		<-ctx.Done() // the part that failed says why
+		return nil
+	}
+	if err := n.tell("READY=1"); err != nil {
+		return err
+	}
+	w.log.Info("the agent is ready", "socket", w.settings.Socket)
+	n.watchdog(ctx, watchdogInterval(w.getenv), healthy, func(err error) { w.log.Error("watchdog", "error", err.Error()) })
+	<-ctx.Done()
+	if err := n.tell("STOPPING=1"); err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v4"
+
+	"ipsecagent/agent/control"
+	"ipsecagent/driver/user"
+)
+
+// defaultConfig is the settings file. That it is not there is no error.
+const defaultConfig = "/etc/ipsecagent/agent.yaml"
+
+// maxSettings bounds a settings file in bytes.
+const maxSettings = 1 << 20
+
+// settings is agent.yaml.
+type settings struct {
+	StateDir    string   `yaml:"stateDir"`
+	RunDir      string   `yaml:"runDir"`
+	Socket      string   `yaml:"socket"`
+	PoliciesDir string   `yaml:"policiesDir"`
+	SecretsDir  string   `yaml:"secretsDir"`
+	Readers     string   `yaml:"readersGroup"`
+	Log         logging  `yaml:"log"`
+	DataPath    dataPath `yaml:"dataPath"`
+}
+
+// logging is how the agent logs.
+type logging struct {
+	Level  slog.Level `yaml:"level"`
+	Format string     `yaml:"format"`
+}
+
+// dataPath is what the data path is started with.
+type dataPath struct {
+	// External: the data path is started by something else (a systemd unit),
+	// the agent only attaches to it.
+	External       bool   `yaml:"external"`
+	TUN            string `yaml:"tun"`
+	Table          string `yaml:"table"`
+	SteerMark      uint32 `yaml:"steerMark"`
+	ExemptMark     uint32 `yaml:"exemptMark"`
+	RulePreference int    `yaml:"rulePreference"`
+	RouteTable     int    `yaml:"routeTable"`
+	LogGroup       uint16 `yaml:"logGroup"`
+	Workers        int    `yaml:"workers"`
+}
+
+func defaults() settings {
+	return settings{
+		StateDir:    "/var/lib/ipsecagent",
+		RunDir:      "/run/ipsecagent",
+		PoliciesDir: "/etc/ipsecagent/policies.d",
+		SecretsDir:  "/etc/ipsecagent/secrets.d",
+		Readers:     control.DefaultGroup,
+		Log:         logging{Level: slog.LevelInfo, Format: "text"},
+		DataPath: dataPath{
+			TUN: user.DefaultTUN, Table: user.DefaultTable, SteerMark: user.DefaultSteer, ExemptMark: user.DefaultExempt,
+			RulePreference: user.DefaultPreference, RouteTable: user.DefaultRouteTable, LogGroup: user.DefaultLogGroup,
+		},
+	}
+}
+
+// flags binds the settings that the command line can set.
+func (s *settings) flags(f *pflag.FlagSet) {
+	f.StringVar(&s.StateDir, "state-dir", s.StateDir, "folder of the state (what is assigned, which associations are whose)")
+	f.StringVar(&s.RunDir, "run-dir", s.RunDir, "folder of sockets and of the data path's log")
+	f.StringVar(&s.Socket, "socket", s.Socket, "control socket (default RUN-DIR/agent.sock)")
+	f.StringVar(&s.PoliciesDir, "policies-dir", s.PoliciesDir, "folder of the policies that can be assigned")
+	f.StringVar(&s.SecretsDir, "secrets-dir", s.SecretsDir, "folder of the preshared keys, readable by root alone")
+	f.Var(levelFlag{&s.Log.Level}, "log-level", "what is logged: debug, info, warn or error")
+	f.StringVar(&s.Log.Format, "log-format", s.Log.Format, "how it is logged: text or json")
+}
+
+// dataPathFlags binds the settings of the data path. The agent hands its own
+// to the data path it starts, so that both always agree.
+func (s *settings) dataPathFlags(f *pflag.FlagSet) {
+	d := &s.DataPath
+	f.StringVar(&d.TUN, "tun", d.TUN, "name of the TUN device")
+	f.StringVar(&d.Table, "table", d.Table, "name of the nftables table")
+	f.Uint32Var(&d.SteerMark, "steer-mark", d.SteerMark, "mark bit of packets that go to the data path")
+	f.Uint32Var(&d.ExemptMark, "exempt-mark", d.ExemptMark, "mark bit of the agent's own sockets")
+	f.IntVar(&d.RulePreference, "rule-preference", d.RulePreference, "preference of the ip rule")
+	f.IntVar(&d.RouteTable, "route-table", d.RouteTable, "number of the routing table")
+	f.Uint16Var(&d.LogGroup, "log-group", d.LogGroup, "netfilter log group of first packets in clear")
+	f.IntVar(&d.Workers, "workers", d.Workers, "threads that seal packets (default one for each processor)")
+}
+
+// arguments is the command line of a data path with these settings.
+func (s *settings) arguments() []string {
+	d := s.DataPath
+	return []string{
+		"datapath", "--config", "", "--run-dir", s.RunDir, "--socket", s.Socket,
+		"--log-level", s.Log.Level.String(), "--log-format", s.Log.Format,
+		"--tun", d.TUN, "--table", d.Table,
+		fmt.Sprintf("--steer-mark=%#x", d.SteerMark), fmt.Sprintf("--exempt-mark=%#x", d.ExemptMark),
+		fmt.Sprintf("--rule-preference=%d", d.RulePreference), fmt.Sprintf("--route-table=%d", d.RouteTable),
+		fmt.Sprintf("--log-group=%d", d.LogGroup), fmt.Sprintf("--workers=%d", d.Workers),
+	}
+}
+
+// levelFlag lets a slog.Level be a flag.
+type levelFlag struct{ *slog.Level }
+
+// Set reads a level.
+func (l levelFlag) Set(text string) error { return l.UnmarshalText([]byte(text)) }
+
+// Type names the flag's argument in help.
+func (l levelFlag) Type() string { return "level" }
+
+// dataPathSocket is where the data path listens for the agent.
+func (s *settings) dataPathSocket() string { return filepath.Join(s.RunDir, "datapath.sock") }
+
+func (s *settings) stateFile() string { return filepath.Join(s.StateDir, "state.db") }
+
+// assignedKeys is the file that keeps the keys of 'ipsecctl assign --auth'.
+func (s *settings) assignedKeys() string { return filepath.Join(s.SecretsDir, "assigned.yaml") }
+
+// userConfig is the data path's configuration in its own words.
+func (s *settings) userConfig(log *slog.Logger) user.Config {
+	d := s.DataPath
+	return user.Config{
+		Socket: s.dataPathSocket(), TUN: d.TUN, Table: d.Table, Steer: d.SteerMark, Exempt: d.ExemptMark,
+		Preference: d.RulePreference, RouteTable: d.RouteTable, LogGroup: d.LogGroup, Workers: d.Workers, Log: log,
+	}
+}
+
+// loadSettings reads the settings file and its drop-ins (FOLDER/agent.d/*.yaml
+// in the order of their names); later ones win, and changed flags over all. It
+// reports every error of every file.
+func loadSettings(path string, changed func(*settings) error) (settings, error) {
+	s := defaults()
+	var errs []error
+	for _, file := range settingsFiles(path) {
+		errs = append(errs, readSettings(file, &s))
+	}
+	errs = append(errs, changed(&s))
+	if s.Socket == "" {
+		s.Socket = filepath.Join(s.RunDir, "agent.sock")
+	}
+	errs = append(errs, s.validate())
+	return s, errors.Join(errs...)
+}
+
+func settingsFiles(path string) []string {
+	if path == "" {
+		return nil
+	}
+	// The pattern is well formed, so there is no error.
+	dropIns, _ := filepath.Glob(filepath.Join(escapeGlob(filepath.Dir(path)), "agent.d", "*.yaml"))
+	return append([]string{path}, dropIns...)
+}
+
+// escapeGlob makes a folder's name stand for itself in a pattern.
+func escapeGlob(dir string) string {
+	var b bytes.Buffer
+	for _, r := range dir {
+		if r == '*' || r == '?' || r == '[' || r == '\\' {
+			b.WriteByte('\\')
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+// readSettings reads one file over s. One that is not there changes nothing.
+func readSettings(path string, s *settings) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxSettings+1))
+	if err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
+	if len(text) > maxSettings {
+		return fmt.Errorf("%s: the file is larger than %d bytes", path, maxSettings)
+	}
+	return parseSettings(path, text, s)
+}
+
+// parseSettings reads a document over s: unknown fields and a second document
+// are errors. Each error is one line, with the place where it is known.
+func parseSettings(path string, text []byte, s *settings) error {
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	dec.KnownFields(true)
+	err := dec.Decode(s)
+	if errors.Is(err, io.EOF) {
+		return nil // nothing but comments
+	}
+	if err != nil {
+		return placed(path, err)
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: the file holds more than one document", path)
+	}
+	return nil
+}
+
+// placed writes the errors of the YAML reader as FILE:LINE:COLUMN: MESSAGE.
+func placed(path string, err error) error {
+	var many *yaml.LoadErrors
+	var one *yaml.LoadError
+	switch {
+	case errors.As(err, &many):
+		var errs []error
+		for _, e := range many.Errors {
+			errs = append(errs, fmt.Errorf("%s:%d:%d: %s", path, e.Mark.Line, e.Mark.Column, e.Message))
+		}
+		return errors.Join(errs...)
+	case errors.As(err, &one):
+		return fmt.Errorf("%s:%d:%d: %s", path, one.Mark.Line, one.Mark.Column, one.Message)
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
+
+// validate says what cannot be used.
+func (s *settings) validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("settings: "+format, args...)) }
+	for name, dir := range map[string]string{"stateDir": s.StateDir, "runDir": s.RunDir, "policiesDir": s.PoliciesDir, "secretsDir": s.SecretsDir} {
+		if !filepath.IsAbs(dir) {
+			bad("%s %q is not an absolute path", name, dir)
+		}
+	}
+	if s.Log.Format != "text" && s.Log.Format != "json" {
+		bad("log.format %q: the formats are text and json", s.Log.Format)
+	}
+	if err := s.userConfig(nil).Validate(); err != nil {
+		bad("dataPath: %w", err)
+	}
+	return errors.Join(errs...)
+}
+
+// logger logs to w as the settings say.
+func (s *settings) logger(w io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: s.Log.Level}
+	if s.Log.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}

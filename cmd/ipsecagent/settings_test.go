@@ -1,0 +1,220 @@
+package main
+
+import (
+	"bytes"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+)
+
+func unchanged(*settings) error { return nil }
+
+func write(t *testing.T, path, text string) string {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestWithoutASettingsFileDefaultsHold(t *testing.T) {
+	got, err := loadSettings(filepath.Join(t.TempDir(), "agent.yaml"), unchanged)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := defaults()
+	want.Socket = "/run/ipsecagent/agent.sock"
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestLaterSettingsWinAndFlagsWinOverAll(t *testing.T) {
+	dir := t.TempDir()
+	main := write(t, filepath.Join(dir, "agent.yaml"), "runDir: /run/a\nlog: {level: warn}\ndataPath: {tun: tun7, steerMark: 0x10}\n")
+	write(t, filepath.Join(dir, "agent.d", "20-later.yaml"), "runDir: /run/c\n")
+	write(t, filepath.Join(dir, "agent.d", "10-earlier.yaml"), "runDir: /run/b\nstateDir: /var/b\n")
+	write(t, filepath.Join(dir, "agent.d", "ignored.txt"), "runDir: /run/d\n")
+
+	given := pflag.NewFlagSet("", pflag.ContinueOnError)
+	mine := defaults()
+	mine.flags(given)
+	if err := given.Parse([]string{"--state-dir", "/var/flag", "--log-format=json"}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := loadSettings(main, overrides(given))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := defaults()
+	want.RunDir, want.StateDir, want.Socket = "/run/c", "/var/flag", "/run/c/agent.sock"
+	want.Log = logging{slog.LevelWarn, "json"}
+	want.DataPath.TUN, want.DataPath.SteerMark = "tun7", 0x10
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestDataPathGetsTheSettingsOfTheAgent: what the agent hands to the data path
+// on its command line is read back as it was.
+func TestDataPathGetsTheSettingsOfTheAgent(t *testing.T) {
+	want := defaults()
+	want.RunDir, want.Socket = "/run/x", "/run/x/control"
+	want.Log = logging{slog.LevelDebug, "json"}
+	want.DataPath = dataPath{TUN: "t0", Table: "tt", SteerMark: 0x10, ExemptMark: 0x20, RulePreference: 7, RouteTable: 8, LogGroup: 9, Workers: 3}
+	args := want.arguments()
+	if args[0] != "datapath" {
+		t.Fatalf("the subcommand comes first: %v", args)
+	}
+	given := pflag.NewFlagSet("", pflag.ContinueOnError)
+	config := "?"
+	given.StringVar(&config, "config", "", "")
+	mine := defaults()
+	mine.flags(given)
+	mine.dataPathFlags(given)
+	if err := given.Parse(args[1:]); err != nil {
+		t.Fatal(err)
+	}
+	got, err := loadSettings(config, overrides(given))
+	if err != nil || config != "" {
+		t.Fatalf("config %q: %v", config, err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestMistakesInSettingsAreNamedWithTheirLine(t *testing.T) {
+	tests := []struct {
+		name, text string
+		want       []string
+	}{
+		{"two unknown fields", "runDir: /run/a\ncolour: green\ndataPath:\n  tum: x\n", []string{"agent.yaml:2:", "colour", "agent.yaml:4:", "tum"}},
+		{"wrong type", "dataPath:\n  workers: many\n", []string{"agent.yaml:2:"}},
+		{"a number too large", "dataPath: {steerMark: 0x1ffffffff}\n", []string{"agent.yaml:1:"}},
+		{"repeated field", "runDir: /a\nrunDir: /b\n", []string{"agent.yaml:2:", "runDir"}},
+		{"no YAML", "runDir: [\n", []string{"agent.yaml:"}},
+		{"two documents", "runDir: /a\n---\nrunDir: /b\n", []string{"more than one document"}},
+		{"relative folder", "stateDir: var\n", []string{"stateDir", "absolute"}},
+		{"marks that collide", "dataPath: {steerMark: 3, exemptMark: 3}\n", []string{"mark"}},
+		{"log format", "log: {format: xml}\n", []string{"xml", "json"}},
+		{"log level", "log: {level: loud}\n", []string{"loud"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := loadSettings(write(t, filepath.Join(t.TempDir(), "agent.yaml"), tt.text), unchanged)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			for _, w := range tt.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("the error does not say %q:\n%v", w, err)
+				}
+			}
+		})
+	}
+}
+
+func TestEveryFileWithAMistakeIsReported(t *testing.T) {
+	dir := t.TempDir()
+	main := write(t, filepath.Join(dir, "agent.yaml"), "one: 1\n")
+	write(t, filepath.Join(dir, "agent.d", "a.yaml"), "two: 2\n")
+	_, err := loadSettings(main, unchanged)
+	if err == nil || !strings.Contains(err.Error(), "agent.yaml:1:") || !strings.Contains(err.Error(), "a.yaml:1:") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestSampleSettings: the sample loads as it is and with every line enabled,
+// and its values are the defaults.
+func TestSampleSettings(t *testing.T) {
+	sample, err := os.ReadFile("../../packaging/agent.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var enabled []string
+	for line := range strings.Lines(string(sample)) {
+		// A setting is commented with one blank at most of its own indent.
+		if text, ok := strings.CutPrefix(line, "# "); ok && isSetting(text) {
+			enabled = append(enabled, text)
+		}
+	}
+	s := defaults()
+	if err := parseSettings("agent.yaml", sample, &s); err != nil {
+		t.Errorf("as it is: %v", err)
+	}
+	var got settings
+	if err := parseSettings("agent.yaml", []byte(strings.Join(enabled, "")), &got); err != nil {
+		t.Fatalf("with every line: %v", err)
+	}
+	want := defaults()
+	want.Socket = "/run/ipsecagent/agent.sock"
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the sample does not show the defaults (-want +got):\n%s", diff)
+	}
+}
+
+func isSetting(line string) bool {
+	name, _, ok := strings.Cut(strings.TrimSpace(line), ":")
+	return ok && !strings.ContainsAny(name, " /'.")
+}
+
+func TestLoggerFollowsTheSettings(t *testing.T) {
+	var b bytes.Buffer
+	s := defaults()
+	s.Log = logging{slog.LevelWarn, "json"}
+	log := s.logger(&b)
+	log.Info("not this")
+	log.Warn("this", "peer", "10.0.0.2")
+	if got := b.String(); strings.Contains(got, "not this") || !strings.Contains(got, `"peer":"10.0.0.2"`) {
+		t.Errorf("logged %s", got)
+	}
+}
+
+// TestManualNamesEveryFlag: the manual page knows every flag of both commands.
+func TestManualNamesEveryFlag(t *testing.T) {
+	page, err := os.ReadFile("../../docs/man/ipsecagent.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.ReplaceAll(string(page), `\-`, "-")
+	p := &program{out: &bytes.Buffer{}, err: &bytes.Buffer{}, getenv: func(string) string { return "" }}
+	root := p.command(new(bool))
+	var names []string
+	collect := func(f *pflag.Flag) { names = append(names, f.Name) }
+	root.Flags().VisitAll(collect)
+	root.PersistentFlags().VisitAll(collect)
+	for _, c := range root.Commands() {
+		c.Flags().VisitAll(collect)
+	}
+	if !slices.Contains(names, "stop") || !slices.Contains(names, "tun") || !slices.Contains(names, "check") {
+		t.Fatalf("flags: %v", names)
+	}
+	for _, n := range names {
+		if n != "help" && !strings.Contains(text, "--"+n) {
+			t.Errorf("--%s is missing in the manual", n)
+		}
+	}
+}
+
+func FuzzParseSettings(f *testing.F) {
+	f.Add("runDir: /run/a\n")
+	f.Add("dataPath: {steerMark: 0x10}\nlog: {level: debug}")
+	f.Add("a: &a [*a]")
+	f.Add("{}")
+	f.Fuzz(func(t *testing.T, text string) {
+		s := defaults()
+		if err := parseSettings("agent.yaml", []byte(text), &s); err != nil && !strings.HasPrefix(err.Error(), "agent.yaml:") {
+			t.Errorf("an error without its file: %v", err)
+		}
+	})
+}
