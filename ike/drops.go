@@ -1,0 +1,56 @@
+package ike
+
+import (
+	"net/netip"
+	"time"
+)
+
+// drops counts datagrams that were not acted on and reports them once a
+// second. What comes from more sources than it holds is counted together.
+type drops struct {
+	counts map[Dropped]int
+	timer  *timer
+}
+
+const maxDropSources = 64
+
+func (m *Machine) drop(now time.Time, remote netip.AddrPort, reason string) {
+	d := &m.drops
+	key := Dropped{Remote: remote, Reason: reason}
+	if _, known := d.counts[key]; !known && len(d.counts) >= maxDropSources {
+		key = Dropped{Reason: "too many sources to list"}
+	}
+	d.counts[key]++
+	if d.timer != nil {
+		return
+	}
+	d.timer = m.timers.set(nil, now.Add(time.Second), func(time.Time) {
+		for key, n := range d.counts {
+			key.Count = n
+			m.put(key)
+		}
+		clear(d.counts)
+		d.timer = nil
+	})
+}
+
+// hintLimit bounds the answers to what proves nothing: so many a second for
+// everybody together, one a second for an address.
+type hintLimit struct {
+	second time.Time
+	sent   map[netip.Addr]bool
+}
+
+const hintsPerSecond = 50
+
+// allow reports whether addr may get an answer now.
+func (h *hintLimit) allow(now time.Time, addr netip.Addr) bool {
+	if now.Sub(h.second) >= time.Second {
+		h.second, h.sent = now, map[netip.Addr]bool{}
+	}
+	if h.sent[addr] || len(h.sent) >= hintsPerSecond {
+		return false
+	}
+	h.sent[addr] = true
+	return true
+}

@@ -1,0 +1,138 @@
+package ike
+
+import (
+	"container/list"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"io"
+	"net/netip"
+	"time"
+)
+
+// perAddress is how many half-open exchanges one address may have.
+const perAddress = 35
+
+// halfOpen is the table of the main modes that peers have begun, of fixed
+// size. It never refuses: what has waited longest goes. Exchanges whose peer
+// has returned our cookie are counted apart, so that a flood of forged
+// addresses cannot push them out. An address that policy does not name never
+// gets in at all.
+type halfOpen struct {
+	unproven, proven waitingList
+	addresses        map[netip.Addr]*list.List
+}
+
+type waitingList struct {
+	list list.List
+	max  int
+}
+
+// slot is a main mode's place in the table.
+type slot struct {
+	in      *waitingList
+	element *list.Element // in in.list
+	mine    *list.Element // in the list of its address
+}
+
+func newHalfOpen(size int) *halfOpen {
+	h := &halfOpen{addresses: map[netip.Addr]*list.List{}}
+	h.proven.max = max(1, size/4)
+	h.unproven.max = max(1, size-h.proven.max)
+	return h
+}
+
+// add enters x and returns the exchanges that have to make room.
+func (h *halfOpen) add(x *mainMode) []*mainMode {
+	addr := x.remote.Addr()
+	mine := h.addresses[addr]
+	if mine == nil {
+		mine = list.New()
+		h.addresses[addr] = mine
+	}
+	x.slot.mine = mine.PushBack(x)
+	evicted := h.place(x, &h.unproven)
+	if mine.Len() > perAddress {
+		evicted = append(evicted, mine.Front().Value.(*mainMode))
+	}
+	return evicted
+}
+
+// prove moves x to the exchanges whose peer is known to be where it says.
+func (h *halfOpen) prove(x *mainMode) []*mainMode {
+	if x.slot.in == nil || x.slot.in == &h.proven {
+		return nil
+	}
+	x.slot.in.list.Remove(x.slot.element)
+	return h.place(x, &h.proven)
+}
+
+func (h *halfOpen) place(x *mainMode, in *waitingList) []*mainMode {
+	x.slot.in, x.slot.element = in, in.list.PushBack(x)
+	if in.list.Len() > in.max {
+		return []*mainMode{in.list.Front().Value.(*mainMode)}
+	}
+	return nil
+}
+
+// remove takes x out; it may be gone already.
+func (h *halfOpen) remove(x *mainMode) {
+	if x.slot.in == nil {
+		return
+	}
+	x.slot.in.list.Remove(x.slot.element)
+	addr := x.remote.Addr()
+	mine := h.addresses[addr]
+	mine.Remove(x.slot.mine)
+	if mine.Len() == 0 {
+		delete(h.addresses, addr)
+	}
+	x.slot = slot{}
+}
+
+func (h *halfOpen) len() int { return h.unproven.list.Len() + h.proven.list.Len() }
+
+// cookieEpoch is how long one secret makes the responder cookies.
+const cookieEpoch = 10 * time.Minute
+
+// cookies makes responder cookies: the same first message gets the same
+// cookie, so that a retransmission makes no second state, and a stranger
+// cannot guess one.
+type cookies struct {
+	secrets [2][32]byte // of this epoch and of the one before
+	until   time.Time
+}
+
+// renew draws a new secret when the epoch is over.
+func (c *cookies) renew(now time.Time, rand io.Reader) error {
+	if now.Before(c.until) {
+		return nil
+	}
+	previous := c.secrets[0]
+	if _, err := io.ReadFull(rand, c.secrets[0][:]); err != nil {
+		return err
+	}
+	if c.until.IsZero() {
+		previous = c.secrets[0]
+	}
+	c.secrets[1], c.until = previous, now.Add(cookieEpoch)
+	return nil
+}
+
+// responder returns the cookies for a first message, that of this epoch first.
+func (c *cookies) responder(p path, icookie [8]byte, sa []byte) [2][8]byte {
+	var out [2][8]byte
+	sum := sha256.Sum256(sa)
+	for i, secret := range c.secrets {
+		mac := hmac.New(sha256.New, secret[:])
+		for _, end := range []netip.AddrPort{p.local, p.remote} {
+			a := end.Addr().As16()
+			mac.Write(a[:])
+			mac.Write(binary.BigEndian.AppendUint16(nil, end.Port()))
+		}
+		mac.Write(icookie[:])
+		mac.Write(sum[:])
+		copy(out[i][:], mac.Sum(nil))
+	}
+	return out
+}

@@ -1,0 +1,239 @@
+package ike
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"ipsecagent/ike/wire"
+	"ipsecagent/sadb"
+)
+
+// infoShape is that of an authenticated informational message.
+func infoShape() shape {
+	return shape{once: []wire.PayloadType{wire.HashPayload},
+		any: []wire.PayloadType{wire.NotifyPayload, wire.DeletePayload, wire.NoncePayload}}
+}
+
+// informational takes a notify or delete under an established SA. Nothing in
+// it counts before its hash is verified.
+func (m *Machine) informational(now time.Time, s *isakmp, msg message) error {
+	if s.seen[msg.MessageID] {
+		return nil // a repeated one
+	}
+	chain, _, err := open(s.keys, msg, s.keys.ExchangeIV(s.last, msg.MessageID))
+	if err != nil {
+		return err
+	}
+	if err := verified(chain, s.keys.Hash1(msg.MessageID, chain.AfterFirst())); err != nil {
+		return err
+	}
+	m.heard(now, s, msg.MessageID)
+	if err := infoShape().check(chain); err != nil {
+		return err
+	}
+	for _, body := range chain.All(wire.DeletePayload) {
+		if d, err := wire.ParseDelete(body); err == nil {
+			m.deleted(now, s, d)
+		}
+	}
+	for _, body := range chain.All(wire.NotifyPayload) {
+		if n, err := wire.ParseNotify(body); err == nil {
+			m.notified(now, s, n)
+		}
+	}
+	return nil
+}
+
+// deleted ends what the authenticated peer says it has deleted. What is not
+// its own or not there is passed over.
+func (m *Machine) deleted(now time.Time, s *isakmp, d wire.Delete) {
+	proto, ipsec := sadbProto(d.Protocol)
+	for _, raw := range d.SPIs {
+		switch {
+		case d.Protocol == wire.ProtoISAKMP && len(raw) == 16:
+			m.deletedSA(now, s, saKey{[8]byte(raw[:8]), [8]byte(raw[8:])})
+		case ipsec && len(raw) == 4:
+			m.deletedPair(now, s, sadb.SAID{Dst: s.remote.Addr(), Proto: proto, SPI: sadb.SPI(binary.BigEndian.Uint32(raw))})
+		}
+	}
+}
+
+// deletedSA ends an ISAKMP SA of the same peer. Its pairs live on: peers of
+// the Windows kind do not end them with it, and those that do say so.
+func (m *Machine) deletedSA(now time.Time, s *isakmp, key saKey) {
+	if old := m.sas[key]; old != nil && old.sameHosts(s.path) && old.principal == s.principal {
+		m.endSA(now, old, "deleted by the peer")
+	}
+}
+
+// deletedPair ends the pair that has the peer's inbound association as one of
+// its outbound ones.
+func (m *Machine) deletedPair(now time.Time, s *isakmp, out sadb.SAID) {
+	for _, p := range m.sortedPairs(s.owns) {
+		if contains(p.pair.Out, out) {
+			m.endPair(now, p, "deleted by the peer", false)
+			return
+		}
+	}
+	for _, q := range m.quicks {
+		if q.installed && s.owns(q.pair) && contains(q.pair.Out, out) {
+			m.failQuick(now, q, Failed{Code: FailProtocol, Reason: "the peer deleted the associations before they were whole"})
+			return
+		}
+	}
+}
+
+func contains(ids []sadb.SAID, id sadb.SAID) bool {
+	for _, i := range ids {
+		if i == id {
+			return true
+		}
+	}
+	return false
+}
+
+// notified acts on an authenticated notify.
+func (m *Machine) notified(now time.Time, s *isakmp, n wire.Notify) {
+	switch {
+	case n.Type == wire.InitialContact:
+		m.forgetOlder(now, s, s.since)
+	case n.Type.IsError():
+		m.refused(now, s, n)
+	}
+}
+
+// refused ends the quick mode that the peer refuses: the one it names, or the
+// only one there is.
+func (m *Machine) refused(now time.Time, s *isakmp, n wire.Notify) {
+	var waiting []*quickMode
+	for _, q := range s.quicksInOrder() {
+		if q.step != awaitQuick2 {
+			continue
+		}
+		waiting = append(waiting, q)
+		if q.named(n) {
+			waiting = []*quickMode{q}
+			break
+		}
+	}
+	if len(waiting) != 1 {
+		return
+	}
+	q := waiting[0]
+	f := Failed{Code: FailProtocol, Offered: quickWords(q.offer.Proposals, q.shape)}
+	switch n.Type {
+	case wire.NoProposalChosen:
+		f.Code = FailNoProposal
+		f.Reason = fmt.Sprintf("%s accepts none of the security methods offered; give both ends one in common", s.remote.Addr())
+	case wire.InvalidIDInformation:
+		f.Code = FailPolicy
+		f.Reason = fmt.Sprintf("%s has no filter for %s; give both ends filters that mirror each other", s.remote.Addr(), q.selector)
+	default:
+		f.Reason = fmt.Sprintf("%s refused with error notify %d", s.remote.Addr(), n.Type)
+	}
+	m.failQuick(now, q, f)
+}
+
+// named reports whether a notify names q: by an SPI of ours or by its message
+// ID.
+func (q *quickMode) named(n wire.Notify) bool {
+	if len(n.Data) >= 4 && binary.BigEndian.Uint32(n.Data) == q.id {
+		return true
+	}
+	for _, spi := range q.spis {
+		if string(n.SPI) == string(spiBytes(spi)) {
+			return true
+		}
+	}
+	return false
+}
+
+// initialContact acts on the notify in message 5 or 6 of main mode, once the
+// peer has proven itself.
+func (m *Machine) initialContact(now time.Time, s *isakmp, chain wire.Chain, began time.Time) {
+	for _, body := range chain.All(wire.NotifyPayload) {
+		if n, err := wire.ParseNotify(body); err == nil && n.Type == wire.InitialContact {
+			m.forgetOlder(now, s, began)
+		}
+	}
+}
+
+// forgetOlder ends what the peer says it no longer has: what was there before
+// the time given, of the same addresses and the same proven identity.
+func (m *Machine) forgetOlder(now time.Time, s *isakmp, before time.Time) {
+	for _, p := range m.sortedPairs(s.owns) {
+		if p.pair.Since.Before(before) {
+			m.endPair(now, p, "the peer has started anew", false)
+		}
+	}
+	for _, old := range m.established() {
+		if old != s && old.sameHosts(s.path) && old.principal == s.principal && old.since.Before(before) {
+			m.endSA(now, old, "the peer has started anew")
+		}
+	}
+}
+
+// clearNotify takes an error notify that nothing vouches for. It ends nothing:
+// it shortens how long a main mode of ours goes on asking, and explains why it
+// failed if it does.
+func (m *Machine) clearNotify(msg message) error {
+	if msg.Encrypted() {
+		return errUnknownCookies
+	}
+	chain, err := parseClear(msg, shape{any: []wire.PayloadType{wire.NotifyPayload, wire.DeletePayload}})
+	if err != nil {
+		return err
+	}
+	x := m.mains[saKey{msg.ICookie, msg.RCookie}]
+	if x == nil {
+		x = m.mains[saKey{i: msg.ICookie}]
+	}
+	if x == nil || !x.sameHosts(msg.path) {
+		return errUnknownCookies
+	}
+	for _, body := range chain.All(wire.NotifyPayload) {
+		n, err := wire.ParseNotify(body)
+		if err == nil && n.Type.IsError() && n.Type != 0 && x.initiator && !x.busy && x.hint == 0 {
+			x.hint = n.Type
+			x.resend.shorten()
+		}
+	}
+	return nil
+}
+
+// sendInformational sends an authenticated informational message, repeated
+// without an answer to wait for.
+func (m *Machine) sendInformational(now time.Time, s *isakmp, times int, p wire.Payload) {
+	id, err := m.freshID(s)
+	if err != nil {
+		return
+	}
+	payloads := withHash(func(raw []byte) []byte { return s.keys.Hash1(id, raw) }, []wire.Payload{p})
+	data, _, err := seal(s.keys, s.header(wire.Informational, id), s.keys.ExchangeIV(s.last, id), payloads)
+	if err != nil {
+		return
+	}
+	m.repeat(now, &repeater{path: s.path, data: data, limit: times, until: now.Add(giveUp), over: func(time.Time) {}})
+}
+
+// sendDelete tells the peer of inbound associations that are no more.
+func (m *Machine) sendDelete(now time.Time, s *isakmp, in []sadb.SAID) {
+	if m.sas[s.key()] != s {
+		return
+	}
+	for _, id := range in {
+		d := wire.Delete{DOI: wire.DOIIPsec, Protocol: wireProto(id.Proto), SPIs: [][]byte{spiBytes(id.SPI)}}
+		m.sendInformational(now, s, deleteSends, wire.Payload{Type: wire.DeletePayload, Body: d.Append(nil)})
+	}
+}
+
+// closeSA ends an ISAKMP SA and tells the peer.
+func (m *Machine) closeSA(now time.Time, s *isakmp, reason string) {
+	if m.sas[s.key()] != s {
+		return
+	}
+	d := wire.Delete{DOI: wire.DOIIPsec, Protocol: wire.ProtoISAKMP, SPIs: [][]byte{append(s.icookie[:], s.rcookie[:]...)}}
+	m.sendInformational(now, s, deleteSends, wire.Payload{Type: wire.DeletePayload, Body: d.Append(nil)})
+	m.endSA(now, s, reason)
+}

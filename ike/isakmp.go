@@ -1,0 +1,205 @@
+package ike
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"ipsecagent/auth"
+	"ipsecagent/ike/crypt"
+	"ipsecagent/ike/wire"
+	"ipsecagent/sadb"
+)
+
+// isakmp is an established ISAKMP SA. There is no other way to one than a
+// verified proof (establishMain), and no other way to quick modes and
+// authenticated notifies than one of these.
+type isakmp struct {
+	path
+	icookie, rcookie [8]byte
+	initiator        bool
+	suite            sadb.ISAKMPSuite
+	method           auth.Method
+	principal        auth.Principal
+	requirement      auth.Requirement // what the principal was proven under
+	offer            MainOffer
+	keys             *crypt.Keys
+	last             []byte // last ciphertext block of phase 1
+	since, expires   time.Time
+	final            answers // responder: message 5 to message 6
+
+	alive     time.Time       // when a message of the peer was last verified
+	forgotten bool            // the peer seems not to know it any more
+	seen      map[uint32]bool // message IDs used
+	quicks    map[uint32]*quickMode
+	queue     []*request // wait for a quick mode to end
+	count     int        // quick modes begun
+
+	expiry, renewal *timer
+}
+
+// maxMessageIDs bounds what is remembered of one ISAKMP SA. At the limit it is
+// closed and a new one is made.
+const maxMessageIDs = 4096
+
+func (s *isakmp) key() saKey { return saKey{s.icookie, s.rcookie} }
+
+func (s *isakmp) header(e wire.Exchange, id uint32) wire.Header {
+	return wire.Header{ICookie: s.icookie, RCookie: s.rcookie, Exchange: e, MessageID: id}
+}
+
+// compare orders by age, equal ages by cookie.
+func (s *isakmp) compare(t *isakmp) int {
+	if c := s.since.Compare(t.since); c != 0 {
+		return c
+	}
+	return bytes.Compare(s.icookie[:], t.icookie[:])
+}
+
+func (s *isakmp) status() ISAKMPSA {
+	return ISAKMPSA{ICookie: s.icookie, RCookie: s.rcookie, Local: s.local, Remote: s.remote, Initiator: s.initiator,
+		Suite: s.suite, Method: s.method, Principal: s.principal, Since: s.since, Expires: s.expires, QuickModes: s.count}
+}
+
+// acceptPrincipal says whether a rule welcomes a proven identity.
+func acceptPrincipal(req auth.Requirement, p auth.Principal) error {
+	if len(req.AcceptPrincipals) > 0 && !slices.Contains(req.AcceptPrincipals, string(p)) {
+		return fmt.Errorf("the peer proved to be %q, but the rule accepts only %s", p, strings.Join(req.AcceptPrincipals, ", "))
+	}
+	return nil
+}
+
+// satisfies reports whether what was proven in main mode is what a rule asks
+// for: the method, the very key or authority it names, and the principal.
+func (s *isakmp) satisfies(o MainOffer) bool {
+	if !slices.Contains(o.Suites, s.suite) {
+		return false
+	}
+	return slices.ContainsFunc(o.Auth, func(r auth.Requirement) bool {
+		key := r.Key == "" || r.Key == s.requirement.Key || s.principal == auth.Principal("psk:"+r.Key)
+		ca := r.CA == "" || r.CA == s.requirement.CA
+		return r.Method == s.method && key && ca && acceptPrincipal(r, s.principal) == nil
+	})
+}
+
+// establishMain makes an ISAKMP SA of a main mode whose peer has proven itself.
+func (m *Machine) establishMain(now time.Time, x *mainMode, keys *crypt.Keys, last []byte, req auth.Requirement, p auth.Principal) *isakmp {
+	s := &isakmp{path: x.path, icookie: x.icookie, rcookie: x.rcookie, initiator: x.initiator,
+		suite: x.choice.Suite, method: x.choice.Method, principal: p, requirement: req, offer: x.offer,
+		keys: keys, last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers,
+		seen: map[uint32]bool{}, quicks: map[uint32]*quickMode{}}
+	m.endMain(x)
+	for _, c := range x.candidates {
+		if c.keys != keys {
+			c.keys.Zero()
+		}
+	}
+	m.sas[s.key()] = s
+	s.expiry = m.timers.set(nil, s.expires, func(now time.Time) { m.endSA(now, s, "lifetime over") })
+	s.renewal = m.timers.set(nil, now.Add(m.renewAfter(s.initiator, x.choice.Life)), func(now time.Time) { m.renewMain(now, s) })
+	m.put(MainMode{SA: s.status()})
+	return s
+}
+
+// renewAfter is when to renew something of a lifetime. The initiator of the
+// first is meant to be the one who renews; the two ends rarely collide.
+func (m *Machine) renewAfter(initiator bool, life time.Duration) time.Duration {
+	low, high := uint64(850), uint64(900)
+	if !initiator {
+		low, high = 930, 970
+	}
+	return life / 1000 * time.Duration(m.fraction(low, high))
+}
+
+// renewMain makes a new ISAKMP SA before the old one ends, if associations
+// depend on there being one.
+func (m *Machine) renewMain(now time.Time, s *isakmp) {
+	if !m.hasPairs(s) || m.newest(s) != s {
+		return
+	}
+	offer, err := m.mainPolicy(s.path)
+	if err != nil {
+		return
+	}
+	m.startMain(now, s.path, offer)
+}
+
+// newest returns the ISAKMP SA that new quick modes with the peer of s use.
+func (m *Machine) newest(s *isakmp) *isakmp {
+	best := s
+	for _, t := range m.sas {
+		if t.sameHosts(s.path) && t.principal == s.principal && t.compare(best) > 0 {
+			best = t
+		}
+	}
+	return best
+}
+
+// usable reports whether a quick mode may begin under s and end before s does.
+func (s *isakmp) usable(now time.Time) bool {
+	margin := min(halfOpenLife, s.expires.Sub(s.since)/8)
+	return !s.forgotten && now.Add(margin).Before(s.expires) && (s.offer.Sessions == 0 || s.count < s.offer.Sessions) && len(s.seen) < maxMessageIDs
+}
+
+// endSA forgets an ISAKMP SA. The pairs made under it live on; what waits for
+// it starts over under another.
+func (m *Machine) endSA(now time.Time, s *isakmp, reason string) {
+	if m.sas[s.key()] != s {
+		return
+	}
+	delete(m.sas, s.key())
+	m.timers.stop(s.expiry)
+	m.timers.stop(s.renewal)
+	m.put(MainMode{SA: s.status(), Ended: reason})
+	queue := s.queue
+	s.queue = nil
+	for _, q := range s.quicksInOrder() {
+		if again := m.dropQuick(now, q); again != nil {
+			queue = append(queue, again)
+		}
+	}
+	s.keys.Zero()
+	for _, r := range queue {
+		m.initiate(now, r)
+	}
+}
+
+// lateMain answers a repeated message 5 whose answer was lost. Nothing else of
+// main mode is of interest once it is over.
+func (m *Machine) lateMain(s *isakmp, msg message) error {
+	reply, ok := s.final.seen(msg.sum)
+	if !ok {
+		return errDuplicate
+	}
+	if reply != nil {
+		m.send(s.path, reply)
+	}
+	return nil
+}
+
+// heard notes a verified message of the peer that begins an exchange.
+func (m *Machine) heard(now time.Time, s *isakmp, id uint32) {
+	s.alive, s.forgotten = now, false
+	s.seen[id] = true
+	if len(s.seen) == maxMessageIDs {
+		m.timers.set(nil, now.Add(halfOpenLife), func(now time.Time) { m.closeSA(now, s, "its message IDs are used up") })
+	}
+}
+
+// freshID returns a message ID not used before under s.
+func (m *Machine) freshID(s *isakmp) (uint32, error) {
+	for range 8 {
+		b, err := m.random(4)
+		if err != nil {
+			return 0, err
+		}
+		id := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+		if id != 0 && !s.seen[id] {
+			s.seen[id] = true
+			return id, nil
+		}
+	}
+	return 0, errRandom
+}

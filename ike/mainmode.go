@@ -1,0 +1,281 @@
+package ike
+
+import (
+	"fmt"
+	"time"
+
+	"ipsecagent/auth"
+	"ipsecagent/ike/crypt"
+	"ipsecagent/ike/wire"
+)
+
+// mainStep is the message a main mode waits for.
+type mainStep uint8
+
+// The steps. Message 1 has none: nothing is kept before it has been checked.
+const (
+	awaitMessage2 mainStep = 2 + iota
+	awaitMessage3
+	awaitMessage4
+	awaitMessage5
+	awaitMessage6
+)
+
+// String returns "main mode message 2".
+func (s mainStep) String() string { return fmt.Sprintf("main mode message %d", uint8(s)) }
+
+// mainRule is what the message of a step must look like, checked before its
+// handler is called. An error of a handler leaves the exchange as it was.
+type mainRule struct {
+	encrypted bool
+	shape     shape
+	// handle gets the payloads of a message in clear; encrypted ones it opens
+	// itself.
+	handle func(m *Machine, now time.Time, x *mainMode, msg message, clear wire.Chain) error
+}
+
+func (s mainStep) rule() mainRule {
+	key := shape{once: []wire.PayloadType{wire.KEPayload, wire.NoncePayload}, any: []wire.PayloadType{wire.CertRequestPayload}}
+	switch s {
+	case awaitMessage2:
+		return mainRule{false, shape{once: []wire.PayloadType{wire.SAPayload}}, (*Machine).message2}
+	case awaitMessage3:
+		return mainRule{false, key, (*Machine).message3}
+	case awaitMessage4:
+		return mainRule{false, key, (*Machine).message4}
+	case awaitMessage5:
+		return mainRule{true, proofShape(), (*Machine).message5}
+	}
+	return mainRule{true, proofShape(), (*Machine).message6}
+}
+
+// proofShape is that of the messages that prove an identity.
+func proofShape() shape {
+	return shape{once: []wire.PayloadType{wire.IDPayload, wire.HashPayload}, any: []wire.PayloadType{wire.NotifyPayload}}
+}
+
+// mainMode is a main mode under way, in either role. Nothing of it but its
+// keys and the proven identity lives on in an isakmp.
+type mainMode struct {
+	path
+	icookie, rcookie [8]byte
+	initiator        bool
+	slot             slot // responder: place in the half-open table
+	step             mainStep
+	busy             bool // work is out; no message is taken until it is back
+	generation       int  // work of an earlier generation comes too late
+	started          time.Time
+	until            time.Time // initiator: end of the budget
+	life             *timer    // responder: end of the half-open life
+
+	offer  MainOffer
+	own    []mainChoice
+	choice mainChoice
+	sai    []byte // body of the initiator's SA payload as sent
+
+	session          auth.Session // initiator
+	requirement      auth.Requirement
+	dh               keyExchange
+	kei, ker, ni, nr []byte
+	keys             *crypt.Keys // initiator, from message 4 on
+	iv               []byte      // of the next encrypted message of phase 1
+	candidates       []candidate // responder, from message 3 on
+
+	resend  *repeater
+	answers answers
+	// hint is an error notify that proves nothing.
+	hint     wire.NotifyType
+	tries    int     // responder: how often message 3 was worked on
+	suspect  *Failed // responder: what it looks like if nothing better comes
+	waiting  []*request
+	attempt  int
+	retiring bool // a renewal before the end of an ISAKMP SA
+}
+
+// candidate is one key that message 5 may be encrypted under: two preshared
+// keys can be valid at once.
+type candidate struct {
+	session     auth.Session
+	requirement auth.Requirement
+	keys        *crypt.Keys
+}
+
+func (x *mainMode) key() saKey { return saKey{x.icookie, x.rcookie} }
+
+func (x *mainMode) header() wire.Header {
+	return wire.Header{ICookie: x.icookie, RCookie: x.rcookie, Version: wire.Version1, Exchange: wire.MainMode}
+}
+
+// mainPacket takes a message of main mode that belongs to no established SA.
+func (m *Machine) mainPacket(now time.Time, msg message) error {
+	if msg.MessageID != 0 {
+		return fmt.Errorf("main mode with message ID %08x", msg.MessageID)
+	}
+	if msg.RCookie == [8]byte{} {
+		return m.message1(now, msg)
+	}
+	x := m.mains[saKey{msg.ICookie, msg.RCookie}]
+	if x == nil {
+		if x = m.mains[saKey{i: msg.ICookie}]; x == nil {
+			return errUnknownCookies
+		}
+	}
+	if !x.sameHosts(msg.path) {
+		return errElsewhere
+	}
+	return m.mainStep(now, x, msg)
+}
+
+func (m *Machine) mainStep(now time.Time, x *mainMode, msg message) error {
+	if reply, ok := x.answers.seen(msg.sum); ok {
+		if reply != nil {
+			m.send(x.path, reply)
+		}
+		return nil
+	}
+	if x.busy {
+		return errBusy
+	}
+	rule := x.step.rule()
+	if msg.Encrypted() != rule.encrypted {
+		return fmt.Errorf("%s: encryption flag is wrong", x.step)
+	}
+	var clear wire.Chain
+	if !rule.encrypted {
+		var err error
+		if clear, err = parseClear(msg, rule.shape); err != nil {
+			return fmt.Errorf("%s: %w", x.step, err)
+		}
+	}
+	step := x.step
+	if err := rule.handle(m, now, x, msg, clear); err != nil {
+		return fmt.Errorf("%s: %w", step, err)
+	}
+	return nil
+}
+
+// parseClear parses and checks a message in clear.
+func parseClear(msg message, s shape) (wire.Chain, error) {
+	chain, err := wire.ParseChain(msg.Next, msg.body)
+	if err != nil {
+		return chain, err
+	}
+	return chain, s.check(chain)
+}
+
+// mainWork has run done for x; what comes back after x is over is forgotten.
+func (m *Machine) mainWork(x *mainMode, run func() any, then func(now time.Time, result any)) {
+	x.busy = true
+	generation := x.generation
+	low := !x.initiator && x.step == awaitMessage3
+	m.work(low, run, func(now time.Time, result any) {
+		if x.generation != generation {
+			return
+		}
+		x.busy = false
+		then(now, result)
+	})
+}
+
+// endMain forgets x.
+func (m *Machine) endMain(x *mainMode) {
+	x.generation++
+	m.stopRepeat(x.resend)
+	m.timers.stop(x.life)
+	m.halfOpen.remove(x)
+	if m.mains[x.key()] == x {
+		delete(m.mains, x.key())
+	}
+}
+
+// failMain ends x with a reason, for each request that waits for it.
+func (m *Machine) failMain(now time.Time, x *mainMode, f Failed) {
+	m.endMain(x)
+	f.Local, f.Remote = x.local.Addr(), x.remote.Addr()
+	if f.Step == "" {
+		f.Step = x.step.String()
+	}
+	if f.Code == FailPSK || f.Code == FailAuth {
+		m.countAttempt(x)
+	}
+	if len(x.waiting) == 0 {
+		m.put(f)
+	}
+	for _, r := range x.waiting {
+		m.failRequest(r, f)
+	}
+}
+
+// maxAttempts bounds the peers of which failed attempts are remembered.
+const maxAttempts = 1024
+
+// countAttempt has the next attempt as initiator try the next key.
+func (m *Machine) countAttempt(x *mainMode) {
+	if !x.initiator {
+		return
+	}
+	if len(m.attempts) >= maxAttempts {
+		clear(m.attempts)
+	}
+	m.attempts[x.remote.Addr()]++
+}
+
+// keepAlive gives a half-open exchange its life anew.
+func (m *Machine) keepAlive(now time.Time, x *mainMode, life time.Duration) {
+	x.life = m.timers.set(x.life, now.Add(life), func(now time.Time) { m.mainExpired(now, x) })
+}
+
+// mainExpired ends an exchange whose peer has fallen silent. One whose peer
+// never returned our cookie is a stranger's and no failure of anybody here.
+func (m *Machine) mainExpired(now time.Time, x *mainMode) {
+	switch {
+	case x.suspect != nil:
+		m.failMain(now, x, *x.suspect)
+	case !x.initiator && x.step == awaitMessage3:
+		m.endMain(x)
+		m.drop(now, x.remote, "main mode begun and not gone on with")
+	default:
+		m.failMain(now, x, Failed{Code: FailNoAnswer, Reason: "the peer fell silent; see whether it still runs and whether UDP 500 passes both ways"})
+	}
+}
+
+// exchange is what both sides put into the keys.
+func (x *mainMode) exchange(shared []byte) crypt.Exchange {
+	return crypt.Exchange{Suite: x.choice.Suite, ICookie: x.icookie, RCookie: x.rcookie,
+		Ni: x.ni, Nr: x.nr, KEi: x.kei, KEr: x.ker, Shared: shared}
+}
+
+// deriveKeys makes the keys of the ISAKMP SA; seed is nil for the methods
+// that start from g^xy.
+func deriveKeys(e crypt.Exchange, seed []byte) (*crypt.Keys, error) {
+	if seed == nil {
+		return e.Signature()
+	}
+	return e.PSK(seed)
+}
+
+// localID returns the body of this side's identification payload.
+func (x *mainMode) localID(s auth.Session) []byte {
+	claim := s.Local()
+	if claim.IDType == 0 {
+		addr := x.local.Addr()
+		claim.IDType = uint8(pickType(addr.Is6(), wire.IDIPv4, wire.IDIPv6))
+		claim.ID = addr.AsSlice()
+	}
+	return idBody(claim)
+}
+
+// checkProof verifies what a message 5 or 6 claims and proves.
+func checkProof(s auth.Session, idBody []byte, hash func(extra []byte) []byte, proof []byte) (auth.Principal, error) {
+	id, err := wire.ParseID(idBody)
+	if err != nil {
+		return "", err
+	}
+	if !fitsID(id) {
+		return "", fmt.Errorf("identification with protocol %d and port %d", id.Proto, id.Port)
+	}
+	if err := s.Remote(auth.Claim{IDType: uint8(id.Type), ID: id.Data}); err != nil {
+		return "", err
+	}
+	return s.Check(hash, proof)
+}

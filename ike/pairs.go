@@ -1,0 +1,238 @@
+package ike
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"ipsecagent/sadb"
+)
+
+// pairState is a pair of associations that is in force, and what is needed to
+// renew it.
+type pairState struct {
+	pair     sadb.Pair
+	main     MainOffer // zero: ask policy
+	quick    QuickOffer
+	renewing bool
+	retire   *timer // of the pair it replaced
+}
+
+const (
+	// retireSoonest is how long an old pair stays at least after the new one
+	// is whole: packets are on their way.
+	retireSoonest = 5 * time.Second
+	// retireLatest is how long it stays if the new one carries nothing.
+	retireLatest = 60 * time.Second
+)
+
+// enterPair makes a finished quick mode's pair known. As initiator of a
+// rekey this side ends the old one, later.
+func (m *Machine) enterPair(now time.Time, q *quickMode) {
+	p := &pairState{pair: q.pair, quick: q.offer}
+	p.quick.Selector = q.selector
+	if q.request != nil {
+		p.main = q.request.Main
+	}
+	m.pairs[p.pair.ID] = p
+	old := m.pairs[p.pair.Replaces]
+	if old == nil || !q.initiator {
+		return
+	}
+	p.retire = m.timers.set(nil, now.Add(retireLatest), func(now time.Time) { m.retirePair(now, old.pair.ID) })
+}
+
+func (m *Machine) retirePair(now time.Time, id sadb.PairID) {
+	if old := m.pairs[id]; old != nil {
+		m.endPair(now, old, "replaced by a newer pair", true)
+	}
+}
+
+func (m *Machine) rememberInbound(p sadb.Pair) {
+	for _, id := range p.In {
+		m.inbound[id] = p.ID
+	}
+}
+
+func (m *Machine) forgetInbound(p sadb.Pair) {
+	for _, id := range p.In {
+		delete(m.inbound, id)
+	}
+}
+
+// endPair takes a pair out of force; with tell the peer is told.
+func (m *Machine) endPair(now time.Time, p *pairState, reason string, tell bool) {
+	if tell {
+		m.tellDelete(now, p)
+	}
+	m.forgetPair(p)
+	m.put(Ended{Pair: p.pair.ID, Reason: reason})
+}
+
+func (m *Machine) forgetPair(p *pairState) {
+	m.forgetInbound(p.pair)
+	delete(m.pairs, p.pair.ID)
+}
+
+// tellDelete sends a delete under the newest ISAKMP SA of the same peer; if
+// there is none the peer learns from the lifetime.
+func (m *Machine) tellDelete(now time.Time, p *pairState) {
+	var best *isakmp
+	for _, s := range m.sas {
+		if s.owns(p.pair) && (best == nil || s.compare(best) > 0) {
+			best = s
+		}
+	}
+	if best != nil {
+		m.sendDelete(now, best, p.pair.In)
+	}
+}
+
+// owns reports whether a pair belongs to the peer of s: the same addresses and
+// the same proven identity, not the ISAKMP SA that it was made under.
+func (s *isakmp) owns(p sadb.Pair) bool {
+	return s.remote.Addr() == p.Remote && s.local.Addr() == p.Local && string(s.principal) == p.Principal
+}
+
+func (m *Machine) pairsWith(s *isakmp) int {
+	n := 0
+	for _, p := range m.pairs {
+		if s.owns(p.pair) {
+			n++
+		}
+	}
+	return n
+}
+
+func (m *Machine) hasPairs(s *isakmp) bool { return m.pairsWith(s) > 0 }
+
+// sortedPairs returns the pairs that fit, oldest first.
+func (m *Machine) sortedPairs(fits func(p sadb.Pair) bool) []*pairState {
+	var all []*pairState
+	for _, p := range m.pairs {
+		if fits(p.pair) {
+			all = append(all, p)
+		}
+	}
+	slices.SortFunc(all, func(a, b *pairState) int {
+		if c := a.pair.Since.Compare(b.pair.Since); c != 0 {
+			return c
+		}
+		if a.pair.ID < b.pair.ID {
+			return -1
+		}
+		return 1
+	})
+	return all
+}
+
+// latest returns the newest pair that carries what p carries.
+func (m *Machine) latest(p sadb.Pair) *pairState {
+	all := m.sortedPairs(func(o sadb.Pair) bool {
+		return o.Selector == p.Selector && o.Mode == p.Mode && o.Local == p.Local && o.Remote == p.Remote && o.Principal == p.Principal
+	})
+	if len(all) == 0 {
+		return nil
+	}
+	return all[len(all)-1]
+}
+
+// replacedBy returns the pair that a responder's new one takes over from.
+func (m *Machine) replacedBy(q *quickMode) sadb.PairID {
+	s := q.sa
+	old := m.latest(sadb.Pair{Selector: q.selector, Mode: q.pick.Shape.Mode,
+		Local: s.local.Addr(), Remote: s.remote.Addr(), Principal: string(s.principal)})
+	if old == nil {
+		return 0
+	}
+	return old.pair.ID
+}
+
+// used is the first valid packet on an inbound association: the initiator of
+// an unconfirmed pair has confirmed it, and a replaced pair may go.
+func (m *Machine) used(now time.Time, id sadb.SAID) {
+	pair := m.inbound[id]
+	if q := m.quicks[pair]; q != nil {
+		if q.step == awaitQuick3 {
+			m.confirm(now, q)
+		}
+		return
+	}
+	p := m.pairs[pair]
+	if p == nil || p.retire == nil {
+		return
+	}
+	at := p.pair.Since.Add(retireSoonest)
+	if at.Before(now) {
+		at = now
+	}
+	old := p.pair.Replaces
+	p.retire = m.timers.set(p.retire, at, func(now time.Time) { m.retirePair(now, old) })
+}
+
+// gone: the driver has ended the pair already.
+func (m *Machine) gone(now time.Time, id sadb.PairID) {
+	if p := m.pairs[id]; p != nil {
+		m.tellDelete(now, p)
+		m.forgetPair(p)
+	}
+}
+
+// close ends what the agent no longer wants.
+func (m *Machine) close(now time.Time, in Close) {
+	fits := func(remote netip.Addr) bool { return !in.Remote.IsValid() || in.Remote.Unmap() == remote }
+	for _, p := range m.sortedPairs(func(p sadb.Pair) bool {
+		return in.Pair == p.ID || in.Pair == 0 && fits(p.Remote)
+	}) {
+		m.endPair(now, p, in.Reason, true)
+	}
+	if !in.Main {
+		return
+	}
+	for _, s := range m.established() {
+		if fits(s.remote.Addr()) {
+			m.closeSA(now, s, in.Reason)
+		}
+	}
+}
+
+// adopt makes a pair of an earlier process known.
+func (m *Machine) adopt(in Adopt) {
+	p := &pairState{pair: in.Pair, main: in.Main, quick: in.Quick}
+	m.pairs[in.Pair.ID] = p
+	m.rememberInbound(in.Pair)
+}
+
+// renewRetry is when a rekey that failed is tried again.
+const renewRetry = 30 * time.Second
+
+// rekey makes a new pair in place of one. Only the newest of several that
+// carry the same traffic is renewed; the others, left over from both ends
+// having asked at once, run out.
+func (m *Machine) rekey(now time.Time, id sadb.PairID) {
+	p := m.pairs[id]
+	if p == nil || p.renewing || m.latest(p.pair) != p {
+		return
+	}
+	r := &request{Initiate: Initiate{Local: p.pair.Local, Remote: p.pair.Remote, Main: p.main, Quick: p.quick,
+		Replaces: id, NoInitialContact: true}, since: now}
+	if len(r.Main.Auth) == 0 {
+		offer, err := m.mainPolicy(path{netip.AddrPortFrom(p.pair.Local, ikePort), netip.AddrPortFrom(p.pair.Remote, ikePort)})
+		if err != nil {
+			return
+		}
+		r.Main = offer
+	}
+	p.renewing = true
+	m.initiate(now, r)
+	m.timers.set(nil, now.Add(renewRetry).Add(m.jitter()), func(now time.Time) {
+		if m.pairs[id] == p && !p.renewing {
+			m.rekey(now, id)
+		}
+	})
+}
+
+// jitter returns up to ten seconds.
+func (m *Machine) jitter() time.Duration {
+	return time.Duration(m.fraction(0, 10_000)) * time.Millisecond
+}

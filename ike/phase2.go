@@ -1,0 +1,508 @@
+package ike
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"ipsecagent/ike/crypt"
+	"ipsecagent/ike/wire"
+	"ipsecagent/sadb"
+)
+
+// Attribute classes of phase 2 (RFC 2407 §4.5, RFC 4304).
+const (
+	attr2LifeType     = 1
+	attr2LifeDuration = 2
+	attr2Group        = 3
+	attr2Mode         = 4
+	attr2Auth         = 5
+	attr2KeyLength    = 6
+	attr2ESN          = 11
+)
+
+const (
+	modeTunnel    = 1
+	modeTransport = 2
+	// defaultQuickLife is RFC 2407's own.
+	defaultQuickLife = 8 * time.Hour
+)
+
+func espTransforms() map[uint64]sadb.Encryption {
+	return map[uint64]sadb.Encryption{2: sadb.DES, 3: sadb.TripleDES, 11: sadb.Null, 12: sadb.AESCBC, 20: sadb.AESGCM}
+}
+
+func ahTransforms() map[uint64]sadb.Integrity {
+	return map[uint64]sadb.Integrity{2: sadb.HMACMD5, 3: sadb.HMACSHA1, 5: sadb.HMACSHA256, 6: sadb.HMACSHA384, 7: sadb.HMACSHA512}
+}
+
+func authAlgorithms() map[uint64]sadb.Integrity {
+	return map[uint64]sadb.Integrity{1: sadb.HMACMD5, 2: sadb.HMACSHA1, 5: sadb.HMACSHA256, 6: sadb.HMACSHA384, 7: sadb.HMACSHA512}
+}
+
+// quickShape is what all transforms of a quick mode have in common.
+type quickShape struct {
+	Mode sadb.Mode
+	PFS  sadb.Group // 0: none
+}
+
+// quickTransform is one transform of phase 2 that could be read.
+type quickTransform struct {
+	quickShape
+	Suite    sadb.Suite
+	Lifetime sadb.Limits
+	raw      wire.Transform
+}
+
+// String returns "esp-aes256gcm transport" and, with PFS, its group.
+func (t quickTransform) String() string {
+	s := t.Suite.String() + " " + t.Mode.String()
+	if t.PFS != 0 {
+		s += " pfs " + t.PFS.String()
+	}
+	return s
+}
+
+// limits returns the hard limits of a proposal: one of time always.
+func limits(p sadb.Proposal) sadb.Limits {
+	l := p.Lifetime
+	if l.Time <= 0 {
+		l.Time = defaultQuickLife
+	}
+	l.Time = max(l.Time, minLife)
+	return l
+}
+
+// transformOf encodes a suite.
+func transformOf(s sadb.Suite, life sadb.Limits, shape quickShape) wire.Transform {
+	t := wire.Transform{Number: 1, ID: uint8(valueOf(espTransforms(), s.Encryption))}
+	if s.Proto == sadb.AH {
+		t.ID = uint8(valueOf(ahTransforms(), s.Integrity))
+	}
+	add := func(a wire.Attribute) { t.Attributes = append(t.Attributes, a) }
+	if shape.PFS != 0 {
+		add(wire.Uint16(attr2Group, uint16(shape.PFS)))
+	}
+	if s.Integrity != sadb.IntegrityNone {
+		add(wire.Uint16(attr2Auth, valueOf(authAlgorithms(), s.Integrity)))
+	}
+	if s.KeyBits != 0 {
+		add(wire.Uint16(attr2KeyLength, uint16(s.KeyBits)))
+	}
+	mode := uint16(modeTransport)
+	if shape.Mode == sadb.Tunnel {
+		mode = modeTunnel
+	}
+	add(wire.Uint16(attr2Mode, mode))
+	t.Attributes = append(t.Attributes, lifeAttributes(life)...)
+	return t
+}
+
+// lifeAttributes says a lifetime; kilobytes are of 1024 bytes.
+func lifeAttributes(l sadb.Limits) []wire.Attribute {
+	var attrs []wire.Attribute
+	if l.Time > 0 {
+		attrs = append(attrs, wire.Uint16(attr2LifeType, lifeSeconds), wire.Uint32(attr2LifeDuration, seconds(l.Time)))
+	}
+	if kb := min(l.Bytes/1024, 1<<32-1); kb > 0 {
+		attrs = append(attrs, wire.Uint16(attr2LifeType, lifeKilobytes), wire.Uint32(attr2LifeDuration, uint32(kb)))
+	}
+	return attrs
+}
+
+// readLifetime adds up lifetimes as attributes say them. Zero and what is too
+// short count as not said.
+func readLifetime(attrs []wire.Attribute) sadb.Limits {
+	var l sadb.Limits
+	kind := uint64(0)
+	for _, a := range attrs {
+		v, _ := a.Uint()
+		switch {
+		case a.Type == attr2LifeType:
+			kind = v
+		case a.Type == attr2LifeDuration && kind == lifeSeconds:
+			l.Time = lifeDuration(v)
+		case a.Type == attr2LifeDuration && kind == lifeKilobytes:
+			l.Bytes = min(v, 1<<53) * 1024
+		}
+	}
+	return l
+}
+
+func wireProto(p sadb.Proto) wire.ProtocolID {
+	if p == sadb.AH {
+		return wire.ProtoAH
+	}
+	return wire.ProtoESP
+}
+
+func sadbProto(p wire.ProtocolID) (sadb.Proto, bool) {
+	switch p {
+	case wire.ProtoAH:
+		return sadb.AH, true
+	case wire.ProtoESP:
+		return sadb.ESP, true
+	}
+	return 0, false
+}
+
+// protocols returns the IPsec protocols that an offer needs inbound SPIs for,
+// each once.
+func protocols(proposals []sadb.Proposal) []sadb.Proto {
+	var all []sadb.Proto
+	for _, p := range proposals {
+		for _, s := range p.Suites {
+			if !slices.Contains(all, s.Proto) {
+				all = append(all, s.Proto)
+			}
+		}
+	}
+	return all
+}
+
+// quickSA returns the body of the SA payload of an offer. Each proposal has a
+// number of its own; suites that are applied together share it.
+func quickSA(proposals []sadb.Proposal, spis map[sadb.Proto]sadb.SPI, shape quickShape) []byte {
+	var out []wire.Proposal
+	for i, p := range proposals {
+		if len(out)+len(p.Suites) > wire.MaxProposals {
+			break
+		}
+		for _, s := range p.Suites {
+			out = append(out, wire.Proposal{Number: uint8(i + 1), Protocol: wireProto(s.Proto),
+				SPI: spiBytes(spis[s.Proto]), Transforms: []wire.Transform{transformOf(s, limits(p), shape)}})
+		}
+	}
+	return saBody(out...)
+}
+
+func spiBytes(s sadb.SPI) []byte { return []byte{byte(s >> 24), byte(s >> 16), byte(s >> 8), byte(s)} }
+
+// quickGroup is the proposals of one number: taken together or not at all.
+type quickGroup struct {
+	parts []quickPart
+}
+
+// quickPart is one proposal payload: its transforms are alternatives.
+type quickPart struct {
+	proposal   wire.Proposal
+	proto      sadb.Proto
+	spi        sadb.SPI
+	transforms []quickTransform
+}
+
+// quickReceived is what a peer offers in phase 2.
+type quickReceived struct {
+	groups []quickGroup
+	words  []string
+	first  wire.Proposal // for the SPI of a refusal
+}
+
+// readQuickSA reads a peer's offer. What cannot be read (IPComp, unknown
+// algorithms or attributes) leaves its group without choices.
+func readQuickSA(body []byte) (quickReceived, error) {
+	sa, err := oneSA(body)
+	if err != nil {
+		return quickReceived{}, err
+	}
+	var r quickReceived
+	if len(sa.Proposals) > 0 {
+		r.first = sa.Proposals[0]
+	}
+	number := -1
+	for _, p := range sa.Proposals {
+		if int(p.Number) != number {
+			number = int(p.Number)
+			r.groups = append(r.groups, quickGroup{})
+		}
+		g := &r.groups[len(r.groups)-1]
+		g.parts = append(g.parts, readQuickPart(p))
+	}
+	for _, g := range r.groups {
+		r.words = append(r.words, g.words())
+	}
+	return r, nil
+}
+
+func readQuickPart(p wire.Proposal) quickPart {
+	part := quickPart{proposal: p}
+	var proto, spi bool
+	part.proto, proto = sadbProto(p.Protocol)
+	part.spi, spi = spiOf(p.SPI)
+	if !proto || !spi {
+		return part
+	}
+	for _, t := range p.Transforms {
+		if read, err := readQuickTransform(part.proto, t); err == nil {
+			part.transforms = append(part.transforms, read)
+		}
+	}
+	return part
+}
+
+// words lists a group for the administrator.
+func (g quickGroup) words() string {
+	var parts []string
+	for _, p := range g.parts {
+		var alternatives []string
+		for _, t := range p.transforms {
+			alternatives = append(alternatives, t.String())
+		}
+		if unread := len(p.proposal.Transforms) - len(p.transforms); unread > 0 {
+			alternatives = append(alternatives, fmt.Sprintf("%d not known here", unread))
+		}
+		parts = append(parts, strings.Join(alternatives, " or "))
+	}
+	return strings.Join(parts, " with ")
+}
+
+var errUnknownTransform = errors.New("an algorithm or attribute not known here")
+
+func readQuickTransform(proto sadb.Proto, t wire.Transform) (quickTransform, error) {
+	q := quickTransform{raw: t, Suite: sadb.Suite{Proto: proto}, Lifetime: readLifetime(t.Attributes)}
+	ok := false
+	if proto == sadb.ESP {
+		q.Suite.Encryption, ok = espTransforms()[uint64(t.ID)]
+	} else {
+		q.Suite.Integrity, ok = ahTransforms()[uint64(t.ID)]
+	}
+	mode := false
+	for _, a := range t.Attributes {
+		v, number := a.Uint()
+		ok = ok && number && q.attribute(a.Type, v)
+		mode = mode || a.Type == attr2Mode
+	}
+	tooShort := q.Lifetime.Time != 0 && q.Lifetime.Time < minLife
+	if !ok || !mode || tooShort || !q.Suite.Valid() {
+		return q, errUnknownTransform
+	}
+	return q, nil
+}
+
+// attribute takes one attribute; false: the transform cannot be used.
+func (q *quickTransform) attribute(class uint16, v uint64) bool {
+	switch class {
+	case attr2LifeType, attr2LifeDuration:
+		return true
+	case attr2Group:
+		q.PFS = sadb.Group(v)
+		return v <= 0xffff && crypt.PublicLen(q.PFS) > 0
+	case attr2Mode:
+		q.Mode = sadb.Transport
+		if v == modeTunnel {
+			q.Mode = sadb.Tunnel
+		}
+		return v == modeTunnel || v == modeTransport
+	case attr2Auth:
+		return q.integrity(v)
+	case attr2KeyLength:
+		q.Suite.KeyBits = int(v)
+		return v <= 256
+	case attr2ESN:
+		return v == 0
+	}
+	return false
+}
+
+// integrity takes the authentication algorithm; with AH it must be the one the
+// transform names.
+func (q *quickTransform) integrity(v uint64) bool {
+	i, ok := authAlgorithms()[v]
+	if q.Suite.Proto == sadb.AH {
+		return ok && i == q.Suite.Integrity
+	}
+	q.Suite.Integrity = i
+	return ok
+}
+
+// quickPick is what both sides agree on: the suites with the peer's SPIs.
+type quickPick struct {
+	Shape    quickShape
+	Suites   []sadb.Suite
+	Peer     []sadb.SPI // per suite: the peer's inbound SPI
+	Lifetime sadb.Limits
+	// Shorter: our limits are below what the peer said, who must be told.
+	Shorter bool
+	answer  []wire.Proposal
+}
+
+// wanted says which shapes a responder accepts.
+type wanted struct {
+	mode    sadb.Mode
+	pfs     sadb.Group // this group and no other, if not 0
+	require bool       // PFS is required
+	main    sadb.Group // of the ISAKMP SA
+}
+
+func (o QuickOffer) wants(main sadb.Group) wanted {
+	w := wanted{mode: o.Mode, pfs: o.PFS, require: o.PFS != 0 || o.PFSAny, main: main}
+	if o.PFSAny {
+		w.pfs = main
+	}
+	return w
+}
+
+// accepts reports whether a shape will do. More than what is asked for is
+// welcome: PFS with the main mode's group or a strong one.
+func (w wanted) accepts(s quickShape) bool {
+	if s.Mode != w.mode {
+		return false
+	}
+	if w.require {
+		return s.PFS == w.pfs
+	}
+	return s.PFS == 0 || s.PFS == w.main || s.PFS != sadb.MODP768 && s.PFS != sadb.MODP1024
+}
+
+// pickQuick chooses from a peer's offer by this host's own preference.
+func pickQuick(own []sadb.Proposal, w wanted, peer quickReceived) (quickPick, bool) {
+	for _, p := range own {
+		for _, g := range peer.groups {
+			if pick, ok := g.match(p, w.accepts); ok {
+				return pick, true
+			}
+		}
+	}
+	return quickPick{}, false
+}
+
+// match reports whether a group has a transform for each suite of p and
+// nothing beside.
+func (g quickGroup) match(p sadb.Proposal, accepts func(quickShape) bool) (quickPick, bool) {
+	if len(g.parts) != len(p.Suites) {
+		return quickPick{}, false
+	}
+	pick := quickPick{Lifetime: limits(p)}
+	for i, s := range p.Suites {
+		part, t, ok := g.find(s, func(shape quickShape) bool {
+			return accepts(shape) && (i == 0 || shape == pick.Shape)
+		})
+		if !ok {
+			return quickPick{}, false
+		}
+		pick.take(s, part, t)
+	}
+	return pick, true
+}
+
+func (g quickGroup) find(s sadb.Suite, fits func(quickShape) bool) (quickPart, quickTransform, bool) {
+	for _, part := range g.parts {
+		for _, t := range part.transforms {
+			if t.Suite == s && fits(t.quickShape) {
+				return part, t, true
+			}
+		}
+	}
+	return quickPart{}, quickTransform{}, false
+}
+
+func (p *quickPick) take(s sadb.Suite, part quickPart, t quickTransform) {
+	p.Shape = t.quickShape
+	p.Suites = append(p.Suites, s)
+	p.Peer = append(p.Peer, part.spi)
+	least := p.Lifetime.Min(t.Lifetime)
+	p.Shorter = p.Shorter || least != t.Lifetime
+	p.Lifetime = least
+	answer := part.proposal
+	answer.Transforms = []wire.Transform{t.raw}
+	p.answer = append(p.answer, answer)
+}
+
+// answerBody returns the SA payload that takes the pick, with our own SPIs.
+func (p quickPick) answerBody(spis map[sadb.Proto]sadb.SPI) []byte {
+	var out []wire.Proposal
+	for i, a := range p.answer {
+		a.SPI = spiBytes(spis[p.Suites[i].Proto])
+		out = append(out, a)
+	}
+	return saBody(out...)
+}
+
+// checkQuickAnswer returns which of the own proposals the responder took.
+func checkQuickAnswer(own []sadb.Proposal, shape quickShape, body []byte) (quickPick, error) {
+	r, err := readQuickSA(body)
+	if err != nil {
+		return quickPick{}, err
+	}
+	if len(r.groups) != 1 {
+		return quickPick{}, fmt.Errorf("the answer takes %d proposals", len(r.groups))
+	}
+	for _, part := range r.groups[0].parts {
+		if len(part.proposal.Transforms) != 1 {
+			return quickPick{}, errors.New("the answer is not exactly one transform")
+		}
+	}
+	for _, p := range own {
+		pick, ok := r.groups[0].match(p, func(s quickShape) bool { return s == shape })
+		if ok {
+			return pick, nil
+		}
+	}
+	return quickPick{}, fmt.Errorf("the answer %s was not offered", strings.Join(r.words, ", "))
+}
+
+func quickWords(own []sadb.Proposal, shape quickShape) []string {
+	var words []string
+	for _, p := range own {
+		var parts []string
+		for _, s := range p.Suites {
+			parts = append(parts, quickTransform{quickShape: shape, Suite: s}.String())
+		}
+		words = append(words, strings.Join(parts, " with "))
+	}
+	return words
+}
+
+// quickDiffers names the first item in which two offers of phase 2 differ.
+func quickDiffers(own []sadb.Proposal, w wanted, peer quickReceived) string {
+	best, text := -1, "the peer offers nothing that is known here"
+	for _, p := range own {
+		for _, g := range peer.groups {
+			if same, t := g.differs(p, w); same > best {
+				best, text = same, t
+			}
+		}
+	}
+	return text
+}
+
+// differs compares one of ours with a group: how many items agree, and the
+// first that does not.
+func (g quickGroup) differs(p sadb.Proposal, w wanted) (int, string) {
+	best, text := -1, ""
+	if len(g.parts) != len(p.Suites) {
+		return best, text
+	}
+	for _, t := range g.parts[0].transforms {
+		s := p.Suites[0]
+		items := []struct{ name, own, peer string }{
+			{"protocol", s.Proto.String(), t.Suite.Proto.String()},
+			{"mode", w.mode.String(), t.Mode.String()},
+			{"encryption", suiteCipher(s), suiteCipher(t.Suite)},
+			{"integrity", integrityName(s.Integrity), integrityName(t.Suite.Integrity)},
+			{"PFS group", w.pfs.String(), t.PFS.String()},
+		}
+		for n, i := range items {
+			if i.own != i.peer {
+				if n > best {
+					best, text = n, fmt.Sprintf("%s: here %s, peer %s", i.name, i.own, i.peer)
+				}
+				break
+			}
+		}
+	}
+	return best, text
+}
+
+func suiteCipher(s sadb.Suite) string {
+	if s.KeyBits == 0 {
+		return s.Encryption.String()
+	}
+	return fmt.Sprintf("%s%d", s.Encryption, s.KeyBits)
+}
+
+func integrityName(i sadb.Integrity) string {
+	return [...]string{"none", "md5", "sha1", "sha256", "sha384", "sha512"}[i]
+}

@@ -1,0 +1,177 @@
+package ike
+
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"time"
+
+	"ipsecagent/ike/wire"
+)
+
+// ikePort is where IKE is spoken (RFC 2408 §2.5.1).
+const ikePort = 500
+
+// request is somebody's wish for a pair of associations, on its way.
+type request struct {
+	Initiate
+	since time.Time
+	mains int // main modes begun for it
+}
+
+const (
+	// maxMains bounds the main modes made for one request: one, and another
+	// if the peer has forgotten the ISAKMP SA that was there.
+	maxMains = 2
+	// maxWaiting bounds the requests that wait for one main mode.
+	maxWaiting = 256
+	// ownQuicks is how many quick modes this host runs at once under one
+	// ISAKMP SA; more wait their turn.
+	ownQuicks = 3
+)
+
+// initiate takes a request one step further: a quick mode under an ISAKMP SA
+// that satisfies its rule, else a main mode first.
+func (m *Machine) initiate(now time.Time, r *request) {
+	if err := r.check(); err != nil {
+		m.failRequest(r, Failed{Code: FailLocal, Step: "start", Reason: err.Error()})
+		return
+	}
+	if s := m.serving(now, r); s != nil {
+		m.startQuick(now, s, r)
+		return
+	}
+	p := path{netip.AddrPortFrom(r.Local.Unmap(), ikePort), netip.AddrPortFrom(r.Remote.Unmap(), ikePort)}
+	if x := m.joinable(p, r); x != nil {
+		x.waiting = append(x.waiting, r)
+		return
+	}
+	if r.mains++; r.mains > maxMains {
+		m.failRequest(r, Failed{Code: FailPolicy, Step: "main mode", Reason: "main mode succeeds, but what it proves is not what the rule asks for"})
+		return
+	}
+	m.startMain(now, p, r.Main, r)
+}
+
+func (r *request) check() error {
+	switch {
+	case !r.Local.IsValid() || !r.Remote.IsValid() || r.Local.Unmap().BitLen() != r.Remote.Unmap().BitLen():
+		return fmt.Errorf("addresses %s and %s are no pair of one family", r.Local, r.Remote)
+	case len(r.Quick.Proposals) == 0:
+		return fmt.Errorf("filter %q names no security method", r.Quick.Filter)
+	}
+	return nil
+}
+
+// serving returns the newest ISAKMP SA that may carry the request.
+func (m *Machine) serving(now time.Time, r *request) *isakmp {
+	var best *isakmp
+	for _, s := range m.sas {
+		fits := s.local.Addr() == r.Local.Unmap() && s.remote.Addr() == r.Remote.Unmap() &&
+			s.usable(now) && s.satisfies(r.Main)
+		if fits && (best == nil || s.compare(best) > 0) {
+			best = s
+		}
+	}
+	return best
+}
+
+// joinable returns a main mode under way that offers just what r would.
+func (m *Machine) joinable(p path, r *request) *mainMode {
+	offer := m.able(r.Main)
+	for _, x := range m.mains {
+		if x.initiator && x.sameHosts(p) && len(x.waiting) < maxWaiting && reflect.DeepEqual(x.offer, offer) {
+			return x
+		}
+	}
+	return nil
+}
+
+// failRequest reports the end of a request. A rekey is tried again while its
+// pair lives.
+func (m *Machine) failRequest(r *request, f Failed) {
+	f.Request, f.Filter = r.Request, r.Quick.Filter
+	f.Local, f.Remote = r.Local, r.Remote
+	m.put(f)
+	if p := m.pairs[r.Replaces]; p != nil {
+		p.renewing = false
+	}
+}
+
+// cancel gives up a request wherever it is.
+func (m *Machine) cancel(now time.Time, id uint64) {
+	if id == 0 {
+		return
+	}
+	for _, x := range m.mains {
+		if r := takeRequest(&x.waiting, id); r != nil {
+			m.cancelled(r)
+			if len(x.waiting) == 0 {
+				m.endMain(x)
+			}
+			return
+		}
+	}
+	for _, s := range m.sas {
+		if r := takeRequest(&s.queue, id); r != nil {
+			m.cancelled(r)
+			return
+		}
+	}
+	for _, q := range m.quicks {
+		if q.request != nil && q.request.Request == id {
+			m.failQuick(now, q, Failed{Code: FailCancelled, Reason: "policy no longer wants it"})
+			return
+		}
+	}
+}
+
+func (m *Machine) cancelled(r *request) {
+	m.failRequest(r, Failed{Code: FailCancelled, Step: "main mode", Reason: "policy no longer wants it"})
+}
+
+func takeRequest(list *[]*request, id uint64) *request {
+	for i, r := range *list {
+		if r.Request == id {
+			*list = append((*list)[:i:i], (*list)[i+1:]...)
+			return r
+		}
+	}
+	return nil
+}
+
+// firstContact returns INITIAL-CONTACT if this host holds nothing of the peer:
+// the peer may then forget what it holds of us.
+func (m *Machine) firstContact(x *mainMode) []wire.Payload {
+	for _, r := range x.waiting {
+		if r.NoInitialContact {
+			return nil
+		}
+	}
+	if len(x.waiting) == 0 || m.holds(x) {
+		return nil
+	}
+	n := wire.Notify{DOI: wire.DOIIPsec, Protocol: wire.ProtoISAKMP, Type: wire.InitialContact,
+		SPI: append(x.icookie[:], x.rcookie[:]...)}
+	return []wire.Payload{{Type: wire.NotifyPayload, Body: n.Append(nil)}}
+}
+
+// holds reports whether there is anything with the peer of x but x.
+func (m *Machine) holds(x *mainMode) bool {
+	for _, p := range m.pairs {
+		if p.pair.Remote == x.remote.Addr() {
+			return true
+		}
+	}
+	for _, s := range m.sas {
+		if s.remote.Addr() == x.remote.Addr() {
+			return true
+		}
+	}
+	for _, q := range m.quicks {
+		if q.sa.remote.Addr() == x.remote.Addr() {
+			return true
+		}
+	}
+	return false
+}
