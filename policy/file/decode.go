@@ -12,9 +12,6 @@ import (
 	"ipsecagent/policy"
 )
 
-// maxDepth is deeper than any policy nests.
-const maxDepth = 16
-
 // maxErrors ends a list of errors that nobody reads.
 const maxErrors = 100
 
@@ -93,11 +90,7 @@ func (d *decoder) err() error {
 
 // walk refuses the parts of YAML that a policy has no use for and that make a
 // document mean what it does not show.
-func (d *decoder) walk(n *yaml.Node, depth int) {
-	if depth > maxDepth {
-		d.fail(n, "", "nested deeper than %d levels", maxDepth)
-		return
-	}
+func (d *decoder) walk(n *yaml.Node) {
 	switch {
 	case n.Kind == yaml.AliasNode:
 		d.fail(n, "", "an alias (*%s) is not part of the policy language; write the value out", n.Value)
@@ -107,7 +100,7 @@ func (d *decoder) walk(n *yaml.Node, depth int) {
 		d.fail(n, "", "a tag (%s) is not part of the policy language; remove it", n.Tag)
 	}
 	for _, c := range n.Content {
-		d.walk(c, depth+1)
+		d.walk(c)
 	}
 }
 

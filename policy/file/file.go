@@ -17,11 +17,8 @@ import (
 	"ipsecagent/policy"
 )
 
-// Bounds of what is read.
-const (
-	maxSize  = 4 << 20 // bytes of one document
-	maxFiles = 1000    // documents of one folder
-)
+// maxFiles bounds the documents of one folder.
+const maxFiles = 1000
 
 // extension is what a policy's file name ends with in a folder.
 const extension = ".yaml"
@@ -103,15 +100,12 @@ func (e *Entry) claim(owner map[string]string) {
 // document.
 func Parse(name string, data []byte) (*policy.Policy, error) {
 	src := newSource(name, data)
-	if len(data) > maxSize {
-		return nil, src.errorAt(1, 1, fmt.Sprintf("the document is larger than %d bytes", maxSize))
-	}
 	root, err := src.nodes()
 	if err != nil {
 		return nil, err
 	}
 	d := newDecoder(src)
-	d.walk(root, 0)
+	d.walk(root)
 	if len(d.errs) > 0 {
 		return nil, d.err()
 	}

@@ -19,8 +19,8 @@ import (
 
 const header = "apiVersion: ipsecagent/v1\nkind: Policy\nname: test\n"
 
-func TestEveryFieldIsRead(t *testing.T) {
-	p, err := Parse("all.yaml", []byte(header+`
+// allFields has every field and every form that this version enforces.
+const allFields = header + `
 guid: "{72385230-70FA-11D1-864C-14A300000000}"
 description: all fields
 pollingInterval: 1d12h
@@ -75,7 +75,10 @@ defaultResponse:
   authentication: [{psk: {key: lab}}]
 tests:
   - {flow: "tcp me -> 10.0.0.1", expect: none}
-`))
+`
+
+func TestEveryFieldIsRead(t *testing.T) {
+	p, err := Parse("all.yaml", []byte(allFields))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +306,9 @@ func TestParseRefuses(t *testing.T) {
 		{"a tag", header + "description: !!binary x\n", "4:14: a tag (!!binary) is not part of the policy language"},
 		{"a merge", header + "<<: {a: 1}\n", `4:1: unknown field "<<"`},
 		{"depth", header + "rules: " + deep + "\n", "nested deeper than 16 levels"},
-		{"great depth", strings.Repeat("[", 100_000), "exceeded max depth"},
+		{"great depth", strings.Repeat("[", 100_000), "nested deeper than 16 levels"},
+		{"lists", "- [" + strings.Repeat("[],", 300_000) + "]", "more than 250000 lists and mappings"},
+		{"values", "[" + strings.Repeat("a,", 700_000) + "]", "1:1: the document has more than 700000 values"},
 		{"repeated field", header + "name: y\n", `4:1: "name" is given twice, first in line 3`},
 		{"a list as key", header + "? [a]\n: b\n", "4:3: a field name is expected, not a list"},
 		{"no value", header + "description:\n", "4:13: a value is expected, not nothing"},
@@ -614,6 +619,7 @@ func FuzzParse(f *testing.F) {
 		}
 		f.Add(data)
 	}
+	f.Add([]byte(allFields))
 	f.Add([]byte(header + "tests: [{flow: \"tcp me=::1 -> [::2]:3\", expect: none}]"))
 	f.Fuzz(func(t *testing.T, data []byte) { check(t, data) })
 }

@@ -36,6 +36,34 @@ type source struct {
 	lines [][]byte
 }
 
+// Bounds of one document. Nodes of YAML are a hundred times larger than their
+// text, so size alone is none.
+const (
+	maxSize        = 4 << 20 // bytes
+	maxSeparators  = 700_000 // commas and ends of line: 100,000 filters of one line each
+	maxCollections = 250_000
+	maxDepth       = 16 // of each style; deeper than any policy nests
+)
+
+// limits is the part of the bounds that the YAML parser checks on its way.
+type limits struct{ collections int }
+
+// CheckDepth is called at the start of every list and mapping.
+func (l *limits) CheckDepth(depth int, _ *yaml.DepthContext) error {
+	l.collections++
+	switch {
+	case depth > maxDepth:
+		return fmt.Errorf("nested deeper than %d levels", maxDepth)
+	case l.collections > maxCollections:
+		return fmt.Errorf("more than %d lists and mappings", maxCollections)
+	}
+	return nil
+}
+
+// CheckAlias is called when an alias is resolved, which never happens: walk
+// refuses them.
+func (l *limits) CheckAlias(int, int) error { return nil }
+
 func newSource(name string, data []byte) *source {
 	return &source{name: name, data: data, lines: bytes.Split(data, []byte("\n"))}
 }
@@ -93,11 +121,17 @@ func plain(c rune) rune {
 
 // nodes parses the text to a tree of nodes and returns its root value.
 func (s *source) nodes() (*yaml.Node, error) {
+	if len(s.data) > maxSize {
+		return nil, s.errorAt(1, 1, fmt.Sprintf("the document is larger than %d bytes", maxSize))
+	}
+	if bytes.Count(s.data, []byte(","))+len(s.lines) > maxSeparators {
+		return nil, s.errorAt(1, 1, fmt.Sprintf("the document has more than %d values", maxSeparators))
+	}
 	if len(bytes.TrimSpace(s.data)) == 0 {
 		return nil, s.errorAt(1, 1, "the document is empty")
 	}
 	var document yaml.Node
-	if err := yaml.Load(s.data, &document); err != nil {
+	if err := yaml.Load(s.data, &document, yaml.WithPlugin(&limits{})); err != nil {
 		return nil, s.syntax(err)
 	}
 	if len(document.Content) != 1 {
