@@ -29,6 +29,7 @@ func NewInbound(sa sadb.SA) (*Inbound, error) {
 	if err != nil {
 		return nil, fmt.Errorf("esp: inbound %s: %w", sa.ID, err)
 	}
+	sa.EncKey, sa.AuthKey = sadb.Secret{}, sadb.Secret{} // the ciphers have their own copies
 	return &Inbound{sa: sa, t: t, w: newWindow(sa.Replay, sa.ESN)}, nil
 }
 

@@ -38,6 +38,7 @@ func NewOutbound(sa sadb.SA) (*Outbound, error) {
 	if err != nil {
 		return nil, fmt.Errorf("esp: outbound %s: %w", sa.ID, err)
 	}
+	sa.EncKey, sa.AuthKey = sadb.Secret{}, sadb.Secret{} // the ciphers have their own copies
 	o := &Outbound{sa: sa, t: t, iv: iv, max: math.MaxUint32}
 	if sa.ESN {
 		o.max = math.MaxUint64 - 1

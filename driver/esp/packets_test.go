@@ -162,7 +162,7 @@ func withExtensions(p []byte, protos ...uint8) []byte {
 		at = len(out)
 		out = append(out, 0, 0, 1, 4, 0, 0, 0, 0) // PadN
 		if proto == protoRouting {
-			out[at+2], out[at+3] = 4, 0 // type 4, no segments left
+			out[at+2], out[at+3] = 253, 0 // type for experiments, no segments left
 		}
 		if proto == protoFragment {
 			clear(out[at+1:])
