@@ -2,7 +2,9 @@ package file
 
 import (
 	"net/netip"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -39,6 +41,30 @@ func TestExamplesLoadCompileAndPassTheirTests(t *testing.T) {
 				t.Errorf("warning: %v", w)
 			}
 		})
+	}
+}
+
+// The policy that the reference begins with is a whole one.
+func TestTheReferenceBeginsWithAPolicyThatHolds(t *testing.T) {
+	reference, err := os.ReadFile(filepath.Join("..", "..", "docs", "policy.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(reference), "```yaml\n")
+	document, _, ok := strings.Cut(after, "```")
+	if !ok {
+		t.Fatal("no document in the reference")
+	}
+	p, err := Parse("policy.md", []byte(document))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := policy.Compile(p, policy.Host{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := policy.RunTests(c, p.Tests); err != nil || len(p.Tests) == 0 {
+		t.Errorf("%d tests: %v", len(p.Tests), err)
 	}
 }
 
