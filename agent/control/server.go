@@ -121,6 +121,9 @@ func (s *server) permit(need access, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		who, known := r.Context().Value(callerKey{}).(caller)
 		if known && accessOf(who, s.readers) >= need {
+			if need == accessChange {
+				s.cfg.Log.Info("control request", "path", r.URL.Path, "uid", who.uid, "pid", who.pid)
+			}
 			next.ServeHTTP(w, r)
 			return
 		}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v4"
@@ -219,13 +220,22 @@ func placed(path string, err error) error {
 	case errors.As(err, &many):
 		var errs []error
 		for _, e := range many.Errors {
-			errs = append(errs, fmt.Errorf("%s:%d:%d: %s", path, e.Mark.Line, e.Mark.Column, e.Message))
+			errs = append(errs, atMark(path, e))
 		}
 		return errors.Join(errs...)
 	case errors.As(err, &one):
-		return fmt.Errorf("%s:%d:%d: %s", path, one.Mark.Line, one.Mark.Column, one.Message)
+		return atMark(path, one)
 	}
 	return fmt.Errorf("%s: %w", path, err)
+}
+
+func atMark(path string, e *yaml.LoadError) error {
+	message := e.Message
+	// The reader names the Go type that has no such field.
+	if name, _, ok := strings.Cut(message, " not found in type "); ok {
+		message = "unknown setting " + strings.TrimPrefix(name, "field ")
+	}
+	return fmt.Errorf("%s:%d:%d: %s", path, e.Mark.Line, e.Mark.Column, message)
 }
 
 // validate says what cannot be used.

@@ -98,7 +98,7 @@ func TestMistakesInSettingsAreNamedWithTheirLine(t *testing.T) {
 		name, text string
 		want       []string
 	}{
-		{"two unknown fields", "runDir: /run/a\ncolour: green\ndataPath:\n  tum: x\n", []string{"agent.yaml:2:", "colour", "agent.yaml:4:", "tum"}},
+		{"two unknown fields", "runDir: /run/a\ncolour: green\ndataPath:\n  tum: x\n", []string{"agent.yaml:2:1: unknown setting colour", "agent.yaml:4:3: unknown setting tum"}},
 		{"wrong type", "dataPath:\n  workers: many\n", []string{"agent.yaml:2:"}},
 		{"a number too large", "dataPath: {steerMark: 0x1ffffffff}\n", []string{"agent.yaml:1:"}},
 		{"repeated field", "runDir: /a\nrunDir: /b\n", []string{"agent.yaml:2:", "runDir"}},
