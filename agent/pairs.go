@@ -135,6 +135,9 @@ func (a *Agent) dropHalf(now time.Time, id sadb.PairID) {
 	}
 	delete(a.halves, id)
 	a.deleteSAs(now, h.ids)
+	if o, ok := a.overlays[h.filter]; ok && o.kind == responseOverlay && !a.halfFor(h.filter, h.remote) {
+		a.unprotect(now, sadb.Pair{Filter: h.filter, Selector: o.filter.Selector})
+	}
 }
 
 // halfFor reports whether a negotiation for a filter and a peer has come as far
