@@ -43,8 +43,8 @@ type Host struct {
 	// at an address from now on. The channel has room for 100 datagrams.
 	Listen func(t *testing.T, at netip.AddrPort) <-chan []byte
 	// Wire (Packets) counts the packets that left the host on the link so
-	// far: ESP, and everything else but ARP, neighbour discovery and
-	// multicast listener discovery.
+	// far: ESP, its fragments included, and everything else but ARP,
+	// neighbour discovery and multicast listener discovery.
 	Wire func(t *testing.T) (esp, clear int)
 }
 

@@ -30,6 +30,7 @@ func packetTests() []namedTest {
 		{"an expired overlay permits no more", overlayExpires},
 		{"Abandon drops what waits", abandonDrops},
 		{"another client, the same traffic", reopened},
+		{"filters replaced under traffic", reloaded},
 	}
 }
 
@@ -157,6 +158,7 @@ func requireInbound(r *rig) {
 	r.bob.set(r.bob.between("f", r.alice, require()))
 	ch := r.bob.listen(port)
 	r.alice.send(r.bob, port, "hello")
+	r.alice.send(r.bob, port, strings.Repeat("in fragments ", 500))
 	r.arrivesNot(ch, "bob requires security")
 	r.bob.until("counted", func(s driver.State) bool { return s.Counters.InClear > 0 })
 }
@@ -402,4 +404,33 @@ func reopened(r *rig) {
 	if got, ok := r.alice.sa(sa.ID); !ok || got.Packets != 2 {
 		r.Errorf("the association counts %d packets, want 2", got.Packets)
 	}
+}
+
+// reloaded replaces every filter by others that require as much, again and
+// again, while an application sends: nothing leaves in clear in between.
+func reloaded(r *rig) {
+	narrow, wide := r.alice.filter("narrow", r.bob.addr(), port, require()), r.alice.between("wide", r.bob, require())
+	r.alice.set(wide)
+	ch, before := r.bob.listen(port), r.alice.reading()
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				r.alice.send(r.bob, port, "in clear")
+			}
+		}
+	}()
+	for range 50 {
+		r.alice.set(narrow)
+		r.alice.set(wide, narrow)
+		r.alice.set(wide)
+	}
+	close(stop)
+	<-done
+	r.arrivesNot(ch, "every filter list required security")
+	r.alice.left(before, false, false)
 }
