@@ -181,25 +181,29 @@ func validateAuthentication(r *report, path, what string, methods []AuthMethod) 
 	}
 	for i, m := range methods {
 		here := at(path, i, "")
-		switch {
-		case m.Kind < Kerberos || m.Kind > PresharedKey:
-			r.add(here, "%s: unknown authentication method %d", what, m.Kind)
-		case m.Kind == Certificate && m.CA == "":
-			r.add(here, "%s: a certificate method names its authority: ca: \"CN=…\"", what)
-		case m.Kind != Certificate && (m.CA != "" || m.ExcludeCAName || m.MapToAccount):
-			r.add(here, "%s: ca, excludeCAName and mapToAccount belong to a certificate method", what)
-		case m.Kind != PresharedKey && m.Key != "":
-			r.add(here, "%s: a key name belongs to a preshared-key method", what)
-		}
+		validateAuthMethod(r, here, what, m)
 		for _, earlier := range methods[:i] {
 			if earlier.Kind == m.Kind && earlier.CA == m.CA && earlier.Key == m.Key {
 				r.add(here, "%s lists %v twice", what, m)
 			}
 		}
-		checkText(r, here, what, m.CA)
-		checkText(r, here, what, m.Key)
-		validatePrincipals(r, here+".acceptPrincipals", what, m.AcceptPrincipals)
 	}
+}
+
+func validateAuthMethod(r *report, path, what string, m AuthMethod) {
+	switch {
+	case m.Kind < Kerberos || m.Kind > PresharedKey:
+		r.add(path, "%s: unknown authentication method %d", what, m.Kind)
+	case m.Kind == Certificate && m.CA == "":
+		r.add(path, "%s: a certificate method names its authority: ca: \"CN=…\"", what)
+	case m.Kind != Certificate && (m.CA != "" || m.ExcludeCAName || m.MapToAccount):
+		r.add(path, "%s: ca, excludeCAName and mapToAccount belong to a certificate method", what)
+	case m.Kind != PresharedKey && m.Key != "":
+		r.add(path, "%s: a key name belongs to a preshared-key method", what)
+	}
+	checkText(r, path, what, m.CA)
+	checkText(r, path, what, m.Key)
+	validatePrincipals(r, path+".acceptPrincipals", what, m.AcceptPrincipals)
 }
 
 func validatePrincipals(r *report, path, what string, names []string) {

@@ -47,6 +47,7 @@ func TestDirKeepsGoodDocumentsBesideBadOnes(t *testing.T) {
 	write(t, filepath.Join(dir, "b.yaml"), header+"x: 1\n")
 	write(t, filepath.Join(dir, "c.yaml"), header)
 	write(t, filepath.Join(dir, "d.yaml"), strings.Replace(header, "test", "other", 1))
+	write(t, filepath.Join(dir, "e.yaml"), strings.Replace(header, "test", "client", 1))
 	write(t, filepath.Join(dir, ".hidden.yaml"), "x")
 	write(t, filepath.Join(dir, "README.md"), "x")
 	if err := os.Mkdir(filepath.Join(dir, "sub.yaml"), 0o700); err != nil {
@@ -61,6 +62,7 @@ func TestDirKeepsGoodDocumentsBesideBadOnes(t *testing.T) {
 		{"b.yaml", "", `unknown field "x"`},
 		{"c.yaml", "", `policy "test" of`},
 		{"d.yaml", "other", ""},
+		{"e.yaml", "", "has the name of a predefined policy"},
 	}
 	if len(entries) != len(want) {
 		t.Fatalf("%+v", entries)

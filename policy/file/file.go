@@ -59,8 +59,8 @@ type Entry struct {
 
 // Dir reads every *.yaml of a folder, in the order of their names; hidden
 // files and subfolders are left out. What is wrong with one document stands in
-// its Entry and does not hide the others. A name that an earlier document has
-// is an error of the later one.
+// its Entry and does not hide the others. A name that an earlier document or a
+// predefined policy has is an error.
 func Dir(path string) ([]Entry, error) {
 	files, err := os.ReadDir(path)
 	if err != nil {
@@ -85,9 +85,14 @@ func Dir(path string) ([]Entry, error) {
 	return entries, nil
 }
 
-// claim takes the policy's name, or fails if another document has it.
+// claim takes the policy's name, or fails if another document or a predefined
+// policy has it.
 func (e *Entry) claim(owner map[string]string) {
 	name := e.Policy.Name
+	if _, predefined := policy.Predefined(name); predefined {
+		e.Policy, e.Err = nil, fmt.Errorf("file: policy %q of %s has the name of a predefined policy; give it another name", name, e.Path)
+		return
+	}
 	if first, taken := owner[name]; taken {
 		e.Policy, e.Err = nil, fmt.Errorf("file: policy %q of %s is already defined in %s; give it another name", name, e.Path, first)
 		return
