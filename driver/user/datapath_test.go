@@ -21,7 +21,7 @@ func TestSecuredTrafficOfEverySort(t *testing.T) {
 			t.Errorf("TCP to %s: %v", to, err)
 		}
 	}
-	if l.counter("secured") == 0 {
+	if l.wireCounter("secured", l.alice) == 0 || l.wireCounter("secured", l.bob) == 0 {
 		t.Error("no ESP on the wire")
 	}
 	l.noClear()

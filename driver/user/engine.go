@@ -19,7 +19,7 @@ const lookDelay = 50 * time.Millisecond
 
 // retryDelay is how long the engine waits after the kernel refused something
 // that must be.
-const retryDelay = time.Second
+const retryDelay = 200 * time.Millisecond
 
 // engine owns all state of the data path. One goroutine (run) calls its
 // methods; workers see what it publishes.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -31,7 +32,8 @@ func TestMain(m *testing.M) {
 	if socket := os.Getenv(datapathEnv); socket != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
-		if err := Serve(ctx, Config{Socket: socket}); err != nil {
+		log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+		if err := Serve(ctx, Config{Socket: socket, Log: log}); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -51,6 +53,7 @@ type lab struct {
 // host is one network namespace with a data path and a client.
 type host struct {
 	t      *testing.T
+	port   int // of the bridge
 	ns     string
 	v4, v6 netip.Addr
 	socket string
@@ -63,19 +66,26 @@ type host struct {
 // labs numbers the labs of this process; names of namespaces need it.
 var labs atomic.Uint32
 
+// wireRules counts, for each host apart, what it puts on the wire.
 const wireRules = `
 table bridge wire {
-  counter secured {}
-  counter clear {}
+  counter secured0 {}
+  counter clear0 {}
+  counter secured1 {}
+  counter clear1 {}
   chain pre {
     type filter hook prerouting priority 0;
     ether type arp accept
     icmpv6 type { 130-137,143 } accept
-    ip protocol 50 counter name secured accept
-    ip6 nexthdr 50 counter name secured accept
-    frag nexthdr 50 counter name secured accept
     udp dport 500 accept
-    counter name clear
+    iifname p0 ip protocol 50 counter name secured0 accept
+    iifname p0 ip6 nexthdr 50 counter name secured0 accept
+    iifname p0 frag nexthdr 50 counter name secured0 accept
+    iifname p0 counter name clear0
+    iifname p1 ip protocol 50 counter name secured1 accept
+    iifname p1 ip6 nexthdr 50 counter name secured1 accept
+    iifname p1 frag nexthdr 50 counter name secured1 accept
+    iifname p1 counter name clear1
   }
 }`
 
@@ -86,16 +96,16 @@ func newLab(t *testing.T) *lab {
 	}
 	n := fmt.Sprintf("%d-%d", os.Getpid(), labs.Add(1))
 	l := &lab{t: t, wire: "user-w" + n}
-	l.alice = &host{t: t, ns: "user-a" + n, v4: netip.MustParseAddr("10.77.0.1"), v6: netip.MustParseAddr("fd77::1")}
-	l.bob = &host{t: t, ns: "user-b" + n, v4: netip.MustParseAddr("10.77.0.2"), v6: netip.MustParseAddr("fd77::2")}
+	l.alice = &host{t: t, port: 0, ns: "user-a" + n, v4: netip.MustParseAddr("10.77.0.1"), v6: netip.MustParseAddr("fd77::1")}
+	l.bob = &host{t: t, port: 1, ns: "user-b" + n, v4: netip.MustParseAddr("10.77.0.2"), v6: netip.MustParseAddr("fd77::2")}
 	for _, ns := range []string{l.wire, l.alice.ns, l.bob.ns} {
 		run(t, "", "ip", "netns", "add", ns)
 		t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", ns).Run() })
 	}
 	run(t, l.wire, "ip", "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
 	run(t, l.wire, "ip", "link", "set", "br0", "up")
-	for i, h := range []*host{l.alice, l.bob} {
-		port := fmt.Sprintf("p%d", i)
+	for _, h := range []*host{l.alice, l.bob} {
+		port := fmt.Sprintf("p%d", h.port)
 		run(t, l.wire, "ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", h.ns)
 		run(t, l.wire, "ip", "link", "set", port, "master", "br0", "up")
 		run(t, h.ns, "sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=0", "net.ipv6.conf.all.accept_ra=0")
@@ -111,6 +121,12 @@ func newLab(t *testing.T) *lab {
 // start starts the data path of h and attaches to it.
 func (h *host) start() {
 	h.t.Helper()
+	h.launch()
+	h.attach()
+}
+
+func (h *host) launch() {
+	h.t.Helper()
 	h.socket = filepath.Join(h.t.TempDir(), "dp.sock")
 	h.proc = exec.Command("ip", "netns", "exec", h.ns, os.Args[0])
 	h.proc.Env = append(os.Environ(), datapathEnv+"="+h.socket)
@@ -120,24 +136,29 @@ func (h *host) start() {
 		h.t.Fatal(err)
 	}
 	h.t.Cleanup(h.stop)
-	h.attach()
 }
 
-// attach dials until the data path is there.
+// attach attaches to the data path as a fresh agent.
 func (h *host) attach() {
+	h.t.Helper()
+	c := h.dial()
+	if e, ok := (<-c.Events()).(driver.Resync); !ok {
+		h.t.Fatalf("%s: the first event is %T, not Resync", h.ns, e)
+	}
+	h.c, h.inbox = c, make(chan driver.Event, 4096)
+	go filterEvents(c.Events(), h.inbox)
+}
+
+// dial dials until the data path is there.
+func (h *host) dial() *Client {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), 10*time.Second)
 	defer cancel()
 	for {
 		c, err := Dial(ctx, h.socket)
 		if err == nil {
-			h.c, h.inbox = c, make(chan driver.Event, 4096)
-			if e, ok := (<-c.Events()).(driver.Resync); !ok {
-				h.t.Fatalf("%s: the first event is %T, not Resync", h.ns, e)
-			}
-			go filterEvents(c.Events(), h.inbox)
 			h.t.Cleanup(func() { c.Close() })
-			return
+			return c
 		}
 		if ctx.Err() != nil {
 			h.t.Fatalf("%s: data path does not come up: %v; it says: %s", h.ns, err, h.stderr)
@@ -243,6 +264,11 @@ func try(ns, stdin string, args ...string) (string, error) {
 	return string(out), err
 }
 
+// wireCounter reads a counter of what h put on the wire.
+func (l *lab) wireCounter(name string, h *host) int {
+	return l.counter(fmt.Sprint(name, h.port))
+}
+
 // counter reads a counter of the wire.
 func (l *lab) counter(name string) int {
 	l.t.Helper()
@@ -268,8 +294,10 @@ func (l *lab) counter(name string) int {
 // the wire.
 func (l *lab) noClear() {
 	l.t.Helper()
-	if n := l.counter("clear"); n != 0 {
-		l.t.Fatalf("%d packets in clear on the wire", n)
+	for _, h := range []*host{l.alice, l.bob} {
+		if n := l.wireCounter("clear", h); n != 0 {
+			l.t.Fatalf("%d packets in clear on the wire from %s", n, h.ns)
+		}
 	}
 }
 

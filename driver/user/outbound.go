@@ -3,6 +3,7 @@ package user
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"runtime"
@@ -49,14 +50,25 @@ func newSealer(cfg Config, sh *shared, tun *queue) (*sealer, error) {
 	return s, nil
 }
 
-// run reads the TUN until the data path ends.
-func (s *sealer) run() {
+// run reads the TUN until the data path ends, and returns an error if the TUN
+// is lost for good.
+func (s *sealer) run() error {
 	runtime.LockOSThread()
 	bufs, sizes := make([][]byte, batch), make([]int, batch)
 	for i := range bufs {
 		bufs[i] = make([]byte, bufSize)
 	}
-	for s.tun.wait() {
+	for {
+		err := s.tun.wait()
+		if errors.Is(err, errStopped) {
+			return nil
+		}
+		if errors.Is(err, errGone) {
+			err = s.tun.reopen()
+		}
+		if err != nil {
+			return fmt.Errorf("TUN %s: %w", s.tun.name, err)
+		}
 		n := s.tun.read(bufs, sizes)
 		now := time.Now()
 		for i := range n {

@@ -143,8 +143,9 @@ func (p *plane) run(ctx context.Context) error {
 	var workers sync.WaitGroup
 	for _, s := range p.sealers {
 		workers.Go(func() {
-			s.run()
-			cancel(fmt.Errorf("the TUN %s is gone", p.cfg.TUN))
+			if err := s.run(); err != nil {
+				cancel(err)
+			}
 		})
 	}
 	for _, o := range p.openers {

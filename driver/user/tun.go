@@ -24,8 +24,11 @@ type tun struct {
 	queues []*queue
 }
 
-// queue is one file descriptor of the device, non-blocking.
+// queue is one file descriptor of the device, non-blocking. The number stays
+// the same until close, whatever happens to the device: another goroutine may
+// be writing to it.
 type queue struct {
+	name string
 	fd   int
 	stop int // eventfd that becomes readable when the data path ends
 }
@@ -39,7 +42,7 @@ func openTUN(name string, n, stop int) (*tun, error) {
 			t.close()
 			return nil, err
 		}
-		t.queues = append(t.queues, &queue{fd: fd, stop: stop})
+		t.queues = append(t.queues, &queue{name: name, fd: fd, stop: stop})
 	}
 	return t, nil
 }
@@ -82,24 +85,40 @@ func (t *tun) close() {
 	t.queues = nil
 }
 
-// wait blocks until the queue has packets; false when the data path ends.
-func (q *queue) wait() bool {
+// Why wait returns without packets.
+var (
+	errStopped = errors.New("the data path ends")
+	errGone    = errors.New("the TUN is gone")
+)
+
+// wait blocks until the queue has packets.
+func (q *queue) wait() error {
 	fds := []unix.PollFd{{Fd: int32(q.fd), Events: unix.POLLIN}, {Fd: int32(q.stop), Events: unix.POLLIN}}
 	for {
 		_, err := unix.Poll(fds, -1)
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return false
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return err
+		case fds[1].Revents != 0:
+			return errStopped
+		case fds[0].Revents&(unix.POLLERR|unix.POLLNVAL) != 0:
+			return errGone
 		}
-		if fds[1].Revents != 0 {
-			return false
-		}
-		if fds[0].Revents&unix.POLLIN != 0 {
-			return true
-		}
-		if fds[0].Revents&(unix.POLLERR|unix.POLLNVAL) != 0 {
-			return false
-		}
+		return nil
 	}
+}
+
+// reopen makes the device again after something else deleted it, and puts it
+// under the old number.
+func (q *queue) reopen() error {
+	fd, err := openQueue(q.name)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Dup3(fd, q.fd, unix.O_CLOEXEC)
 }
 
 // read fills bufs, each from headRoom on, with the packets that are there and
