@@ -31,9 +31,8 @@ const maxCalls = 64
 
 // IKE is the agent's side of the key exchange, an ike.Server as a rule.
 type IKE struct {
-	// Submit hands over an input and does not wait for what comes of it. An
-	// error: it was refused, there is too much to do already.
-	Submit func(ike.Input) error
+	// Submit hands over an input and does not wait for what comes of it.
+	Submit func(ike.Input)
 	// Outputs are those that are the agent's: all but Send and Work. It
 	// closes when the key exchange has ended.
 	Outputs <-chan ike.Output
@@ -285,13 +284,4 @@ func (a *Agent) problem(kind, words string) {
 // driverContext bounds one call to the driver.
 func (a *Agent) driverContext() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(a.ctx, driverTimeout)
-}
-
-// submit hands an input to the key exchange and reports whether it was taken.
-func (a *Agent) submit(now time.Time, in ike.Input) bool {
-	err := a.cfg.IKE.Submit(in)
-	if err != nil {
-		a.event(now, control.EventAgent, "warning", "the key exchange refused work: "+err.Error(), nil)
-	}
-	return err == nil
 }

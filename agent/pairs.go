@@ -38,7 +38,7 @@ func (a *Agent) ikeOutput(now time.Time, o ike.Output) {
 		a.reserve(now, o)
 	case ike.Install:
 		err := a.install(now, o)
-		a.submit(now, ike.Installed{ID: o.ID, Err: err})
+		a.cfg.IKE.Submit(ike.Installed{ID: o.ID, Err: err})
 	case ike.Established:
 		a.established(now, o)
 	case ike.Failed:
@@ -60,7 +60,7 @@ func (a *Agent) driverEvent(now time.Time, e driver.Event) {
 	case driver.Expire:
 		a.expire(now, e)
 	case driver.Used:
-		a.submit(now, ike.Used{ID: e.ID})
+		a.cfg.IKE.Submit(ike.Used{ID: e.ID})
 	case driver.FilterEnded:
 		a.filterEnded(now, e.ID)
 	case driver.Tampered:
@@ -88,7 +88,7 @@ func (a *Agent) reserve(now time.Time, o ike.ReserveSPI) {
 	ctx, cancel := a.driverContext()
 	defer cancel()
 	spi, err := a.cfg.Driver.AllocSPI(ctx, o.Src, o.Dst, o.Proto)
-	a.submit(now, ike.SPIReserved{ID: o.ID, SPI: spi, Err: err})
+	a.cfg.IKE.Submit(ike.SPIReserved{ID: o.ID, SPI: spi, Err: err})
 }
 
 // install puts an association in force, if policy still wants it.
@@ -230,7 +230,7 @@ func (a *Agent) endPair(now time.Time, id sadb.PairID, reason string, tell bool)
 	}
 	a.deleteSAs(now, append(append([]sadb.SAID(nil), p.In...), p.Out...))
 	if tell {
-		a.submit(now, ike.Gone{Pair: id})
+		a.cfg.IKE.Submit(ike.Gone{Pair: id})
 	}
 	_, replaced := a.book.ReplacedBy(id)
 	a.unprotect(now, p)
@@ -271,7 +271,7 @@ func (a *Agent) rekey(now time.Time, id sadb.PairID) {
 		return
 	}
 	a.rekeying[id] = true
-	a.submit(now, ike.Rekey{Pair: id})
+	a.cfg.IKE.Submit(ike.Rekey{Pair: id})
 	a.timers.at(now.Add(jitter(rekeyAgain)), func(now time.Time) { a.rekey(now, id) })
 }
 

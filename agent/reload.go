@@ -162,9 +162,9 @@ func (a *Agent) put(now time.Time, c candidate, cause string) error {
 	changed := a.adopt(now, c)
 	a.settle(now)
 	a.sweep(now)
-	a.submit(now, ike.SetPolicy{Policy: a.inForce.snapshot.ikePolicy(c.state)})
+	a.cfg.IKE.Submit(ike.SetPolicy{Policy: a.inForce.snapshot.ikePolicy(c.state)})
 	if c.state == policy.None && former == policy.Assigned {
-		a.submit(now, ike.Close{Main: true, Reason: "no policy is assigned any more"})
+		a.cfg.IKE.Submit(ike.Close{Main: true, Reason: "no policy is assigned any more"})
 	}
 	a.pollLater(now)
 	if changed {
@@ -346,9 +346,10 @@ func (a *Agent) readHost(now time.Time) bool {
 	return true
 }
 
-// sweep ends what policy no longer wants: associations first, then
+// sweep ends what policy no longer wants: temporary filters, associations,
 // negotiations.
 func (a *Agent) sweep(now time.Time) {
+	a.sweepOverlays(now)
 	for _, p := range a.book.All() {
 		if _, _, ok := a.inForce.snapshot.offersFor(p, methodOf(p)); !ok {
 			a.endPair(now, p.ID, "policy no longer wants it", true)
@@ -359,5 +360,4 @@ func (a *Agent) sweep(now time.Time) {
 			a.cancel(now, t)
 		}
 	}
-	a.sweepOverlays(now)
 }

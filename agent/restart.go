@@ -143,7 +143,7 @@ func whole(p sadb.Pair, there map[sadb.SAID]bool) bool {
 func (a *Agent) adoptPair(now, at time.Time, in ike.Adopt) {
 	p := in.Pair
 	a.adopted[p.ID] = true
-	a.submit(now, in)
+	a.cfg.IKE.Submit(in)
 	a.protect(now, p)
 	a.event(now, control.EventAdopted, "info", fmt.Sprintf("association with %s taken over from the earlier agent: %s", p.Remote, p.Flow), a.pairFields(p))
 	a.rekeying[p.ID] = true

@@ -44,7 +44,6 @@ type rig struct {
 
 	mu     sync.Mutex
 	inputs []ike.Input
-	full   error // what Submit answers
 	keys   []string
 }
 
@@ -109,14 +108,10 @@ func entryOf(e file.Entry) Entry {
 	return Entry{Name: e.Policy.Name, Description: e.Policy.Description, Origin: e.Path}
 }
 
-func (r *rig) submit(in ike.Input) error {
+func (r *rig) submit(in ike.Input) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.full != nil {
-		return r.full
-	}
 	r.inputs = append(r.inputs, in)
-	return nil
 }
 
 func (r *rig) setKeys(text string) ([]string, error) {

@@ -172,10 +172,7 @@ func (a *Agent) begin(now time.Time, t *talk) {
 func (a *Agent) initiate(now time.Time, t *talk, in ike.Initiate) {
 	a.talks.requests++
 	in.Request, in.NoInitialContact = a.talks.requests, a.hasAdopted(t.remote)
-	if !a.submit(now, in) {
-		a.later(t, now.Add(jitter(whenBusy)))
-		return
-	}
+	a.cfg.IKE.Submit(in)
 	t.request, t.wanted = in.Request, false
 	a.talks.byRequest[t.request] = t
 }
@@ -234,7 +231,7 @@ func (a *Agent) abandon(now time.Time, e driver.Acquire) {
 // cancel gives a negotiation up: policy no longer wants it.
 func (a *Agent) cancel(now time.Time, t *talk) {
 	if t.request != 0 {
-		a.submit(now, ike.Cancel{Request: t.request})
+		a.cfg.IKE.Submit(ike.Cancel{Request: t.request})
 	}
 	a.talks.remove(t)
 	a.release(now, t)
