@@ -59,7 +59,7 @@ func Serve(ctx context.Context, ln net.Listener, cfg ServerConfig) error {
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext:       withCaller,
-		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelWarn),
 	}
 	return serveUntil(ctx, h, newGate(ln))
 }

@@ -190,7 +190,7 @@ func testKeys(t *testing.T) (*keys, string) {
 
 func TestAssignedKeysAreKeptAndInForce(t *testing.T) {
 	k, dir := testKeys(t)
-	if err := k.load(); err != nil {
+	if _, err := k.load(); err != nil {
 		t.Fatalf("without a folder: %v", err)
 	}
 	if _, err := k.set(aKey + "\n"); err != nil {
@@ -207,7 +207,7 @@ func TestAssignedKeysAreKeptAndInForce(t *testing.T) {
 	s := defaults()
 	s.SecretsDir = dir
 	again := newKeys(&s)
-	if err := again.load(); err != nil || keyFor(t, again, "10.0.0.2") != aKey {
+	if _, err := again.load(); err != nil || keyFor(t, again, "10.0.0.2") != aKey {
 		t.Errorf("after a restart: %v", err)
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 {

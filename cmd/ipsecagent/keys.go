@@ -25,13 +25,12 @@ func newKeys(s *settings) *keys {
 	return k
 }
 
-// load puts the keys of the folder in force. After an error the keys so far
-// stay in force.
-func (k *keys) load() error {
+// load puts the keys of the folder in force and returns what is weak about
+// them. After an error the keys so far stay in force.
+func (k *keys) load() (warnings []string, err error) {
 	<-k.turn
 	defer func() { k.turn <- struct{}{} }()
-	_, err := k.read()
-	return err
+	return k.read()
 }
 
 func (k *keys) read() (warnings []string, err error) {

@@ -69,11 +69,7 @@ func (w *wiring) open(ctx context.Context) (err error) {
 	if w.socket, err = control.Listen(s.Socket, s.Readers); err != nil {
 		return err
 	}
-	w.keys = newKeys(s)
-	if err := w.keys.load(); err != nil {
-		// Without keys nothing can be negotiated; policy is enforced all the same.
-		w.log.Error("the preshared keys do not load, none is in force: mend them and run 'ipsecctl reload'", "error", err.Error())
-	}
+	w.openKeys()
 	if w.transport, err = udp.Open(udp.Config{Prepare: w.prepareSocket}); err != nil {
 		return err
 	}
@@ -85,6 +81,19 @@ func (w *wiring) open(ctx context.Context) (err error) {
 	w.ike = ike.NewServer(ike.ServerConfig{Machine: machine, Transport: w.transport})
 	w.agent, err = agent.New(w.agentConfig(ctx, data))
 	return err
+}
+
+// openKeys reads the preshared keys. Without them nothing can be negotiated;
+// policy is enforced all the same, so that is no reason not to start.
+func (w *wiring) openKeys() {
+	w.keys = newKeys(&w.settings)
+	warnings, err := w.keys.load()
+	if err != nil {
+		w.log.Error("the preshared keys do not load, none is in force: mend them and run 'ipsecctl reload'", "error", err.Error())
+	}
+	for _, words := range warnings {
+		w.log.Warn("preshared keys", "warning", words)
+	}
 }
 
 func (w *wiring) prepareSocket(fd, _ int) error {
@@ -139,10 +148,13 @@ type backend struct {
 
 // Reload reads the keys, then what the agent reads.
 func (b backend) Reload(ctx context.Context) (control.AssignResult, error) {
-	if err := b.keys.load(); err != nil {
+	warnings, err := b.keys.load()
+	if err != nil {
 		return control.AssignResult{}, &control.Error{Code: control.Invalid, Message: "the preshared keys do not load, those before stay in force: " + err.Error()}
 	}
-	return b.Agent.Reload(ctx)
+	result, err := b.Agent.Reload(ctx)
+	result.Warnings = append(result.Warnings, warnings...)
+	return result, err
 }
 
 // run runs all parts until ctx ends or one of them fails.
