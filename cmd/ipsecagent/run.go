@@ -109,13 +109,11 @@ func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
 	if err != nil {
 		w.log.Warn("changes of addresses are not watched; 'ipsecctl reload' reads them", "error", err.Error())
 	}
-	// It waits for the IKE loop at most, which waits for nobody.
-	submit := func(in ike.Input) error { w.ike.Submit(in); return nil }
 	dir := w.settings.PoliciesDir
 	return agent.Config{
 		Driver:      w.driver,
 		Reconnect:   data.attach,
-		IKE:         agent.IKE{Submit: submit, Outputs: w.ike.Outputs(), SAs: w.ike.SAs},
+		IKE:         agent.IKE{Submit: w.ike.Submit, Outputs: w.ike.Outputs(), SAs: w.ike.SAs},
 		Library:     library(dir, watchFolder(ctx, dir, w.log)),
 		StateFile:   w.settings.stateFile(),
 		Host:        host.Read,
