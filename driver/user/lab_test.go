@@ -73,6 +73,11 @@ table bridge wire {
   counter clear0 {}
   counter secured1 {}
   counter clear1 {}
+  counter long6 {}
+  chain long {
+    type filter hook prerouting priority -1;
+    ether type ip6 meta length > 1300 counter name long6
+  }
   chain pre {
     type filter hook prerouting priority 0;
     ether type arp accept

@@ -132,22 +132,24 @@ func (s *sealer) secure(buf []byte, size int, h *esp.Headers, now time.Time) boo
 	return true
 }
 
-// refused answers "too big" to a packet that must not be fragmented and would
-// not fit when sealed. IPv6 has no such mark; there TCP is told, which adapts,
-// and other datagrams are fragmented by us, who are their source.
+// refused answers "too big" to a packet that would not fit when sealed and says
+// so (IPv4) or adapts (TCP). TCP sends it again in smaller parts, so this one
+// goes no further. Linux marks most datagrams "don't fragment" without the
+// application's wish: those that came before it learned are not lost for that,
+// but sent in fragments. IPv6 has no mark, and we are the source.
 func (s *sealer) refused(packet []byte, h *esp.Headers, a *assoc, mtu int) bool {
-	narrow, strict := narrow4, h.DF
+	narrow, tcp := narrow4, h.Proto == sadb.TCP
 	if h.V6 {
-		narrow, strict = narrow6, h.Proto == sadb.TCP
+		narrow = narrow6
 	}
-	inner := a.out.InnerMTU(mtu)
-	if !strict || len(packet) <= max(inner, narrow) {
+	inner := max(a.out.InnerMTU(mtu), narrow)
+	if len(packet) <= inner || !tcp && (h.V6 || !h.DF) {
 		return false
 	}
-	if answer := esp.PutTooBig(s.tooBig[:], packet, max(inner, narrow), h.Dst); answer != nil {
+	if answer := esp.PutTooBig(s.tooBig[:], packet, inner, h.Dst); answer != nil {
 		_ = s.tun.write(answer) // one that is lost is asked for again
 	}
-	return true
+	return tcp
 }
 
 // send queues a sealed packet, in fragments where it is longer than mtu.
