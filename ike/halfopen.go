@@ -53,9 +53,20 @@ func (h *halfOpen) add(x *mainMode) []*mainMode {
 	x.slot.mine = mine.PushBack(x)
 	evicted := h.place(x, &h.unproven)
 	if mine.Len() > perAddress {
-		evicted = append(evicted, mine.Front().Value.(*mainMode))
+		evicted = append(evicted, h.oldest(mine))
 	}
 	return evicted
+}
+
+// oldest returns the oldest of an address, of those that are unproven if there
+// is one: who forges an address cannot push out what its owner has begun.
+func (h *halfOpen) oldest(mine *list.List) *mainMode {
+	for e := mine.Front(); e != nil; e = e.Next() {
+		if x := e.Value.(*mainMode); x.slot.in == &h.unproven {
+			return x
+		}
+	}
+	return mine.Front().Value.(*mainMode)
 }
 
 // prove moves x to the exchanges whose peer is known to be where it says.

@@ -32,6 +32,7 @@ type isakmp struct {
 
 	alive     time.Time       // when a message of the peer was last verified
 	forgotten bool            // the peer seems not to know it any more
+	closing   bool            // its message IDs are used up
 	seen      map[uint32]bool // message IDs used
 	quicks    map[uint32]*quickMode
 	queue     []*request // wait for a quick mode to end
@@ -98,19 +99,39 @@ func (m *Machine) establishMain(now time.Time, x *mainMode, keys *crypt.Keys, la
 	}
 	m.sas[s.key()] = s
 	s.expiry = m.timers.set(nil, s.expires, func(now time.Time) { m.endSA(now, s, "lifetime over") })
-	s.renewal = m.timers.set(nil, now.Add(m.renewAfter(s.initiator, x.choice.Life)), func(now time.Time) { m.renewMain(now, s) })
+	s.renewal = m.timers.set(nil, now.Add(x.choice.Life/1000*time.Duration(m.renewAt(s.initiator))), func(now time.Time) { m.renewMain(now, s) })
 	m.put(MainMode{SA: s.status()})
+	m.crowdOut(now, s)
 	return s
 }
 
-// renewAfter is when to renew something of a lifetime. The initiator of the
-// first is meant to be the one who renews; the two ends rarely collide.
-func (m *Machine) renewAfter(initiator bool, life time.Duration) time.Duration {
-	low, high := uint64(850), uint64(900)
-	if !initiator {
-		low, high = 930, 970
+// peerSAs is how many ISAKMP SAs one peer may have.
+const peerSAs = 16
+
+// crowdOut ends the oldest ISAKMP SA of a peer that has too many.
+func (m *Machine) crowdOut(now time.Time, s *isakmp) {
+	var oldest *isakmp
+	n := 0
+	for _, t := range m.sas {
+		if t.sameHosts(s.path) && t.principal == s.principal {
+			if n++; oldest == nil || t.compare(oldest) < 0 {
+				oldest = t
+			}
+		}
 	}
-	return life / 1000 * time.Duration(m.fraction(low, high))
+	if n > peerSAs {
+		m.closeSA(now, oldest, "the peer has too many")
+	}
+}
+
+// renewAt returns after how many thousandths of a lifetime something is
+// renewed. The initiator of the first is meant to be the one who renews, so
+// that the two ends rarely collide.
+func (m *Machine) renewAt(initiator bool) uint64 {
+	if initiator {
+		return m.fraction(850, 900)
+	}
+	return m.fraction(930, 970)
 }
 
 // renewMain makes a new ISAKMP SA before the old one ends, if associations
@@ -140,8 +161,12 @@ func (m *Machine) newest(s *isakmp) *isakmp {
 // usable reports whether a quick mode may begin under s and end before s does.
 func (s *isakmp) usable(now time.Time) bool {
 	margin := min(halfOpenLife, s.expires.Sub(s.since)/8)
-	return !s.forgotten && now.Add(margin).Before(s.expires) && (s.offer.Sessions == 0 || s.count < s.offer.Sessions) && len(s.seen) < maxMessageIDs
+	return !s.forgotten && now.Add(margin).Before(s.expires) && !s.spent() && len(s.seen) < maxMessageIDs
 }
+
+// spent reports whether s has carried as many quick modes as policy lets one
+// ISAKMP SA carry.
+func (s *isakmp) spent() bool { return s.offer.Sessions > 0 && s.count >= s.offer.Sessions }
 
 // endSA forgets an ISAKMP SA. The pairs made under it live on; what waits for
 // it starts over under another.
@@ -183,7 +208,8 @@ func (m *Machine) lateMain(s *isakmp, msg message) error {
 func (m *Machine) heard(now time.Time, s *isakmp, id uint32) {
 	s.alive, s.forgotten = now, false
 	s.seen[id] = true
-	if len(s.seen) == maxMessageIDs {
+	if len(s.seen) >= maxMessageIDs && !s.closing {
+		s.closing = true
 		m.timers.set(nil, now.Add(halfOpenLife), func(now time.Time) { m.closeSA(now, s, "its message IDs are used up") })
 	}
 }

@@ -68,6 +68,8 @@ func (x *mainMode) silence() Failed {
 		return Failed{Code: FailPSK, Reason: fmt.Sprintf("%s answered with error notify %d when it saw our proof of identity: probably the preshared keys differ; enter the same key on both hosts", peer, x.hint)}
 	case x.hint != 0 && proving:
 		return Failed{Code: FailAuth, Reason: fmt.Sprintf("%s answered with error notify %d when it saw our proof of identity", peer, x.hint)}
+	case x.hint == wire.AuthenticationFailed:
+		return Failed{Code: FailAuth, Reason: fmt.Sprintf("%s says it cannot authenticate us: probably it has no key for this host; see its log", peer)}
 	case x.hint == wire.NoProposalChosen:
 		return Failed{Code: FailNoProposal, Offered: mainWords(x.own), Reason: fmt.Sprintf("%s accepts none of our main-mode methods; give both ends one in common", peer)}
 	case x.hint != 0:

@@ -239,6 +239,7 @@ func (m *Machine) keyedMain(now time.Time, x *mainMode, msg message, draft *main
 		return
 	}
 	if k.local != nil {
+		m.notifyInClear(now, msg, x.rcookie, wire.AuthenticationFailed)
 		m.failMain(now, x, Failed{Code: localCode(x.choice.Method, k.local), Reason: k.local.Error()})
 		return
 	}

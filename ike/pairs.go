@@ -186,7 +186,7 @@ func (m *Machine) close(now time.Time, in Close) {
 	}) {
 		m.endPair(now, p, in.Reason, true)
 	}
-	if !in.Main {
+	if !in.Main || in.Pair != 0 && !in.Remote.IsValid() {
 		return
 	}
 	for _, s := range m.established() {
@@ -202,9 +202,6 @@ func (m *Machine) adopt(in Adopt) {
 	m.pairs[in.Pair.ID] = p
 	m.rememberInbound(in.Pair)
 }
-
-// renewRetry is when a rekey that failed is tried again.
-const renewRetry = 30 * time.Second
 
 // rekey makes a new pair in place of one. Only the newest of several that
 // carry the same traffic is renewed; the others, left over from both ends
@@ -225,11 +222,6 @@ func (m *Machine) rekey(now time.Time, id sadb.PairID) {
 	}
 	p.renewing = true
 	m.initiate(now, r)
-	m.timers.set(nil, now.Add(renewRetry).Add(m.jitter()), func(now time.Time) {
-		if m.pairs[id] == p && !p.renewing {
-			m.rekey(now, id)
-		}
-	})
 }
 
 // jitter returns up to ten seconds.

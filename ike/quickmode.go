@@ -408,11 +408,7 @@ func (m *Machine) settle(now time.Time, q *quickMode) {
 		q.pair.In = append(q.pair.In, sadb.SAID{Dst: s.local.Addr(), Proto: suite.Proto, SPI: q.spis[suite.Proto]})
 		q.pair.Out = append(q.pair.Out, sadb.SAID{Dst: s.remote.Addr(), Proto: suite.Proto, SPI: q.pick.Peer[i]})
 	}
-	low, high := uint64(850), uint64(900)
-	if !q.initiator {
-		low, high = 930, 970
-	}
-	q.lifetime = sadb.Lifetime{Soft: q.pick.Lifetime.Fraction(m.fraction(low, high), 1000), Hard: q.pick.Lifetime}
+	q.lifetime = sadb.Lifetime{Soft: q.pick.Lifetime.Fraction(m.renewAt(q.initiator), 1000), Hard: q.pick.Lifetime}
 }
 
 // installDirection puts one direction in force and goes on.
@@ -470,4 +466,7 @@ func (m *Machine) finishQuick(now time.Time, q *quickMode) {
 	m.put(Established{Request: request, Pair: q.pair})
 	m.enterPair(now, q)
 	m.nextQuick(now, q.sa)
+	if q.sa.spent() && !q.initiator && q.sa.running(true)+q.sa.running(false) == 0 {
+		m.closeSA(now, q.sa, "it has carried all the quick modes it may")
+	}
 }

@@ -25,8 +25,8 @@ func (m *Machine) quick1(now time.Time, s *isakmp, msg message) error {
 	if s.seen[msg.MessageID] {
 		return errDuplicate
 	}
-	if m.peerBusy(s) {
-		return errors.New("quick mode: the peer runs too many at once")
+	if err := m.peerBusy(s); err != nil {
+		return err
 	}
 	chain, next, err := open(s.keys, msg, s.keys.ExchangeIV(s.last, msg.MessageID))
 	if err != nil {
@@ -50,15 +50,23 @@ func (m *Machine) quick1(now time.Time, s *isakmp, msg message) error {
 	return nil
 }
 
-// peerBusy bounds what one peer has under way.
-func (m *Machine) peerBusy(s *isakmp) bool {
+// peerBusy bounds what one peer has under way. What is refused here is repeated
+// by the peer and then welcome, or starts over under another ISAKMP SA once the
+// peer has been told that this one is over.
+func (m *Machine) peerBusy(s *isakmp) error {
+	if s.spent() || len(s.seen) >= 2*maxMessageIDs {
+		return errors.New("quick mode: the ISAKMP SA has carried all it may")
+	}
 	n := 0
 	for _, t := range m.sas {
 		if t.sameHosts(s.path) {
 			n += t.running(false)
 		}
 	}
-	return n >= peerQuicks
+	if n >= peerQuicks {
+		return errors.New("quick mode: the peer runs too many at once")
+	}
+	return nil
 }
 
 // acceptQuick checks a proposal against policy and chooses.
@@ -92,12 +100,6 @@ func (m *Machine) acceptQuick(q *quickMode, chain wire.Chain) (quickBody, *refus
 // quickPolicy asks policy and picks by this host's preference.
 func (m *Machine) quickPolicy(q *quickMode, proposed sadb.Selector, peer quickReceived) *refusal {
 	s := q.sa
-	if n := m.pairsWith(s); n >= peerPairs {
-		return refuse(wire.NoProposalChosen, FailPolicy, "%s has %d pairs of associations with this host, the most that one peer may have", s.remote.Addr(), n)
-	}
-	if s.offer.Sessions > 0 && s.count >= s.offer.Sessions {
-		return refuse(wire.NoProposalChosen, FailPolicy, "the ISAKMP SA has carried its %d quick modes; policy wants a new main mode", s.offer.Sessions)
-	}
 	mode := peer.mode()
 	if mode == sadb.Transport && proposed.Narrow(s.local.Addr(), s.remote.Addr()) != proposed {
 		return refuse(wire.InvalidIDInformation, FailPolicy, "transport mode for %s, which is more than these two hosts", proposed)
@@ -110,7 +112,20 @@ func (m *Machine) quickPolicy(q *quickMode, proposed sadb.Selector, peer quickRe
 	if err != nil {
 		return refusalOf(err)
 	}
-	return q.choose(offer, proposed, peer)
+	if r := q.choose(offer, proposed, peer); r != nil {
+		return r
+	}
+	return m.crowded(q)
+}
+
+// crowded refuses a new pair to a peer that has its share already. A rekey is
+// let through: the pair it replaces is about to go.
+func (m *Machine) crowded(q *quickMode) *refusal {
+	n := m.pairsWith(q.sa)
+	if n < peerPairs || n < 2*peerPairs && m.replacedBy(q) != 0 {
+		return nil
+	}
+	return refuse(wire.NoProposalChosen, FailPolicy, "%s has %d pairs of associations with this host, the most that one peer may have", q.sa.remote.Addr(), n)
 }
 
 // mode is the mode of the first transform that could be read.

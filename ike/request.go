@@ -87,14 +87,20 @@ func (m *Machine) joinable(p path, r *request) *mainMode {
 	return nil
 }
 
-// failRequest reports the end of a request. A rekey is tried again while its
-// pair lives.
+// failRequest reports the end of a request. A rekey of our own is tried again
+// while its pair lives.
 func (m *Machine) failRequest(r *request, f Failed) {
 	f.Request, f.Filter = r.Request, r.Quick.Filter
 	f.Local, f.Remote = r.Local, r.Remote
 	m.put(f)
-	if p := m.pairs[r.Replaces]; p != nil {
-		p.renewing = false
+	p := m.pairs[r.Replaces]
+	if p == nil {
+		return
+	}
+	p.renewing = false
+	if r.Request == 0 {
+		at := r.since.Add(giveUp + m.jitter())
+		m.timers.set(nil, at, func(now time.Time) { m.rekey(now, r.Replaces) })
 	}
 }
 
