@@ -2,12 +2,15 @@ package agent
 
 import (
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"ipsecagent/agent/control"
+	"ipsecagent/driver"
 	"ipsecagent/driver/drivertest"
+	"ipsecagent/host"
 	"ipsecagent/ike"
 	"ipsecagent/sadb"
 )
@@ -218,5 +221,103 @@ func TestDriverThatRefusesLeavesTheFormerPolicy(t *testing.T) {
 		if s := r.status(); s.Policy.Name != "server" {
 			t.Errorf("in force: %+v", s.Policy)
 		}
+	})
+}
+
+func TestLinkLocalPeersAreKnownByTheirZone(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		local, remote := netip.MustParseAddr("fe80::1"), netip.MustParseAddr("fe80::2")
+		r.facts.mu.Lock()
+		r.facts.now = host.Facts{Addresses: []netip.Addr{local}, Interfaces: []host.Interface{{Name: "eth0", Up: true, Addresses: []netip.Addr{local}}}}
+		r.facts.mu.Unlock()
+		if _, err := r.agent.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.assign("secure-server")
+		flow := sadb.Flow{Local: local, LocalMe: true, Remote: remote, Proto: sadb.TCP, RemotePort: 80}
+		r.send(flow)
+		in := one[ike.Initiate](r)
+		if in.Local != local.WithZone("eth0") || in.Remote != remote.WithZone("eth0") {
+			t.Fatalf("initiate between %s and %s", in.Local, in.Remote)
+		}
+		p := pairFor(in.Quick, in.Remote)
+		p.Local, p.In[0].Dst = in.Local, in.Local
+		r.establish(in.Request, p)
+		r.inject(driver.Used{ID: sadb.SAID{Dst: local, Proto: sadb.ESP, SPI: p.In[0].SPI}})
+		if used := one[ike.Used](r); used.ID != p.In[0] {
+			t.Errorf("used %v, want %v", used.ID, p.In[0])
+		}
+		r.inject(driver.Expire{ID: sadb.SAID{Dst: remote, Proto: sadb.ESP, SPI: p.Out[0].SPI}})
+		if k := one[ike.Rekey](r); k.Pair != p.ID {
+			t.Errorf("rekey %v", k)
+		}
+		r.inject(driver.Resync{Reason: "test"})
+		if len(r.status().Secured) != 1 {
+			t.Error("the pair is not found in the driver")
+		}
+	})
+}
+
+func TestRefusedAssignmentIsReported(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		if _, err := r.agent.Assign(t.Context(), control.AssignRequest{Policy: "server"}); err == nil {
+			t.Fatal("assigned without any authentication that is enforced")
+		}
+		if got := r.events(control.EventPolicyRejected); len(got) == 0 {
+			t.Error("no event")
+		}
+		if s := r.status(); s.Policy.State != "none" || len(s.Problems) != 0 {
+			t.Errorf("status %+v, %q", s.Policy, s.Problems)
+		}
+	})
+}
+
+func TestTamperingIsReported(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.inject(driver.Tampered{What: "ip rule 900", Restored: false})
+		if s := r.status(); len(s.Problems) != 1 {
+			t.Errorf("problems %q", s.Problems)
+		}
+		r.inject(driver.Tampered{What: "ip rule 900", Restored: true})
+		if s := r.status(); len(s.Problems) != 0 || len(r.events(control.EventTampered)) != 2 {
+			t.Errorf("problems %q", s.Problems)
+		}
+	})
+}
+
+func TestTooManyNegotiationsWaitTheirTurn(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		var filter sadb.FilterID
+		for i := range maxTalks + 10 {
+			remote := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
+			if i == 0 {
+				r.send(tcp(remote, 80))
+				filter = one[ike.Initiate](r).Quick.Filter
+				continue
+			}
+			r.inject(driver.Acquire{Filter: filter, Flow: tcp(remote, 80)})
+		}
+		if n := len(taken[ike.Initiate](r)); n != maxRunning-1 {
+			t.Errorf("%d more negotiations run", n)
+		}
+		if n := len(r.status().Negotiating); n != maxTalks {
+			t.Errorf("%d negotiations are remembered", n)
+		}
+		r.out(ike.Failed{Request: 1, Local: alice(), Remote: netip.MustParseAddr("10.0.0.0"), Filter: filter, Code: ike.FailNoAnswer, Reason: "no answer"})
+		r.pass(3 * time.Second)
+		if n := len(taken[ike.Initiate](r)); n != 1 {
+			t.Errorf("%d began in the free place", n)
+		}
+	})
+}
+
+func TestNothingIsNegotiatedWithMulticast(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		for _, remote := range []string{"224.0.0.1", "255.255.255.255", "0.0.0.0", "ff02::1", "127.0.0.1"} {
+			r.send(tcp(netip.MustParseAddr(remote), 80))
+		}
+		none[ike.Initiate](r)
 	})
 }

@@ -30,6 +30,7 @@ func (a *Agent) Unassign(ctx context.Context) (control.AssignResult, error) {
 func (a *Agent) Reload(ctx context.Context) (control.AssignResult, error) {
 	return ask(ctx, a, func(now time.Time) (control.AssignResult, error) {
 		a.readHost(now)
+		a.forgiveAll(now) // keys may have changed, or the administrator knows better
 		if err := a.reload(now, "asked for"); err != nil {
 			return control.AssignResult{}, err
 		}
@@ -65,10 +66,13 @@ func (a *Agent) assign(now time.Time, r control.AssignRequest) (control.AssignRe
 	as := assignment{Name: r.Policy, Auth: r.Auth}
 	got, err := a.source.load(as)
 	if err != nil {
-		return control.AssignResult{}, unreadable(r.Policy, err)
+		err = unreadable(r.Policy, err)
+	} else {
+		_, err = a.prepare(as, got) // before the keys change
 	}
-	if _, err := a.prepare(as, got); err != nil {
-		return control.AssignResult{}, err // before the keys change
+	if err != nil {
+		a.reportProblems(now, r.Policy, err)
+		return control.AssignResult{}, err
 	}
 	warnings, err := a.setKeys(now, r)
 	if err != nil {
@@ -105,9 +109,7 @@ func (a *Agent) setKeys(now time.Time, r control.AssignRequest) ([]string, error
 	if err != nil {
 		return nil, &control.Error{Code: control.Invalid, Message: err.Error()}
 	}
-	for _, t := range a.talks.all() {
-		a.forgive(now, t)
-	}
+	a.forgiveAll(now)
 	return warnings, nil
 }
 

@@ -263,3 +263,27 @@ func TestHalfPairsAreTakenDown(t *testing.T) {
 		}
 	})
 }
+
+func TestClearWithoutPassThroughAdmitsTheAnswers(t *testing.T) {
+	dir := t.TempDir()
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assignDocument(dir, "delayed", strings.Replace(delayed, "      clearDelay: 3s\n", "", 1))
+		if got := r.fake.Receive(tcp(bob(), 80), 100, sadb.SAID{}); got != drivertest.Dropped {
+			t.Errorf("unasked, a clear packet is %v", got)
+		}
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Clear {
+			t.Fatalf("the first packet is %v", got)
+		}
+		if got := r.fake.Receive(tcp(bob(), 80), 100, sadb.SAID{}); got != drivertest.Passed {
+			t.Errorf("the answer is %v", got)
+		}
+		in := one[ike.Initiate](r)
+		if s := r.status(); len(s.InClear) == 0 {
+			t.Error("not listed")
+		}
+		r.establish(in.Request, pairFor(in.Quick, bob()))
+		if got := r.fake.Receive(tcp(bob(), 80), 100, sadb.SAID{}); got != drivertest.Dropped {
+			t.Errorf("secured, a clear packet is %v", got)
+		}
+	}, func(c *Config) { c.Library = folder(dir) })
+}

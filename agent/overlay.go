@@ -157,7 +157,7 @@ func (a *Agent) serves(p sadb.Pair) bool {
 // responseFilter is the temporary filter of the default response rule: below
 // every filter of the policy, exactly the traffic of the pair, required.
 func responseFilter(p sadb.Pair, expires time.Time) overlay {
-	return overlay{kind: responseOverlay, local: p.Local, remote: p.Remote,
+	return overlay{kind: responseOverlay, local: plain(p.Local), remote: plain(p.Remote),
 		filter: sadb.Filter{ID: p.Filter, Name: defaultResponseTag, Selector: p.Selector, Dir: sadb.Both,
 			Action: sadb.Action{Kind: sadb.Negotiate}, Mode: p.Mode, Expires: expires}}
 }
@@ -172,7 +172,7 @@ func (a *Agent) respond(now time.Time, p sadb.Pair) error {
 	if o, ok := a.overlays[p.Filter]; ok && o.filter.Expires.After(expires) {
 		return nil // a rekey: it stands already
 	}
-	if _, again := a.overlays[p.Filter]; !again && a.responses(p.Remote) >= maxResponses {
+	if _, again := a.overlays[p.Filter]; !again && a.responses(plain(p.Remote)) >= maxResponses {
 		return fmt.Errorf("the peer has %d temporary filters of the default response rule already", maxResponses)
 	}
 	return a.putOverlay(now, responseFilter(p, expires))
@@ -195,7 +195,7 @@ func (a *Agent) acquireResponse(now time.Time, e driver.Acquire, o overlay) {
 	if a.halfFor(o.filter.ID, o.remote) {
 		return
 	}
-	if _, ok := a.book.Serving(o.filter.ID, o.remote); ok {
+	if _, ok := a.serving(o.filter.ID, o.remote); ok {
 		return
 	}
 	// Not at once: the next packet would ask again.

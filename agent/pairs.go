@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,7 +61,7 @@ func (a *Agent) driverEvent(now time.Time, e driver.Event) {
 	case driver.Expire:
 		a.expire(now, e)
 	case driver.Used:
-		a.cfg.IKE.Submit(ike.Used{ID: e.ID})
+		a.cfg.IKE.Submit(ike.Used{ID: a.scoped(e.ID)})
 	case driver.FilterEnded:
 		a.filterEnded(now, e.ID)
 	case driver.Tampered:
@@ -106,7 +107,7 @@ func (a *Agent) install(now time.Time, o ike.Install) error {
 	}
 	h, again := a.halves[o.Pair.ID]
 	if !again {
-		h = half{filter: o.SA.Filter, remote: o.Pair.Remote, since: now}
+		h = half{filter: o.SA.Filter, remote: plain(o.Pair.Remote), since: now}
 		a.timers.at(now.Add(halfLife), func(now time.Time) { a.dropHalf(now, o.Pair.ID) })
 	}
 	h.ids = append(h.ids, o.SA.ID)
@@ -144,7 +145,7 @@ func (a *Agent) dropHalf(now time.Time, id sadb.PairID) {
 // as its first association.
 func (a *Agent) halfFor(f sadb.FilterID, remote netip.Addr) bool {
 	for _, h := range a.halves {
-		if h.filter == f && h.remote == remote {
+		if h.filter == f && h.remote == plain(remote) {
 			return true
 		}
 	}
@@ -172,7 +173,7 @@ func (a *Agent) established(now time.Time, o ike.Established) {
 	a.harden(now, p)
 	a.finish(o)
 	a.alive(now, p.Remote)
-	a.failures.forget(p.Remote)
+	a.failures.forget(plain(p.Remote))
 	a.event(now, control.EventSAUp, "info", fmt.Sprintf("secured with %s: %s", p.Remote, p.Flow), a.pairFields(p))
 }
 
@@ -228,7 +229,7 @@ func (a *Agent) endPair(now time.Time, id sadb.PairID, reason string, tell bool)
 	if !ok {
 		return
 	}
-	a.deleteSAs(now, append(append([]sadb.SAID(nil), p.In...), p.Out...))
+	a.deleteSAs(now, slices.Concat(p.In, p.Out))
 	if tell {
 		a.cfg.IKE.Submit(ike.Gone{Pair: id})
 	}
@@ -248,7 +249,7 @@ func (a *Agent) endPair(now time.Time, id sadb.PairID, reason string, tell bool)
 
 // expire handles a lifetime that was reached.
 func (a *Agent) expire(now time.Time, e driver.Expire) {
-	p, ok := a.book.BySA(e.ID)
+	p, ok := a.book.BySA(a.scoped(e.ID))
 	if !ok {
 		return
 	}
@@ -273,6 +274,44 @@ func (a *Agent) rekey(now time.Time, id sadb.PairID) {
 	a.rekeying[id] = true
 	a.cfg.IKE.Submit(ike.Rekey{Pair: id})
 	a.timers.at(now.Add(jitter(rekeyAgain)), func(now time.Time) { a.rekey(now, id) })
+}
+
+// serving returns the newest pair of a filter with a peer.
+func (a *Agent) serving(f sadb.FilterID, remote netip.Addr) (best sadb.Pair, ok bool) {
+	for _, p := range a.book.All() {
+		if p.Filter == f && plain(p.Remote) == plain(remote) {
+			best, ok = p, true
+		}
+	}
+	return best, ok
+}
+
+// scoped returns an association's name as the key exchange has it: a driver
+// does not know the zone of a link-local address.
+func (a *Agent) scoped(id sadb.SAID) sadb.SAID {
+	if !id.Dst.IsLinkLocalUnicast() {
+		return id
+	}
+	for _, p := range a.book.All() {
+		if known, ok := match(id, p.In, p.Out); ok {
+			return known
+		}
+	}
+	for _, h := range a.halves {
+		if known, ok := match(id, h.ids); ok {
+			return known
+		}
+	}
+	return id
+}
+
+func match(id sadb.SAID, lists ...[]sadb.SAID) (sadb.SAID, bool) {
+	for _, known := range slices.Concat(lists...) {
+		if known.SPI == id.SPI && known.Proto == id.Proto && plain(known.Dst) == plain(id.Dst) {
+			return known, true
+		}
+	}
+	return sadb.SAID{}, false
 }
 
 // mainMode reports an ISAKMP SA that began or ended.

@@ -226,9 +226,7 @@ func (a *Agent) adopt(now time.Time, c candidate) (changed bool) {
 	}
 	a.inForce = inForce{state: c.state, name: c.as.Name, auth: c.as.Auth, origin: c.origin, applied: now, policy: c.policy,
 		compiled: c.compiled, snapshot: newSnapshot(c.compiled), warnings: c.warnings, reloads: a.inForce.reloads}
-	for _, t := range a.talks.all() {
-		a.forgive(now, t)
-	}
+	a.forgiveAll(now)
 	return true
 }
 
@@ -278,6 +276,11 @@ func (a *Agent) reject(now time.Time, name string, err error) {
 	}
 	a.inForce.rejected = words
 	a.problem("policy", fmt.Sprintf("policy %q was not put in force, the last good one stays: %s", name, firstLine(words)))
+	a.reportProblems(now, name, err)
+}
+
+// reportProblems makes an event of each thing that is wrong with a policy.
+func (a *Agent) reportProblems(now time.Time, name string, err error) {
 	problems := problemsOf(err)
 	for i, p := range problems {
 		if i == maxProblems {

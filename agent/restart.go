@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"ipsecagent/agent/control"
@@ -120,18 +121,25 @@ func (a *Agent) settle(now time.Time) {
 	a.shortenUnserved(now)
 }
 
-func associations(state driver.State) map[sadb.SAID]bool {
-	there := make(map[sadb.SAID]bool, len(state.SAs))
+func associations(state driver.State) map[sadb.SAID]sadb.SA {
+	there := make(map[sadb.SAID]sadb.SA, len(state.SAs))
 	for _, s := range state.SAs {
-		there[s.SA.ID] = true
+		there[bare(s.SA.ID)] = s.SA
 	}
 	return there
 }
 
-// whole reports whether every association of a pair is there.
-func whole(p sadb.Pair, there map[sadb.SAID]bool) bool {
-	for _, id := range append(append([]sadb.SAID(nil), p.In...), p.Out...) {
-		if !there[id] {
+// bare returns id without the zone of a link-local address.
+func bare(id sadb.SAID) sadb.SAID {
+	id.Dst = plain(id.Dst)
+	return id
+}
+
+// whole reports whether every association of a pair is there and is what the
+// pair says.
+func whole(p sadb.Pair, there map[sadb.SAID]sadb.SA) bool {
+	for _, id := range slices.Concat(p.In, p.Out) {
+		if sa, ok := there[bare(id)]; !ok || sa.Pair != p.ID || sa.Filter != p.Filter || sa.Selector != p.Selector {
 			return false
 		}
 	}
@@ -169,11 +177,16 @@ func (a *Agent) removeOrphans(now time.Time, state driver.State) {
 	known := map[sadb.SAID]bool{}
 	for _, h := range a.halves {
 		for _, id := range h.ids {
-			known[id] = true
+			known[bare(id)] = true
+		}
+	}
+	for _, p := range a.book.All() {
+		for _, id := range slices.Concat(p.In, p.Out) {
+			known[bare(id)] = true
 		}
 	}
 	for _, s := range state.SAs {
-		if _, ok := a.book.BySA(s.SA.ID); !ok && !known[s.SA.ID] {
+		if !known[bare(s.SA.ID)] {
 			a.deleteSAs(now, []sadb.SAID{s.SA.ID})
 		}
 	}

@@ -41,7 +41,7 @@ func (f failures) put(remote netip.Addr, v control.Failure) {
 // recordFailure remembers and reports a negotiation that failed. retry: when
 // the next attempt is made; zero: not by this host.
 func (a *Agent) recordFailure(now time.Time, o ike.Failed, retry time.Time) {
-	a.failures.put(o.Remote, control.Failure{Time: now, Peer: o.Remote.String(), Rule: a.ruleOf(o.Filter, false), Step: o.Step,
+	a.failures.put(plain(o.Remote), control.Failure{Time: now, Peer: o.Remote.String(), Rule: a.ruleOf(o.Filter, false), Step: o.Step,
 		Code: string(o.Code), Reason: printable(o.Reason, maxMessage), Retry: retry,
 		Offered: printables(o.Offered), Received: printables(o.Received), Differs: printable(o.Differs, maxField)})
 	a.event(now, control.EventFailed, "warning", "negotiation with "+o.Remote.String()+" failed: "+o.Reason,
@@ -163,7 +163,7 @@ func (a *Agent) inClear(now time.Time, state driver.State) []control.ClearPeer {
 // securedSince reports whether the traffic that the driver saw in clear was
 // before the pair that secures it now.
 func (a *Agent) securedSince(c driver.ClearPeer) bool {
-	p, ok := a.book.Serving(c.Filter, plain(c.Remote))
+	p, ok := a.serving(c.Filter, c.Remote)
 	// The packet that began it all may be counted a moment late.
 	return ok && !c.Last.After(p.Since.Add(time.Second))
 }

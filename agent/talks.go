@@ -108,7 +108,7 @@ func (a *Agent) acquire(now time.Time, e driver.Acquire) {
 // justSecured reports whether the wish for an association has crossed its
 // fulfilment: the driver has asked before it got the pair that serves the flow.
 func (a *Agent) justSecured(now time.Time, f sadb.FilterID, flow sadb.Flow) bool {
-	p, ok := a.book.Serving(f, plain(flow.Remote))
+	p, ok := a.serving(f, flow.Remote)
 	return ok && p.Selector.Matches(flow) && now.Sub(p.Since) < whenBusy
 }
 
@@ -141,6 +141,10 @@ func (a *Agent) talkFor(now time.Time, f policy.CompiledFilter, e driver.Acquire
 		return nil
 	}
 	t := &talk{key: key, local: e.Flow.Local, remote: e.Flow.Remote, since: now, why: "outbound " + describeFlow(e.Flow)}
+	if zone := a.facts.Zone(t.local); zone != "" && t.local.Zone() == "" {
+		// A packet does not say it; a socket must know.
+		t.local, t.remote = t.local.WithZone(zone), t.remote.WithZone(zone)
+	}
 	if f.Mode == sadb.Tunnel {
 		t.local, t.remote = f.TunnelLocal, f.TunnelRemote
 	}
@@ -181,7 +185,7 @@ func (a *Agent) initiate(now time.Time, t *talk, in ike.Initiate) {
 // force: to claim that this host knows nothing would delete the peer's half.
 func (a *Agent) hasAdopted(remote netip.Addr) bool {
 	for id := range a.adopted {
-		if p, ok := a.book.Get(id); ok && p.Remote == remote {
+		if p, ok := a.book.Get(id); ok && plain(p.Remote) == plain(remote) {
 			return true
 		}
 	}
@@ -305,9 +309,16 @@ func jitter(d time.Duration) time.Duration {
 // longer.
 func (a *Agent) alive(now time.Time, remote netip.Addr) {
 	for _, t := range a.talks.all() {
-		if t.remote == remote {
+		if plain(t.remote) == plain(remote) {
 			a.forgive(now, t)
 		}
+	}
+}
+
+// forgiveAll lets everything that failed be tried anew.
+func (a *Agent) forgiveAll(now time.Time) {
+	for _, t := range a.talks.all() {
+		a.forgive(now, t)
 	}
 }
 

@@ -33,6 +33,8 @@ type Interface struct {
 	Kind  Kind
 	Up    bool
 	MTU   int
+	// Addresses are those of this interface, in the order of the kernel.
+	Addresses []netip.Addr
 }
 
 // Facts is what is known of this machine at one moment.
@@ -51,6 +53,21 @@ func (f Facts) Owns(a netip.Addr) bool {
 	return found
 }
 
+// Zone returns the name of the interface that a link-local address of this
+// machine belongs to; "" for other addresses. Of an address that several have,
+// the first that is up.
+func (f Facts) Zone(a netip.Addr) string {
+	if a = a.Unmap().WithZone(""); !a.IsLinkLocalUnicast() || a.Is4() {
+		return ""
+	}
+	for _, i := range f.Interfaces {
+		if i.Up && slices.Contains(i.Addresses, a) {
+			return i.Name
+		}
+	}
+	return ""
+}
+
 // Read asks the kernel for the facts of the current network namespace.
 func Read() (Facts, error) {
 	links, err := netlink.LinkList()
@@ -62,13 +79,17 @@ func Read() (Facts, error) {
 		return Facts{}, fmt.Errorf("host: list addresses: %w", err)
 	}
 	var f Facts
-	for _, l := range links {
-		f.Interfaces = append(f.Interfaces, describe(l.Attrs()))
-	}
+	of := map[int][]netip.Addr{}
 	for _, a := range addrs {
 		if ip, ok := usable(a); ok {
 			f.Addresses = append(f.Addresses, ip)
+			of[a.LinkIndex] = append(of[a.LinkIndex], ip)
 		}
+	}
+	for _, l := range links {
+		i := describe(l.Attrs())
+		i.Addresses = of[i.Index]
+		f.Interfaces = append(f.Interfaces, i)
 	}
 	slices.SortFunc(f.Interfaces, func(a, b Interface) int { return a.Index - b.Index })
 	slices.SortFunc(f.Addresses, netip.Addr.Compare)

@@ -92,6 +92,19 @@ func checkInterfaces(t *testing.T, interfaces []Interface) {
 	}
 }
 
+func TestZoneOfLinkLocalAddresses(t *testing.T) {
+	ll := netip.MustParseAddr("fe80::1")
+	f := Facts{Interfaces: []Interface{
+		{Name: "down0", Addresses: []netip.Addr{ll}},
+		{Name: "eth0", Up: true, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), ll}},
+	}}
+	for address, want := range map[string]string{"fe80::1": "eth0", "fe80::1%x": "eth0", "fe80::2": "", "192.0.2.1": "", "169.254.0.1": ""} {
+		if got := f.Zone(netip.MustParseAddr(address)); got != want {
+			t.Errorf("zone of %s is %q, want %q", address, got, want)
+		}
+	}
+}
+
 func TestKindOfPointToPoint(t *testing.T) {
 	if k := kindOf(&netlink.LinkAttrs{EncapType: "ppp"}); k != RemoteAccess {
 		t.Errorf("ppp is %s", k)
