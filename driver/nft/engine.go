@@ -1,0 +1,302 @@
+package nft
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"ipsecagent/driver"
+	"ipsecagent/sadb"
+)
+
+// engine is the state of an open table; one goroutine owns it.
+type engine struct {
+	cfg     Config
+	conn    *conn
+	filters []sadb.Filter
+	plan    *plan // in force; nil before the first apply
+	epoch   string
+	// based: the base chains are ours, not an earlier process's.
+	based   bool
+	retired map[sadb.FilterID]figures // counted in sets that are gone
+	since   map[peerKey]time.Time     // when peers in clear were first seen
+	closing bool
+}
+
+// Open makes the table, or adopts the one an earlier process has left, in the
+// network namespace of the calling thread. What is in force there stays in
+// force until the first Apply. It fails if another process holds the table.
+func Open(cfg Config) (*Table, error) {
+	t, err := open(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("nft: open table %s: %w", cfg.Table, err)
+	}
+	return t, nil
+}
+
+func open(cfg Config) (_ *Table, err error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	e := &engine{cfg: cfg, retired: map[sadb.FilterID]figures{}, since: map[peerKey]time.Time{}}
+	if e.conn, err = dial(); err != nil {
+		return nil, err
+	}
+	t := &Table{
+		requests: make(chan func(*engine)), done: make(chan struct{}),
+		asked: make(chan Asked, 64), tampered: make(chan driver.Tampered, 16),
+	}
+	if err = e.claim(); err != nil {
+		e.conn.nl.Close()
+		return nil, err
+	}
+	e.newEpoch()
+	if err = t.start(e); err != nil {
+		e.conn.nl.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// newEpoch makes names that nothing made before has.
+func (e *engine) newEpoch() {
+	var b [4]byte
+	rand.Read(b[:]) // never fails (crypto/rand)
+	e.epoch = hex.EncodeToString(b[:])
+	e.plan, e.based = nil, false
+}
+
+// claim makes the table ours.
+func (e *engine) claim() error {
+	flags, exists, err := e.tableFlags()
+	if err != nil {
+		return err
+	}
+	if exists && flags&(tableOwner|tablePersist) != tableOwner|tablePersist {
+		return fmt.Errorf("a table of this name is there and not ours: remove it with 'nft delete table inet %s' or configure another name", e.cfg.Table)
+	}
+	var b batch
+	e.addTable(&b)
+	err = e.conn.commit(&b)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EPERM) && exists:
+		return fmt.Errorf("another data path holds it: stop the other one of this network namespace first (%w)", err)
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("the kernel cannot keep a table for an owner: Linux 6.9 or newer is needed (%w)", err)
+	}
+	return err
+}
+
+// tableFlags looks the table up. It is also the first question to the kernel.
+func (e *engine) tableFlags() (flags uint32, exists bool, err error) {
+	msgs, err := e.conn.dump(unix.NFT_MSG_GETTABLE, func(attrs) {})
+	if errors.Is(err, unix.EPERM) {
+		return 0, false, fmt.Errorf("CAP_NET_ADMIN is needed: run as root (%w)", err)
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("ask the kernel for nftables tables: %w", err)
+	}
+	for _, m := range msgs {
+		var name string
+		var f uint32
+		err := decode(m.Data, func(ad *netlink.AttributeDecoder) {
+			switch ad.Type() {
+			case unix.NFTA_TABLE_NAME:
+				name = ad.String()
+			case unix.NFTA_TABLE_FLAGS:
+				f = ad.Uint32()
+			}
+		})
+		if err == nil && m.Data[0] == unix.NFPROTO_INET && name == e.cfg.Table {
+			return f, true, nil
+		}
+	}
+	return 0, false, nil
+}
+
+func (e *engine) remove() error {
+	var b batch
+	e.deleteTable(&b)
+	err := e.conn.commit(&b)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	e.plan, e.filters = nil, nil
+	return err
+}
+
+// apply puts filters in force; see the package comment on replacement.
+func (e *engine) apply(filters []sadb.Filter) error {
+	if e.plan != nil && slices.Equal(filters, e.filters) {
+		return nil
+	}
+	if err := validate(filters); err != nil {
+		return err
+	}
+	next := newPlan(e.cfg, e.epoch, filters)
+	if !e.plan.equal(next) {
+		if err := e.replace(next); err != nil {
+			return err
+		}
+	}
+	e.filters = slices.Clone(filters)
+	e.forget()
+	return nil
+}
+
+func validate(filters []sadb.Filter) error {
+	seen := map[sadb.FilterID]bool{}
+	for i, f := range filters {
+		if f.ID == "" || len(f.ID) > maxNameLen {
+			return fmt.Errorf("filter %d (%s): its ID %q must have 1 to %d bytes", i, f.Name, f.ID, maxNameLen)
+		}
+		if seen[f.ID] {
+			return fmt.Errorf("filter %d (%s): its ID %q is there twice", i, f.Name, f.ID)
+		}
+		seen[f.ID] = true
+	}
+	return nil
+}
+
+// replace builds what is new beside what is in force, exchanges the rules, and
+// clears away what is no longer used.
+func (e *engine) replace(next *plan) error {
+	if err := e.build(next); err != nil {
+		// What was made is unreferenced; the next attempt sweeps it.
+		e.epochAfterFailure()
+		return fmt.Errorf("build: %w", err)
+	}
+	if err := e.exchange(next); err != nil {
+		e.epochAfterFailure()
+		return fmt.Errorf("exchange rules: %w", err)
+	}
+	e.based = true
+	e.plan = next
+	// What cannot be swept now is swept after the next exchange.
+	e.retire(next)
+	return nil
+}
+
+// epochAfterFailure makes sure that a set that may be incomplete is not used.
+func (e *engine) epochAfterFailure() {
+	plan, based := e.plan, e.based
+	e.newEpoch()
+	e.plan, e.based = plan, based
+}
+
+// build makes the sets and chains of next that are not there yet. Nothing
+// refers to them, so it may take several transactions.
+func (e *engine) build(next *plan) error {
+	var b batch
+	flush := func() error {
+		if b.full() {
+			return e.conn.commit(&b)
+		}
+		return nil
+	}
+	if !e.based {
+		e.addFixed(&b)
+	}
+	for _, name := range sorted(next.chains) {
+		if e.plan != nil && e.plan.chains[name] != nil {
+			continue
+		}
+		e.addChain(&b, name, nil)
+		for _, r := range next.chains[name] {
+			e.addRule(&b, name, r)
+		}
+		if err := flush(); err != nil {
+			return err
+		}
+	}
+	for _, name := range sorted(next.sets) {
+		if e.plan != nil && e.plan.sets[name] != nil {
+			continue
+		}
+		s := next.sets[name]
+		e.addSet(&b, s)
+		for part := range slices.Chunk(s.elements, elementsPerMessage) {
+			e.addElements(&b, name, part)
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return e.conn.commit(&b)
+}
+
+// addFixed makes what does not depend on filters, still without rules.
+func (e *engine) addFixed(b *batch) {
+	for _, name := range []string{counterLast, counterClear, counterOpaque} {
+		e.addCounter(b, name)
+	}
+	e.addLooked(b)
+	for _, v6 := range []bool{false, true} {
+		e.addClearSet(b, true, v6)
+		e.addClearSet(b, false, v6)
+		for _, p := range paths() {
+			e.addChain(b, dispatch(p.chain, v6), nil)
+		}
+	}
+	for _, name := range sorted(e.cfg.fixed()) {
+		if hooks()[name] == nil {
+			e.addChain(b, name, nil)
+		}
+	}
+}
+
+// exchange puts next in force: one transaction, rules only.
+func (e *engine) exchange(next *plan) error {
+	var b batch
+	put := func(chain string, rules []rule) {
+		e.emptyChain(&b, chain)
+		for _, r := range rules {
+			e.addRule(&b, chain, r)
+		}
+	}
+	if !e.based {
+		fixed := e.cfg.fixed()
+		for _, name := range sorted(fixed) {
+			if h := hooks()[name]; h != nil {
+				e.addChain(&b, name, h)
+			}
+			put(name, fixed[name])
+		}
+	}
+	for _, name := range sorted(next.rules) {
+		put(name, next.rules[name])
+	}
+	return e.conn.commit(&b)
+}
+
+// equal reports whether two plans are the same to the kernel.
+func (p *plan) equal(q *plan) bool {
+	if p == nil || len(p.sets) != len(q.sets) || len(p.chains) != len(q.chains) {
+		return false
+	}
+	for name := range q.chains {
+		if p.chains[name] == nil {
+			return false
+		}
+	}
+	for name := range q.sets {
+		if p.sets[name] == nil {
+			return false
+		}
+	}
+	for chain, order := range q.order {
+		if !slices.Equal(p.order[chain], order) {
+			return false
+		}
+	}
+	return true
+}
