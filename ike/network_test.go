@@ -305,3 +305,7 @@ func paired(a, b *host) error {
 	}
 	return nil
 }
+
+func mustAddr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func (w *world) at(h *host) netip.AddrPort { return netip.AddrPortFrom(h.addr, 500) }

@@ -285,28 +285,38 @@ func checkMainAnswer(own []mainChoice, body []byte) (mainChoice, error) {
 }
 
 // mainDiffers names the first item in which two offers differ: in the pair of
-// choices that agree the longest.
+// choices that agree the most.
 func mainDiffers(own, peer []mainChoice) string {
 	best, text := -1, "the peer offers nothing that can be read"
 	for _, o := range own {
 		for _, p := range peer {
-			items := []struct{ name, own, peer string }{
+			same, t := firstDifference([]item{
 				{"encryption", cipherName(o.Suite), cipherName(p.Suite)},
 				{"hash", o.Suite.Hash.String(), p.Suite.Hash.String()},
 				{"Diffie-Hellman group", o.Suite.Group.String(), p.Suite.Group.String()},
 				{"authentication method", o.Method.String(), p.Method.String()},
-			}
-			same := 0
-			for same < len(items) && items[same].own == items[same].peer {
-				same++
-			}
-			if same > best && same < len(items) {
-				best = same
-				text = fmt.Sprintf("%s: here %s, peer %s", items[same].name, items[same].own, items[same].peer)
+			})
+			if same > best {
+				best, text = same, t
 			}
 		}
 	}
 	return text
+}
+
+// item is one property of two choices, in words.
+type item struct{ name, own, peer string }
+
+// firstDifference returns how many items agree, and the first that does not.
+func firstDifference(items []item) (same int, text string) {
+	for _, i := range items {
+		if i.own == i.peer {
+			same++
+		} else if text == "" {
+			text = fmt.Sprintf("%s: here %s, peer %s", i.name, i.own, i.peer)
+		}
+	}
+	return same, text
 }
 
 func cipherName(s sadb.ISAKMPSuite) string {

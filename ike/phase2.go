@@ -468,8 +468,7 @@ func quickDiffers(own []sadb.Proposal, w wanted, peer quickReceived) string {
 	return text
 }
 
-// differs compares one of ours with a group: how many items agree, and the
-// first that does not.
+// differs compares one of ours with the transforms of a group.
 func (g quickGroup) differs(p sadb.Proposal, w wanted) (int, string) {
 	best, text := -1, ""
 	if len(g.parts) != len(p.Suites) {
@@ -477,20 +476,15 @@ func (g quickGroup) differs(p sadb.Proposal, w wanted) (int, string) {
 	}
 	for _, t := range g.parts[0].transforms {
 		s := p.Suites[0]
-		items := []struct{ name, own, peer string }{
+		same, difference := firstDifference([]item{
 			{"protocol", s.Proto.String(), t.Suite.Proto.String()},
 			{"mode", w.mode.String(), t.Mode.String()},
 			{"encryption", suiteCipher(s), suiteCipher(t.Suite)},
 			{"integrity", integrityName(s.Integrity), integrityName(t.Suite.Integrity)},
 			{"PFS group", w.pfs.String(), t.PFS.String()},
-		}
-		for n, i := range items {
-			if i.own != i.peer {
-				if n > best {
-					best, text = n, fmt.Sprintf("%s: here %s, peer %s", i.name, i.own, i.peer)
-				}
-				break
-			}
+		})
+		if same > best {
+			best, text = same, difference
 		}
 	}
 	return best, text
