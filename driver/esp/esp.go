@@ -34,7 +34,6 @@ const (
 	protoRouting  = 43
 	protoFragment = 44
 	protoESP      = 50
-	protoAH       = 51
 	protoNone     = 59
 	protoDestOpts = 60
 )

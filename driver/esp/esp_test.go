@@ -536,6 +536,51 @@ func TestEveryPrefixIsRefused(t *testing.T) {
 	}
 }
 
+// A peer with the key may send what is authentic and too short all the same.
+func TestAuthenticButTooShort(t *testing.T) {
+	for _, name := range suiteNames() {
+		a := sa(t, name, sadb.In, sadb.Transport, false)
+		in := inbound(t, a)
+		if in.t.mac == nil {
+			continue // a combined mode opens nothing shorter than IV and ICV
+		}
+		for n := headerLen; n < headerLen+in.t.ivLen+trailerLen; n++ {
+			p := make([]byte, n, n+in.t.icvLen)
+			binary.BigEndian.PutUint32(p, uint32(a.ID.SPI))
+			binary.BigEndian.PutUint32(p[4:], 1)
+			s := in.t.newScratch()
+			wire := append(p, in.t.tag(s, p, 1)...)
+			if _, _, err := in.Open(ip(t, alice4, bob4, protoESP, wire)); !errors.Is(err, ErrMalformed) {
+				t.Errorf("%s: ESP of %d bytes: %v", name, n, err)
+			}
+		}
+	}
+}
+
+// What is exactly at the limit passes.
+func TestAtTheEdge(t *testing.T) {
+	a := sa(t, "esp-null-sha256", sadb.In, sadb.Transport, false)
+	for _, plain := range [][]byte{{0, 99}, {1, 1, 99}, {1, 2, 2, 99}} {
+		got, info, err := inbound(t, a).Open(plainPacket(t, a, 1, plain))
+		if err != nil || len(got) != ipv4Min || info.Next != 99 || info.Len != 0 {
+			t.Errorf("protected part %v: %x, %+v, %v", plain, got, info, err)
+		}
+	}
+	a.Replay, a.ID.SPI = MaxWindow, 256
+	inbound(t, a)
+	for _, mode := range []sadb.Mode{sadb.Transport, sadb.Tunnel} {
+		a.Mode = mode
+		o := outbound(t, a)
+		n := o.InnerMTU(math.MaxUint16)
+		if wire := seal(t, o, padded(t, false, n)); len(wire) < math.MaxUint16-3 {
+			t.Errorf("%s: the longest packet has %d bytes", mode, len(wire))
+		}
+		if _, err := trySeal(o, padded(t, false, n+1)); !errors.Is(err, ErrTooLong) {
+			t.Errorf("%s: one byte more: %v", mode, err)
+		}
+	}
+}
+
 // RFC 4303 §2.7: what follows the inner packet in a tunnel is padding.
 func TestTrafficFlowPaddingIsCutOff(t *testing.T) {
 	a := sa(t, "esp-aes256gcm", sadb.In, sadb.Tunnel, false)
@@ -566,6 +611,7 @@ func TestTunnelKeepsTOSAndCongestion(t *testing.T) {
 		p := udp(t, carol4, dave4, 10)
 		if c.inner6 {
 			p = udp(t, carol6, dave6, 10)
+			p[1] |= 9 // part of the flow label
 		}
 		setTOS(p, c.tos)
 		a := sa(t, "esp-aes128gcm", sadb.Out, sadb.Tunnel, c.outer6)
@@ -575,6 +621,7 @@ func TestTunnelKeepsTOSAndCongestion(t *testing.T) {
 		}
 		if c.congested {
 			setTOS(wire, c.tos|3)
+			wire[1] |= 5 * (wire[0] >> 5 & 1) // IPv6: a flow label of its own
 		}
 		got, _, err := inbound(t, a).Open(wire)
 		if !errors.Is(err, c.err) {
@@ -617,14 +664,15 @@ func TestNewRefuses(t *testing.T) {
 			a.ID.Proto = sadb.AH
 			a.Suite, _ = sadb.ParseSuite("ah-sha1")
 		},
-		"no integrity":       func(a *sadb.SA) { a.Suite.Integrity = sadb.IntegrityNone },
-		"zero suite":         func(a *sadb.SA) { a.Suite = sadb.Suite{} },
-		"short key":          func(a *sadb.SA) { a.EncKey = sadb.NewSecret(make([]byte, 15)) },
-		"no key":             func(a *sadb.SA) { a.EncKey = sadb.Secret{} },
-		"long integrity key": func(a *sadb.SA) { a.AuthKey = sadb.NewSecret(make([]byte, 64)) },
-		"reserved SPI":       func(a *sadb.SA) { a.ID.SPI = 255 },
-		"mixed families":     func(a *sadb.SA) { a.Src = alice6 },
-		"no source":          func(a *sadb.SA) { a.Src = carol4; a.Src = sadb.SA{}.Src },
+		"another protocol in the name": func(a *sadb.SA) { a.ID.Proto = sadb.AH },
+		"no integrity":                 func(a *sadb.SA) { a.Suite.Integrity = sadb.IntegrityNone },
+		"zero suite":                   func(a *sadb.SA) { a.Suite = sadb.Suite{} },
+		"short key":                    func(a *sadb.SA) { a.EncKey = sadb.NewSecret(make([]byte, 15)) },
+		"no key":                       func(a *sadb.SA) { a.EncKey = sadb.Secret{} },
+		"long integrity key":           func(a *sadb.SA) { a.AuthKey = sadb.NewSecret(make([]byte, 64)) },
+		"reserved SPI":                 func(a *sadb.SA) { a.ID.SPI = 255 },
+		"mixed families":               func(a *sadb.SA) { a.Src = alice6 },
+		"no source":                    func(a *sadb.SA) { a.Src = carol4; a.Src = sadb.SA{}.Src },
 		"zone": func(a *sadb.SA) {
 			a.Src, a.ID.Dst = alice6.WithZone("eth0"), bob6
 		},

@@ -293,6 +293,22 @@ func TestFragmentsRefuse(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}
+	if all := cutUp(t, df, len(df)); len(all) != 1 || !bytes.Equal(all[0], df) {
+		t.Error("a packet of exactly the MTU comes out as it is")
+	}
+	if all := cutUp(t, udp(t, alice4, bob4, 92), 28); len(all) != 13 || len(all[0]) != 28 {
+		t.Errorf("the smallest fragments: %d", len(all))
+	}
+	for _, options := range [][]byte{{0x94, 2, 0, 0}, {1, 1, 0x94, 2}, {1, 1, 1, 0x94}} {
+		p := withOptions(udp(t, alice4, bob4, 3000), options)
+		want := byte(0x46)
+		if options[3] == 0x94 {
+			want = 0x45 // cut off: not copied
+		}
+		if all := cutUp(t, p, 1500); all[1][0] != want {
+			t.Errorf("options %x: second header %x", options, all[1][:24])
+		}
+	}
 	if all := cutUp(t, df, 4000); len(all) != 1 || !bytes.Equal(all[0], df) {
 		t.Error("a packet that fits comes out as it is")
 	}
@@ -342,6 +358,75 @@ func TestNoTooBig(t *testing.T) {
 		if m := PutTooBig(make([]byte, TooBigRoom), c.packet, 1400, c.from); m != nil {
 			t.Errorf("%s: answered with %x", name, m)
 		}
+	}
+}
+
+// RFC 1122 §3.2.2, RFC 4443 §2.4: which ICMP messages are never answered.
+func TestNoTooBigForErrors(t *testing.T) {
+	errors4 := map[int]bool{3: true, 4: true, 5: true, 11: true, 12: true}
+	for kind := range 256 {
+		body := append([]byte{byte(kind), 0}, make([]byte, 30)...)
+		m := PutTooBig(make([]byte, TooBigRoom), ip(t, alice4, bob4, sadb.ICMP, body), 600, dave4)
+		if (m == nil) != errors4[kind] {
+			t.Errorf("ICMP type %d: answered %v", kind, m != nil)
+		}
+		m = PutTooBig(make([]byte, TooBigRoom), ip(t, alice6, bob6, sadb.ICMPv6, body), 1280, dave6)
+		if (m == nil) != (kind < 128 || kind == 137) {
+			t.Errorf("ICMPv6 type %d: answered %v", kind, m != nil)
+		}
+	}
+}
+
+// What is exactly as long as it must be is not too short.
+func TestParseAtTheEdge(t *testing.T) {
+	for name, p := range map[string][]byte{
+		"IPv4 header alone":     rawIP(alice4, bob4, 99, nil),
+		"IPv6 header alone":     rawIP(alice6, bob6, protoNone, nil),
+		"ports alone":           rawIP(alice4, bob4, sadb.UDP, make([]byte, 4)),
+		"type and code alone":   rawIP(alice4, bob4, sadb.ICMP, make([]byte, 2)),
+		"ESP header alone":      rawIP(alice4, bob4, protoESP, make([]byte, 8)),
+		"extension header last": withExtensions(rawIP(alice6, bob6, protoNone, nil), protoDestOpts),
+	} {
+		if h, err := Parse(p); err != nil || h.Length != len(p) {
+			t.Errorf("%s: %+v, %v", name, h, err)
+		}
+	}
+	for n, want := range map[int]error{maxExtensions - 1: nil, maxExtensions: ErrMalformed} {
+		protos := make([]uint8, n)
+		for i := range protos {
+			protos[i] = protoDestOpts
+		}
+		if _, err := Parse(withExtensions(udp(t, alice6, bob6, 1), protos...)); !errors.Is(err, want) {
+			t.Errorf("%d extension headers: %v", n, err)
+		}
+	}
+}
+
+// RFC 768: a checksum that comes out as 0 is sent as all ones; 0 says none.
+func TestChecksumThatComesOutAsZero(t *testing.T) {
+	for proto, want := range map[uint8]uint16{sadb.UDP: 0xffff, sadb.TCP: 0} {
+		offset, _ := checksumOffset(proto)
+		p := ip(t, alice4, bob4, proto, append(make([]byte, 20), 0, 0))
+		if proto == sadb.UDP {
+			p[ipv4Min+offset] = 1
+			if err := RepairChecksum(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		field := p[ipv4Min+offset : ipv4Min+offset+2]
+		copy(p[len(p)-2:], field) // now the sum is 0xffff
+		if err := RepairChecksum(p); err != nil || binary.BigEndian.Uint16(field) != want {
+			t.Errorf("protocol %d: %x, %v; want %04x", proto, field, err, want)
+		}
+	}
+	if err := CompleteChecksum(make([]byte, 8), 0, 6); err != nil {
+		t.Errorf("a field at the very end: %v", err)
+	}
+	if err := CompleteChecksum(make([]byte, 8), 0, 0); err != nil {
+		t.Errorf("a field at the very start: %v", err)
+	}
+	if err := CompleteChecksum(make([]byte, 8), 8, 0); !errors.Is(err, ErrMalformed) {
+		t.Errorf("a start at the very end: %v", err)
 	}
 }
 

@@ -40,14 +40,17 @@ func unicast(a netip.Addr) bool {
 	return !a.IsMulticast() && !a.IsUnspecified() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
-// icmpError reports whether the packet is an ICMP error message: no error
-// answers another (RFC 1122 §3.2.2, RFC 4443 §2.4 e). Redirects count as one.
+// icmpError reports whether the packet is an ICMP error message or a redirect:
+// no error answers one (RFC 1122 §3.2.2, RFC 4443 §2.4 e).
 func icmpError(h *Headers) bool {
 	switch h.Proto {
 	case sadb.ICMP:
-		return h.ICMPType == 3 || h.ICMPType == 4 || h.ICMPType == 5 || h.ICMPType == 11 || h.ICMPType == 12
+		switch h.ICMPType {
+		case 3, 4, 5, 11, 12: // unreachable, source quench, redirect, time exceeded, parameter problem
+			return true
+		}
 	case sadb.ICMPv6:
-		return h.ICMPType < 128 || h.ICMPType == 137
+		return h.ICMPType < 128 || h.ICMPType == 137 // errors, redirect
 	}
 	return false
 }
