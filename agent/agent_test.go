@@ -321,3 +321,23 @@ func TestNothingIsNegotiatedWithMulticast(t *testing.T) {
 		none[ike.Initiate](r)
 	})
 }
+
+func TestPairOfAFormerPolicyIsNotBooked(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		r.send(tcp(bob(), 80))
+		in := one[ike.Initiate](r)
+		p := pairFor(in.Quick, bob())
+		for i, sa := range sasOf(p) {
+			r.out(ike.Install{ID: uint64(i), SA: sa, Pair: p})
+		}
+		r.assign("client")
+		r.out(ike.Established{Request: in.Request, Pair: p})
+		if gone := one[ike.Gone](r); gone.Pair != p.ID {
+			t.Errorf("gone %v", gone)
+		}
+		if len(r.fake.SAs()) != 0 || len(r.status().Secured) != 0 {
+			t.Errorf("in force %v", r.fake.SAs())
+		}
+	})
+}

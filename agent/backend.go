@@ -21,7 +21,11 @@ func (a *Agent) Assign(ctx context.Context, r control.AssignRequest) (control.As
 // traffic passes unprotected.
 func (a *Agent) Unassign(ctx context.Context) (control.AssignResult, error) {
 	return ask(ctx, a, func(now time.Time) (control.AssignResult, error) {
-		return a.putAssigned(now, assignment{}, policy.Assignment{State: policy.None}, "unassigned")
+		c, err := a.prepare(assignment{}, policy.Assignment{State: policy.None})
+		if err != nil {
+			return control.AssignResult{}, err
+		}
+		return a.putAssigned(now, c, "unassigned")
 	})
 }
 
@@ -63,14 +67,8 @@ func (a *Agent) assign(now time.Time, r control.AssignRequest) (control.AssignRe
 	if err := checkAssign(r, a.cfg.SetKeys != nil); err != nil {
 		return control.AssignResult{}, err
 	}
-	as := assignment{Name: r.Policy, Auth: r.Auth}
-	got, err := a.source.load(as)
-	if err != nil {
-		err = unreadable(r.Policy, err)
-	} else {
-		_, err = a.prepare(as, got) // before the keys change
-	}
-	if err != nil {
+	c, err := a.candidate(assignment{Name: r.Policy, Auth: r.Auth})
+	if err != nil { // before the keys change
 		a.reportProblems(now, r.Policy, err)
 		return control.AssignResult{}, err
 	}
@@ -78,7 +76,7 @@ func (a *Agent) assign(now time.Time, r control.AssignRequest) (control.AssignRe
 	if err != nil {
 		return control.AssignResult{}, err
 	}
-	result, err := a.putAssigned(now, as, got, "assigned")
+	result, err := a.putAssigned(now, c, "assigned")
 	result.Warnings = append(result.Warnings, warnings...)
 	return result, err
 }
@@ -113,17 +111,21 @@ func (a *Agent) setKeys(now time.Time, r control.AssignRequest) ([]string, error
 	return warnings, nil
 }
 
-// putAssigned puts what a source gave in force as what is assigned from now
-// on.
-func (a *Agent) putAssigned(now time.Time, as assignment, got policy.Assignment, cause string) (control.AssignResult, error) {
-	c, err := a.prepare(as, got)
-	if err == nil {
-		err = a.put(now, c, cause)
-	}
+// candidate loads and prepares what is to be assigned.
+func (a *Agent) candidate(as assignment) (candidate, error) {
+	got, err := a.source.load(as)
 	if err != nil {
+		return candidate{}, unreadable(as.Name, err)
+	}
+	return a.prepare(as, got)
+}
+
+// putAssigned puts a candidate in force as what is assigned from now on.
+func (a *Agent) putAssigned(now time.Time, c candidate, cause string) (control.AssignResult, error) {
+	if err := a.put(now, c, cause); err != nil {
 		return control.AssignResult{}, err
 	}
-	a.assigned = &as
+	a.assigned = &c.as
 	a.problem("state", "")
 	return a.result(), nil
 }

@@ -239,13 +239,13 @@ func (a *Agent) softenLate(now time.Time, t *talk, delay time.Duration) {
 func (a *Agent) soften(now time.Time, t *talk, f policy.CompiledFilter, why string) {
 	o := overlayFor(softOverlay, f.Filter, t.key.selector, now.Add(softLifetime))
 	o.filter.Action, o.why = sadb.Action{Kind: sadb.Permit}, why
-	_, again := a.overlays[o.filter.ID]
+	former, again := a.overlays[o.filter.ID]
 	if err := a.putOverlay(now, o); err != nil {
 		a.event(now, control.EventAgent, "warning", fmt.Sprintf("traffic with %s may go in clear, but the data path does not let it: %v", t.remote, err),
 			map[string]string{"peer": t.remote.String()})
 		return
 	}
-	if !again {
+	if !again || former.why != why {
 		a.event(now, control.EventClear, "warning", fmt.Sprintf("traffic with %s goes in clear: %s", t.remote, why),
 			map[string]string{"peer": t.remote.String(), "filter": f.Name, "flow": t.key.selector.String()})
 	}

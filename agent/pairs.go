@@ -165,6 +165,10 @@ func (a *Agent) deleteSAs(now time.Time, ids []sadb.SAID) {
 // established books a pair that is whole.
 func (a *Agent) established(now time.Time, o ike.Established) {
 	p := o.Pair
+	if _, _, ok := a.inForce.snapshot.offersFor(p, methodOf(p)); !ok {
+		a.refusePair(now, p)
+		return
+	}
 	delete(a.halves, p.ID)
 	delete(a.rekeying, p.Replaces)
 	a.book.Put(p)
@@ -175,6 +179,13 @@ func (a *Agent) established(now time.Time, o ike.Established) {
 	a.alive(now, p.Remote)
 	a.failures.forget(plain(p.Remote))
 	a.event(now, control.EventSAUp, "info", fmt.Sprintf("secured with %s: %s", p.Remote, p.Flow), a.pairFields(p))
+}
+
+// refusePair ends a pair that became whole after the policy has changed.
+func (a *Agent) refusePair(now time.Time, p sadb.Pair) {
+	delete(a.halves, p.ID)
+	a.deleteSAs(now, slices.Concat(p.In, p.Out))
+	a.cfg.IKE.Submit(ike.Gone{Pair: p.ID})
 }
 
 // finish ends the negotiation that has made a pair, and one that waits for the

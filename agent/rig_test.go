@@ -359,3 +359,8 @@ func (r *rig) assignDocument(dir, name, document string) {
 	}
 	r.assign(name)
 }
+
+func sasOf(p sadb.Pair) []sadb.SA {
+	in, out := associationsOf(p)
+	return []sadb.SA{in, out}
+}

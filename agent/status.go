@@ -144,10 +144,9 @@ func (a *Agent) inClear(now time.Time, state driver.State) []control.ClearPeer {
 		list = append(list, control.ClearPeer{Peer: c.Remote.String(), Local: c.Local.String(), Rule: a.ruleOf(c.Filter, false),
 			Filter: string(c.Filter), Since: c.Since, Last: c.Last, Packets: c.Packets, Why: a.whyClear(c)})
 	}
-	for _, o := range a.overlays {
-		if o.kind == softOverlay && o.filter.Expires.After(now) {
-			list = append(list, control.ClearPeer{Peer: o.remote.String(), Local: o.local.String(), Rule: a.ruleOf(o.filter.ID, false),
-				Filter: string(o.filter.ID), Since: o.since, Last: now, Why: printable(o.why, maxMessage)})
+	for _, s := range state.Filters {
+		if o, ok := a.overlays[s.Filter.ID]; ok && o.kind == softOverlay && o.filter.Expires.After(now) {
+			list = append(list, a.softPeer(now, o, s.Packets))
 		}
 	}
 	for _, r := range a.returned {
@@ -158,6 +157,17 @@ func (a *Agent) inClear(now time.Time, state driver.State) []control.ClearPeer {
 		return strings.Compare(x.Peer+" "+x.Filter, y.Peer+" "+y.Filter)
 	})
 	return list
+}
+
+// softPeer describes a soft association. Its packets are counted and not
+// timed: the last was at most softLifetime ago.
+func (a *Agent) softPeer(now time.Time, o overlay, packets uint64) control.ClearPeer {
+	c := control.ClearPeer{Peer: o.remote.String(), Local: o.local.String(), Rule: a.ruleOf(o.filter.ID, false),
+		Filter: string(o.filter.ID), Since: o.since, Packets: packets, Why: printable(o.why, maxMessage)}
+	if packets > 0 {
+		c.Last = now
+	}
+	return c
 }
 
 // securedSince reports whether the traffic that the driver saw in clear was

@@ -283,6 +283,7 @@ func (a *Agent) afterFailure(now time.Time, t *talk, o ike.Failed) {
 	if waits(f.Action) {
 		a.soften(now, t, f, o.Reason)
 		a.release(now, t)
+		return
 	}
 	a.event(now, control.EventClear, "warning", fmt.Sprintf("traffic with %s goes in clear: %s", t.remote, o.Reason),
 		map[string]string{"peer": t.remote.String(), "filter": f.Name, "flow": t.key.selector.String(), "code": string(o.Code)})
