@@ -21,8 +21,9 @@ func ThisProgram() VersionInfo {
 	if !ok {
 		return v
 	}
-	if info.Main.Version != "" {
-		v.Version = info.Main.Version
+	v.Version = info.Main.Version
+	if v.Version == "" || v.Version == "(devel)" {
+		v.Version = "unreleased" // built without version control
 	}
 	for _, s := range info.Settings {
 		switch s.Key {

@@ -46,7 +46,7 @@ func (b *backend) Reload(context.Context) (control.AssignResult, error) {
 func (b *backend) Policies(context.Context) ([]control.PolicyInfo, error) {
 	return []control.PolicyInfo{
 		{Name: "client", Description: "Answers when asked", Origin: "predefined"},
-		{Name: "server", Description: "Asks, and talks in clear with those who do not answer", Origin: "predefined", Assigned: true},
+		{Name: "server", Description: "Asks, and talks in clear with those who do not answer: for all IP traffic, with all the world", Origin: "predefined", Assigned: true},
 		{Name: "sql", Origin: "/etc/ipsecagent/policies.d/sql.yaml", Error: "sql.yaml:4:1: unknown field colour\n    colour: green\n    ^"},
 	}, b.err
 }
@@ -132,7 +132,7 @@ func someFilters() []control.FilterView {
 func someEvents() []control.Event {
 	return []control.Event{
 		{Time: ago(time.Hour), Kind: control.EventPolicyApplied, Severity: "info", Message: `policy "server" is in force: 2 filters`},
-		{Time: ago(5 * time.Minute), Kind: control.EventSAUp, Severity: "info", Peer: "10.0.0.2", Message: "secured with esp-aes256gcm", Fields: map[string]string{"spiIn": "0x01020304"}},
+		{Time: ago(5 * time.Minute), Kind: control.EventSAUp, Severity: "info", Peer: "10.0.0.2", Message: "secured with 10.0.0.2: esp-aes256gcm", Fields: map[string]string{"spiIn": "0x01020304"}},
 		{Time: ago(time.Minute), Kind: control.EventFailed, Severity: "warning", Peer: "10.0.0.5", Message: "no proposal chosen\x1b]0;owned\x07\nforged line"},
 	}
 }

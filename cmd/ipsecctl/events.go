@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -46,7 +47,7 @@ func (e *env) showEvent(v control.Event) error {
 
 func printEvent(p *printer, v control.Event) {
 	peer := ""
-	if v.Peer != "" {
+	if !strings.Contains(v.Message, v.Peer) {
 		peer = v.Peer + ": "
 	}
 	p.line("%s  %-7s  %-18s  %s%s", p.at(v.Time), v.Severity, v.Kind, peer, v.Message)

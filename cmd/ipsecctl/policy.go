@@ -34,7 +34,7 @@ func policyListCommand(e *env) *cobra.Command {
 func printPolicies(p *printer, list []control.PolicyInfo) {
 	rows := [][]string{{"NAME", "ASSIGNED", "FROM", "DESCRIPTION"}}
 	for _, i := range list {
-		description := i.Description
+		description := shorten(i.Description)
 		if i.Error != "" {
 			description = "NOT VALID, see below"
 		}
@@ -48,6 +48,16 @@ func printPolicies(p *printer, list []control.PolicyInfo) {
 			p.block("  ", i.Error)
 		}
 	}
+}
+
+// maxDescription is how many characters of a description a table shows.
+const maxDescription = 80
+
+func shorten(s string) string {
+	if r := []rune(s); len(r) > maxDescription {
+		return strings.TrimRight(string(r[:maxDescription-1]), " ") + "…"
+	}
+	return s
 }
 
 func policyShowCommand(e *env) *cobra.Command {
