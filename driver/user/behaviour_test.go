@@ -359,6 +359,33 @@ func TestWhatIsNotCarriedIsRefused(t *testing.T) {
 	}
 }
 
+func TestStrictHostSettingsLoseNothing(t *testing.T) {
+	l := newLab(t)
+	for _, h := range []*host{l.alice, l.bob} {
+		run(t, h.ns, "sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.default.rp_filter=1",
+			"net.ipv6.conf.default.disable_ipv6=1")
+		h.start()
+	}
+	l.requireAll()
+	l.connect(suite(t, "esp-aes256-sha256"), 0x9000)
+	l.flows()
+	l.noClear()
+	if got := run(t, l.alice.ns, "cat", "/proc/sys/net/ipv4/conf/all/rp_filter"); got != "1\n" {
+		t.Errorf("the setting for all interfaces was changed to %s", got)
+	}
+}
+
+func TestKernelStatesAreRefused(t *testing.T) {
+	l := newLab(t)
+	run(t, l.alice.ns, "ip", "xfrm", "state", "allocspi", "src", l.bob.v4.String(), "dst", l.alice.v4.String(), "proto", "esp")
+	l.alice.launch()
+	err := l.alice.proc.Wait()
+	l.alice.proc = nil
+	if err == nil || !strings.Contains(l.alice.stderr.String(), "ip xfrm state flush") {
+		t.Errorf("ended with %v: %s", err, l.alice.stderr)
+	}
+}
+
 func TestStartRefusesWithTheRemedy(t *testing.T) {
 	l := newLab(t)
 	l.alice.start()

@@ -119,12 +119,13 @@ func (c *Client) call(ctx context.Context, r request) (reply, error) {
 	c.calls++
 	r.ID = c.calls
 	deadline, _ := ctx.Deadline()
-	if err := c.conn.SetWriteDeadline(deadline); err != nil {
-		return reply{}, c.gone(r.Verb)
+	err := c.conn.SetWriteDeadline(deadline)
+	if err == nil {
+		err = writeFrame(c.conn, r)
 	}
-	if err := writeFrame(c.conn, r); err != nil {
+	if err != nil {
 		c.conn.Close() // half a frame may have gone
-		return reply{}, fmt.Errorf("user: %s: ask the data path: %w", r.Verb, err)
+		return reply{}, errors.Join(gone(r.Verb), err)
 	}
 	return c.await(ctx, r)
 }
@@ -141,14 +142,14 @@ func (c *Client) await(ctx context.Context, r request) (reply, error) {
 			}
 			return got, nil
 		case <-c.done:
-			return reply{}, c.gone(r.Verb)
+			return reply{}, gone(r.Verb)
 		case <-ctx.Done():
 			return reply{}, fmt.Errorf("user: %s: wait for the data path: %w", r.Verb, ctx.Err())
 		}
 	}
 }
 
-func (c *Client) gone(v verb) error {
+func gone(v verb) error {
 	return fmt.Errorf("user: %s: the data path closed the connection (ended, or another agent took over): %w", v, net.ErrClosed)
 }
 

@@ -13,9 +13,13 @@ import (
 	"ipsecagent/sadb"
 )
 
-// lookDelay lets a burst of changes to routes and links pass before the look
-// at what is missing.
-const lookDelay = 50 * time.Millisecond
+// A look at what is missing comes lookDelay after a change of routes or links,
+// so that a burst passes first; where routes change all the time and a look is
+// long, looks take a tenth of the time, but never come later than lookMax.
+const (
+	lookDelay = 50 * time.Millisecond
+	lookMax   = 800 * time.Millisecond
+)
 
 // retryDelay is how long the engine waits after the kernel refused something
 // that must be.
@@ -46,9 +50,10 @@ type engine struct {
 	reserved map[sadb.SAID]time.Time
 	paths    map[netip.Addr]*path
 	wait     *waiting
-	unwanted uint64    // packets of the TUN that no filter wants secured
-	next     time.Time // when something is due; zero: nothing
-	look     time.Time // when rules, routes and links are to be looked at; zero: not
+	unwanted uint64        // packets of the TUN that no filter wants secured
+	next     time.Time     // when something is due; zero: nothing
+	look     time.Time     // when rules, routes and links are to be looked at; zero: not
+	lookGap  time.Duration // before the next look
 }
 
 func newEngine(cfg Config, sh *shared, now time.Time) *engine {
@@ -113,7 +118,9 @@ func earlier(a, b time.Time) time.Time {
 // due makes the engine wake at t at the latest.
 func (e *engine) due(t time.Time) { e.next = earlier(e.next, t) }
 
-func (e *engine) lookSoon(now time.Time) { e.look = earlier(e.look, now.Add(lookDelay)) }
+func (e *engine) lookSoon(now time.Time) {
+	e.look = earlier(e.look, now.Add(min(max(lookDelay, e.lookGap), lookMax)))
+}
 
 // tick does what is due and finds out what is next.
 func (e *engine) tick(now time.Time) {
@@ -145,6 +152,7 @@ func (e *engine) lookAround(now time.Time) {
 	for _, p := range e.paths {
 		e.measure(p)
 	}
+	e.lookGap = 10 * time.Since(now)
 }
 
 func (e *engine) tampered(t driver.Tampered) {

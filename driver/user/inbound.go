@@ -23,7 +23,7 @@ const (
 // opener takes ESP of one family from the wire to the TUN. One goroutine each.
 type opener struct {
 	sh   *shared
-	tun  *queue
+	tun  *tun
 	conn batcher
 	v6   bool
 	msgs []ipv4.Message
@@ -32,7 +32,7 @@ type opener struct {
 
 // openOpener opens the receiving socket. An IPv4 one delivers the IP header,
 // an IPv6 one the payload, and the header's fields as control messages.
-func openOpener(cfg Config, sh *shared, tun *queue, family int) (*opener, error) {
+func openOpener(cfg Config, sh *shared, tun *tun, family int) (*opener, error) {
 	v6 := family == unix.AF_INET6
 	conn, err := cfg.openRaw(family, unix.IPPROTO_ESP, func(fd int) error {
 		err := option(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
@@ -159,12 +159,21 @@ func (o *opener) open(packet []byte, now time.Time) {
 	if err != nil {
 		return // a dummy: authentic, and nothing to deliver
 	}
-	if !allowed(snap.spd, a, inner) {
+	in, err := esp.Parse(inner)
+	if err != nil || !allowed(snap.spd, a, &in) {
 		count.badSelector.Add(1)
 		return
 	}
 	count.in.Add(1)
-	_ = o.tun.write(inner) // a full queue drops, as every queue of the stack
+	_ = o.queue(&in, h.SPI).write(inner) // a full queue drops, as every queue of the stack
+}
+
+// queue returns the queue for a packet: always the same for one flow. The
+// kernel reads packets the other way from the queue it saw the flow on, so that
+// flows spread over the workers.
+func (o *opener) queue(h *esp.Headers, spi sadb.SPI) *queue {
+	n := uint32(spi) ^ uint32(h.SrcPort) ^ uint32(h.DstPort)
+	return o.tun.queues[n%uint32(len(o.tun.queues))]
 }
 
 func (o *opener) firstUse(a *assoc) {
@@ -190,11 +199,7 @@ func (o *opener) reject(a *assoc, err error) {
 // carry: its headers lie in the association's selector, and the filter that
 // decides about them now is the one the association was made for, or an
 // overlay of it.
-func allowed(s *spd, a *assoc, inner []byte) bool {
-	h, err := esp.Parse(inner)
-	if err != nil {
-		return false
-	}
+func allowed(s *spd, a *assoc, h *esp.Headers) bool {
 	flow := h.Flow(sadb.In)
 	flow.LocalMe = true // the outer destination, which transport mode keeps
 	if !a.sa.Selector.Matches(flow) {

@@ -30,6 +30,10 @@ func Serve(ctx context.Context, cfg Config) error {
 	if os.Geteuid() != 0 {
 		return errors.New("user: start the data path: it makes a TUN, routes and nftables rules: run it as root")
 	}
+	// Keys are in this memory: no core dump, no tracing by others.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("user: start the data path: forbid core dumps: %w", err)
+	}
 	p, err := openPlane(ctx, cfg)
 	if err != nil {
 		return fmt.Errorf("user: start the data path: %w", err)
@@ -107,7 +111,7 @@ func (p *plane) openSockets(ctx context.Context) error {
 		p.sealers = append(p.sealers, s)
 	}
 	for _, family := range p.sys.families {
-		o, err := openOpener(p.cfg, p.sh, p.tun.queues[0], family)
+		o, err := openOpener(p.cfg, p.sh, p.tun, family)
 		if err != nil {
 			return err
 		}

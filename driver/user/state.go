@@ -1,7 +1,9 @@
 package user
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	"ipsecagent/driver"
 	"ipsecagent/sadb"
@@ -25,6 +27,9 @@ func (e *engine) state() (*wireState, error) {
 	for _, a := range e.sas {
 		s.SAs = append(s.SAs, a.state())
 	}
+	slices.SortFunc(s.SAs, func(a, b driver.SAState) int {
+		return cmp.Or(a.Added.Compare(b.Added), cmp.Compare(a.SA.ID.SPI, b.SA.ID.SPI))
+	})
 	return toWireState(s), nil
 }
 

@@ -123,6 +123,7 @@ func (s *system) sysctls() error {
 	}
 	if len(s.families) > 1 {
 		values = append(values,
+			[2]string{"ipv6/conf/%s/disable_ipv6", "0"}, // a default of 1 is for other devices
 			[2]string{"ipv6/conf/%s/accept_ra", "0"},
 			[2]string{"ipv6/conf/%s/autoconf", "0"},
 			[2]string{"ipv6/conf/%s/addr_gen_mode", "1"})
