@@ -93,6 +93,36 @@ func TestSecuredOnceStaysRequired(t *testing.T) {
 	})
 }
 
+func TestAcceptedInClearOnlyUntilSecured(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		if got := r.fake.Receive(tcp(bob(), 80), 100, sadb.SAID{}); got != drivertest.Clear {
+			t.Errorf("before, a clear packet is %v", got)
+		}
+		r.secure(tcp(bob(), 80))
+		if got := r.fake.Receive(tcp(bob(), 80), 100, sadb.SAID{}); got != drivertest.Dropped {
+			t.Errorf("from a secured peer, a clear packet is %v", got)
+		}
+	})
+}
+
+func TestDefaultResponseEndsWithItsRule(t *testing.T) {
+	dir := t.TempDir()
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("client")
+		offer, err := r.asked(80)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.establish(0, pairFor(offer, bob()))
+		r.assignDocument(dir, "narrow", strings.NewReplacer("delayed", "narrow", "to: any", "to: 10.0.0.0/8").Replace(delayed))
+		one[ike.Gone](r)
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Passed {
+			t.Errorf("without the rule the packet is %v", got)
+		}
+	}, func(c *Config) { c.Library = folder(dir) })
+}
+
 func TestListOfPeersInClearEndsWithSecurity(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.assign("server")

@@ -44,13 +44,18 @@ func TestRestartClaimsNothingToAdoptedPeers(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.assign("secure-server")
 		p := r.secure(tcp(bob(), 80))
+		r.pass(time.Minute)
 		r.restart(nil)
 		r.inject(driver.Acquire{Filter: p.Filter, Flow: tcp(bob(), 80)})
 		r.send(tcp(carol(), 80))
-		for _, in := range taken[ike.Initiate](r) {
+		begun := taken[ike.Initiate](r)
+		for _, in := range begun {
 			if want := in.Remote == bob(); in.NoInitialContact != want {
 				t.Errorf("with %s: no initial contact is %v", in.Remote, in.NoInitialContact)
 			}
+		}
+		if len(begun) != 2 {
+			t.Errorf("%d negotiations", len(begun))
 		}
 	})
 }
@@ -89,6 +94,33 @@ func TestRestartRemakesADefaultResponseOnce(t *testing.T) {
 		r.out(noAnswer(in))
 		r.pass(time.Hour)
 		none[ike.Initiate](r)
+	})
+}
+
+func TestRestartEndsTheProtectionOfWhatIsLost(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("server")
+		p := r.secure(tcp(bob(), 80))
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.fake.DeleteSA(t.Context(), p.In[0]); err != nil {
+			t.Fatal(err)
+		}
+		r.stop = func() error { return nil }
+		r.restart(nil)
+		if len(r.fake.SAs()) != 0 {
+			t.Error("the half of a pair stays")
+		}
+		r.pass(5 * time.Second)
+		r.out(noAnswer(one[ike.Initiate](r)))
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Held {
+			t.Errorf("within the grace the packet is %v", got)
+		}
+		r.pass(grace)
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Clear {
+			t.Errorf("after the grace the packet is %v", got)
+		}
 	})
 }
 
