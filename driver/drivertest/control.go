@@ -24,6 +24,7 @@ func controlTests() []namedTest {
 		{"Acquire is raised once", acquireOnce},
 		{"Abandon allows a new Acquire", abandonRearms},
 		{"an association ends the question", associationRearms},
+		{"only a fitting association ends the question", othersDoNotAnswer},
 		{"Acquire names the filter below the overlay", acquireThroughOverlay},
 		{"Acquire says what went in clear", acquireClear},
 		{"blocked and permitted traffic asks nothing", noAcquire},
@@ -272,6 +273,22 @@ func associationRearms(r *rig) {
 	a.send(r.bob, 7000, "x")
 	a.askedNothing()
 	a.remove(sa.ID)
+	a.send(r.bob, 7000, "x")
+	a.asked("one", r.bob)
+}
+
+// othersDoNotAnswer: an association of the other direction, of another filter,
+// with another peer or for other traffic does not serve a packet.
+func othersDoNotAnswer(r *rig) {
+	a := r.alice
+	a.set(a.filter("one", netip.Addr{}, 7000, require()), a.filter("two", r.bob.V4, 7001, require()))
+	inbound, peer, traffic := r.sa(r.bob, r.alice, "one", 5001), r.sa(r.alice, r.bob, "one", 5003), r.sa(r.alice, r.bob, "one", 5004)
+	inbound.Dir = sadb.In
+	peer.ID.Dst = r.bob.V4.Next()
+	traffic.Selector.RemotePorts = sadb.Port(7009)
+	for _, sa := range []sadb.SA{inbound, r.sa(r.alice, r.bob, "two", 5002), peer, traffic} {
+		a.add(sa)
+	}
 	a.send(r.bob, 7000, "x")
 	a.asked("one", r.bob)
 }

@@ -148,13 +148,18 @@ func TestFakeReceivesByAssociation(t *testing.T) {
 	sa := add(t, f, sadb.In, "f", nil)
 	stranger := flow
 	stranger.Remote = netip.MustParseAddr("192.0.2.3")
+	if got := f.Receive(flow, 10, sa.ID); got != Secured {
+		t.Errorf("its own traffic: %s", got)
+	}
+	if got := events(f); len(got) != 1 || got[0] != (driver.Used{ID: sa.ID}) {
+		t.Errorf("events %+v, want Used", got)
+	}
 	for _, c := range []struct {
 		name string
 		flow sadb.Flow
 		via  sadb.SAID
 		want Outcome
 	}{
-		{"its own traffic", flow, sa.ID, Secured},
 		{"again", flow, sa.ID, Secured},
 		{"what it may not carry", stranger, sa.ID, Dropped},
 		{"an unknown SPI", flow, sadb.SAID{Dst: me, Proto: sadb.ESP, SPI: 9}, Dropped},
@@ -163,8 +168,8 @@ func TestFakeReceivesByAssociation(t *testing.T) {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
-	if got := events(f); len(got) != 1 || got[0] != (driver.Used{ID: sa.ID}) {
-		t.Errorf("events %+v, want Used once", got)
+	if got := events(f); len(got) != 0 {
+		t.Errorf("events %+v after the first packet", got)
 	}
 	s, err := f.State(background())
 	if err != nil || s.Counters.NoSA != 1 || s.Counters.BadSelector != 1 || s.Counters.InPackets != 2 {
@@ -175,6 +180,54 @@ func TestFakeReceivesByAssociation(t *testing.T) {
 	}
 	if got := f.Receive(flow, 10, sa.ID); got != Dropped {
 		t.Errorf("an association of another filter: %s", got)
+	}
+}
+
+// An association carries nothing that policy blocks or leaves in clear, even
+// if its selector would.
+func TestFakeReceivesOnlyWhatPolicySecures(t *testing.T) {
+	for _, k := range []sadb.ActionKind{sadb.Block, sadb.Permit} {
+		f, _ := newFake(t, every("f", sadb.Action{Kind: k}))
+		sa := add(t, f, sadb.In, "f", nil)
+		if got := f.Receive(flow, 10, sa.ID); got != Dropped {
+			t.Errorf("%s: %s", k, got)
+		}
+	}
+}
+
+func TestFakeListsPeersInClear(t *testing.T) {
+	f, c := newFake(t, sadb.Filter{ID: "f", Dir: sadb.Both, Action: request()})
+	other := flow
+	other.Remote = netip.MustParseAddr("192.0.2.3")
+	elsewhere := flow
+	elsewhere.Local = netip.MustParseAddr("192.0.2.9")
+	start := c.Now()
+	f.Send(flow, 1)
+	c.pass(time.Minute)
+	f.Send(flow, 1)
+	f.Send(other, 1)
+	f.Send(elsewhere, 1)
+	f.Receive(flow, 1, sadb.SAID{})
+	s, err := f.State(background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := func(fl sadb.Flow, since time.Time, n uint64, in bool) driver.ClearPeer {
+		return driver.ClearPeer{Filter: "f", Local: fl.Local, Remote: fl.Remote, Since: since, Last: c.Now(), Packets: n, Inbound: in}
+	}
+	want := []driver.ClearPeer{entry(flow, start, 2, false), entry(other, c.Now(), 1, false),
+		entry(elsewhere, c.Now(), 1, false), entry(flow, c.Now(), 1, true)}
+	if !slices.Equal(s.Clear, want) {
+		t.Errorf("in clear:\n got %+v\nwant %+v", s.Clear, want)
+	}
+}
+
+func TestFakeBoundsReservations(t *testing.T) {
+	f, _ := newFake(t)
+	for i := range maxReservations + 1 {
+		if _, err := f.AllocSPI(background(), peer, me, sadb.ESP); (err == nil) != (i < maxReservations) {
+			t.Fatalf("reservation %d: %v", i+1, err)
+		}
 	}
 }
 
