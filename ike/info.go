@@ -18,8 +18,8 @@ func infoShape() shape {
 // informational takes a notify or delete under an established SA. Nothing in
 // it counts before its hash is verified.
 func (m *Machine) informational(now time.Time, s *isakmp, msg message) error {
-	if s.seen[msg.MessageID] {
-		return nil // a repeated one
+	if s.seen[msg.MessageID] || s.full() {
+		return nil // a repeated one, or one too many
 	}
 	chain, _, err := open(s.keys, msg, s.keys.ExchangeIV(s.last, msg.MessageID))
 	if err != nil {

@@ -168,6 +168,10 @@ func (s *isakmp) usable(now time.Time) bool {
 // ISAKMP SA carry.
 func (s *isakmp) spent() bool { return s.offer.Sessions > 0 && s.count >= s.offer.Sessions }
 
+// full reports whether the peer has used far more message IDs than any honest
+// one would while s is being closed.
+func (s *isakmp) full() bool { return len(s.seen) >= 2*maxMessageIDs }
+
 // endSA forgets an ISAKMP SA. The pairs made under it live on; what waits for
 // it starts over under another.
 func (m *Machine) endSA(now time.Time, s *isakmp, reason string) {

@@ -54,19 +54,24 @@ func (m *Machine) quick1(now time.Time, s *isakmp, msg message) error {
 // by the peer and then welcome, or starts over under another ISAKMP SA once the
 // peer has been told that this one is over.
 func (m *Machine) peerBusy(s *isakmp) error {
-	if s.spent() || len(s.seen) >= 2*maxMessageIDs {
+	if s.spent() || s.full() {
 		return errors.New("quick mode: the ISAKMP SA has carried all it may")
 	}
+	if m.peerRunning(s) >= peerQuicks {
+		return errors.New("quick mode: the peer runs too many at once")
+	}
+	return nil
+}
+
+// peerRunning is how many quick modes the peer of s has under way with us.
+func (m *Machine) peerRunning(s *isakmp) int {
 	n := 0
 	for _, t := range m.sas {
 		if t.sameHosts(s.path) {
 			n += t.running(false)
 		}
 	}
-	if n >= peerQuicks {
-		return errors.New("quick mode: the peer runs too many at once")
-	}
-	return nil
+	return n
 }
 
 // acceptQuick checks a proposal against policy and chooses.
@@ -121,7 +126,7 @@ func (m *Machine) quickPolicy(q *quickMode, proposed sadb.Selector, peer quickRe
 // crowded refuses a new pair to a peer that has its share already. A rekey is
 // let through: the pair it replaces is about to go.
 func (m *Machine) crowded(q *quickMode) *refusal {
-	n := m.pairsWith(q.sa)
+	n := m.pairsWith(q.sa) + m.peerRunning(q.sa)
 	if n < peerPairs || n < 2*peerPairs && m.replacedBy(q) != 0 {
 		return nil
 	}
