@@ -95,7 +95,7 @@ func (o *opener) packet(i int) []byte {
 		return nil
 	}
 	packet := o.bufs[i][:ipv6Header+m.N]
-	esp.PutIPv6(packet, src, c.dst, c.class, unix.IPPROTO_ESP, c.hops, m.N)
+	esp.OuterHeader{Src: src, Dst: c.dst, TOS: c.class, Proto: unix.IPPROTO_ESP, Hops: c.hops}.Put(packet, ipv6Header+m.N)
 	return packet
 }
 

@@ -36,7 +36,7 @@ func (r *router) tooBig(t *testing.T, src, dst netip.Addr, spi sadb.SPI, mtu int
 	if src.Is6() {
 		conn, msg = r.v6, []byte{2, 0, 0, 0, 0, 0, byte(mtu >> 8), byte(mtu)}
 		quoted = make([]byte, 40, 64)
-		esp.PutIPv6(quoted, src, dst, 0, 50, 64, 1400)
+		esp.OuterHeader{Src: src, Dst: dst, Proto: 50, Hops: 64}.Put(quoted, 1440)
 	} else {
 		s, d := src.As4(), dst.As4()
 		quoted[0], quoted[8], quoted[9] = 0x45, 64, 50
