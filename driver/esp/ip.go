@@ -207,24 +207,40 @@ func maxLength(v6 bool) int {
 	return 0xffff
 }
 
-// PutIPv6 writes an IPv6 header in front of a payload of n bytes, for sockets
-// that deliver the payload without it. b holds at least 40 bytes.
-func PutIPv6(b []byte, src, dst netip.Addr, class, proto, hops uint8, n int) {
-	b[0], b[1], b[2], b[3] = 0x60|class>>4, class<<4, 0, 0
-	binary.BigEndian.PutUint16(b[4:], uint16(n))
-	b[6], b[7] = proto, hops
-	s, d := src.As16(), dst.As16()
+// OuterHeader is what an IP header without options says besides its length.
+type OuterHeader struct {
+	Src, Dst netip.Addr // of one family
+	TOS      uint8      // IPv4 type of service, IPv6 traffic class
+	Proto    uint8
+	Hops     uint8 // TTL or hop limit
+}
+
+// Put writes the header of a packet of n bytes in all into b, which holds at
+// least 20 bytes (IPv4) or 40 (IPv6): for what is made here, and for sockets
+// that deliver a payload without its header.
+func (h OuterHeader) Put(b []byte, n int) {
+	if h.Dst.Is4() {
+		h.put4(b, n)
+	} else {
+		h.put6(b, n)
+	}
+}
+
+func (h OuterHeader) put6(b []byte, n int) {
+	b[0], b[1], b[2], b[3] = 0x60|h.TOS>>4, h.TOS<<4, 0, 0
+	binary.BigEndian.PutUint16(b[4:], uint16(n-ipv6Len))
+	b[6], b[7] = h.Proto, h.Hops
+	s, d := h.Src.As16(), h.Dst.As16()
 	copy(b[8:24], s[:])
 	copy(b[24:40], d[:])
 }
 
-// putIPv4 writes an IPv4 header without options for a packet of n bytes.
-func putIPv4(b []byte, src, dst netip.Addr, tos, proto uint8, n int) {
+func (h OuterHeader) put4(b []byte, n int) {
 	clear(b[:ipv4Min])
-	b[0], b[1] = 0x45, tos
+	b[0], b[1] = 0x45, h.TOS
 	binary.BigEndian.PutUint16(b[2:], uint16(n))
-	b[8], b[9] = defaultHops, proto
-	s, d := src.As4(), dst.As4()
+	b[8], b[9] = h.Hops, h.Proto
+	s, d := h.Src.As4(), h.Dst.As4()
 	copy(b[12:16], s[:])
 	copy(b[16:20], d[:])
 	setIPv4Checksum(b)

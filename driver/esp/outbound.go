@@ -154,11 +154,10 @@ func (s *Sequence) tunnel(buf []byte, start, end int, h *Headers) ([]byte, error
 // outer writes the tunnel's IP header: DSCP, ECN and DF are the inner ones
 // (RFC 4301 §5.1.2, RFC 6040 §4.1), the rest is our own.
 func (o *Outbound) outer(b []byte, h *Headers, seq uint64, total int) {
+	OuterHeader{Src: o.sa.Src, Dst: o.sa.ID.Dst, TOS: h.TOS, Proto: protoESP, Hops: defaultHops}.Put(b, total)
 	if o.sa.ID.Dst.Is6() {
-		PutIPv6(b, o.sa.Src, o.sa.ID.Dst, h.TOS, protoESP, defaultHops, total-ipv6Len)
 		return
 	}
-	putIPv4(b, o.sa.Src, o.sa.ID.Dst, h.TOS, protoESP, total)
 	binary.BigEndian.PutUint16(b[4:], uint16(seq)) // tells fragments apart
 	if h.DF && !h.V6 {
 		b[6] = 0x40

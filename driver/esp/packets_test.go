@@ -129,14 +129,13 @@ func ip(t testing.TB, src, dst netip.Addr, proto uint8, upper []byte) []byte {
 
 // rawIP puts an IP header before anything.
 func rawIP(src, dst netip.Addr, proto uint8, upper []byte) []byte {
-	var p []byte
+	p := make([]byte, ipv4Min, ipv4Min+len(upper))
 	if src.Is6() {
 		p = make([]byte, ipv6Len, ipv6Len+len(upper))
-		PutIPv6(p, src, dst, 0, proto, 63, len(upper))
-	} else {
-		p = make([]byte, ipv4Min, ipv4Min+len(upper))
-		putIPv4(p, src, dst, 0, proto, ipv4Min+len(upper))
-		p[4], p[5], p[8] = 0xbe, 0xef, 61
+	}
+	OuterHeader{Src: src, Dst: dst, Proto: proto, Hops: 61}.Put(p, len(p)+len(upper))
+	if src.Is4() {
+		p[4], p[5] = 0xbe, 0xef
 		setIPv4Checksum(p)
 	}
 	return append(p, upper...)

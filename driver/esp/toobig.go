@@ -58,7 +58,8 @@ func icmpError(h *Headers) bool {
 func tooBig4(dst, packet []byte, h *Headers, mtu int, from netip.Addr) []byte {
 	n := ipv4Min + icmpLen
 	n += copy(dst[n:tooBigLen4], packet)
-	putIPv4(dst, from, h.Src, 0xc0, sadb.ICMP, n) // precedence as RFC 1812 §4.3.2.5
+	// Precedence as RFC 1812 §4.3.2.5 has it.
+	OuterHeader{Src: from, Dst: h.Src, TOS: 0xc0, Proto: sadb.ICMP, Hops: defaultHops}.Put(dst, n)
 	icmp := dst[ipv4Min:n]
 	clear(icmp[:icmpLen])
 	icmp[0], icmp[1] = 3, 4
@@ -70,7 +71,7 @@ func tooBig4(dst, packet []byte, h *Headers, mtu int, from netip.Addr) []byte {
 func tooBig6(dst, packet []byte, h *Headers, mtu int, from netip.Addr) []byte {
 	n := ipv6Len + icmpLen
 	n += copy(dst[n:tooBigLen6], packet)
-	PutIPv6(dst, from, h.Src, 0, sadb.ICMPv6, defaultHops, n-ipv6Len)
+	OuterHeader{Src: from, Dst: h.Src, Proto: sadb.ICMPv6, Hops: defaultHops}.Put(dst, n)
 	icmp := dst[ipv6Len:n]
 	clear(icmp[:icmpLen])
 	icmp[0] = 2
