@@ -95,6 +95,7 @@ type Agent struct {
 	joined    chan joined
 	problems  map[string]string // by kind, in words
 	unwritten bool              // the pairs in the store are behind the book
+	written   time.Time         // when the pairs were last written
 	settled   bool              // the pairs of an earlier process are adopted or gone
 	retrying  bool              // a reload is already to be tried again
 }

@@ -38,6 +38,22 @@ func TestRequestedTrafficIsInClearAndListed(t *testing.T) {
 	})
 }
 
+func TestPeerInClearIsListedOnceForBothDirections(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("server")
+		r.fake.Receive(tcp(bob(), 80), 100, sadb.SAID{})
+		if s := r.status(); len(s.InClear) != 1 || s.InClear[0].Packets != 0 || !strings.Contains(s.InClear[0].Why, "accepts") {
+			t.Errorf("only received: %+v", s.InClear)
+		}
+		r.pass(time.Second)
+		r.send(tcp(bob(), 80))
+		s := r.status()
+		if len(s.InClear) != 1 || s.InClear[0].Packets != 1 || !s.InClear[0].Last.After(s.InClear[0].Since) {
+			t.Errorf("both: %+v", s.InClear)
+		}
+	})
+}
+
 func TestClearTrafficIsNegotiatedAgainMoreAndMoreSeldom(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.assign("server")

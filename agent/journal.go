@@ -94,7 +94,7 @@ func cleaned(e control.Event) control.Event {
 	e.Peer = printable(e.Peer, maxField)
 	fields := make(map[string]string, len(e.Fields)+1)
 	for k, v := range e.Fields {
-		if v != "" {
+		if v != "" && k != "peer" { // it has a place of its own
 			fields[k] = printable(v, maxField)
 		}
 	}

@@ -20,7 +20,7 @@ const (
 	halfLife = 150 * time.Second
 	// rekeyAgain is how soon a rekey that brought nothing is asked for again.
 	rekeyAgain = time.Minute
-	// writeDelay gathers changes of the book into one write.
+	// writeDelay is how far apart two writes of the book are at least.
 	writeDelay = 500 * time.Millisecond
 )
 
@@ -67,7 +67,7 @@ func (a *Agent) driverEvent(now time.Time, e driver.Event) {
 	case driver.Tampered:
 		a.tampered(now, e)
 	case driver.Resync:
-		a.event(now, control.EventResync, "warning", "the state of the data path is read anew: "+e.Reason, nil)
+		a.event(now, control.EventResync, "info", "the state of the data path is read anew: "+e.Reason, nil)
 		a.enforceAgain(now)
 	case driver.Moved:
 		a.cfg.Log.Info("a peer sends from another UDP endpoint", "association", e.ID.String(), "from", e.From.String())
@@ -350,20 +350,25 @@ func methodOf(p sadb.Pair) auth.Method {
 	return 0
 }
 
-// bookChanged has the pairs written soon.
+// bookChanged has the pairs written: at once, or, where many change together,
+// all with one write soon.
 func (a *Agent) bookChanged(now time.Time) {
 	if a.unwritten {
 		return
 	}
 	a.unwritten = true
-	a.timers.at(now.Add(writeDelay), a.writePairs)
+	if next := a.written.Add(writeDelay); next.After(now) {
+		a.timers.at(next, a.writePairs)
+		return
+	}
+	a.writePairs(now)
 }
 
 func (a *Agent) writePairs(now time.Time) {
 	if !a.unwritten {
 		return
 	}
-	a.unwritten = false
+	a.unwritten, a.written = false, now
 	if err := a.store.replacePairs(a.book.All()); err != nil {
 		a.problem("store", err.Error()+": associations would not be known after a restart")
 		a.event(now, control.EventAgent, "error", err.Error(), nil)

@@ -117,8 +117,24 @@ func (a *Agent) settle(now time.Time) {
 		}
 		at = at.Add(renewEvery)
 	}
+	a.remakeOrphans(now, at, state)
 	a.removeOrphans(now, state)
 	a.shortenUnserved(now)
+}
+
+// remakeOrphans has made anew what the driver carries and no pair accounts
+// for: the former agent ended before it could write the pair down.
+func (a *Agent) remakeOrphans(now, at time.Time, state driver.State) {
+	for _, s := range state.SAs {
+		sa := s.SA
+		if _, known := a.book.Get(sa.Pair); known || sa.Dir != sadb.Out {
+			continue
+		}
+		response := a.inForce.snapshot.response != nil && responseOffer(a.inForce.snapshot.response, sa.Selector).Filter == sa.Filter
+		a.remake(now, at, sadb.Pair{Filter: sa.Filter, Local: sa.Src, Remote: sa.ID.Dst, Selector: sa.Selector,
+			Since: s.Added, Lifetime: sa.Lifetime.Hard, DefaultResponse: response})
+		at = at.Add(renewEvery)
+	}
 }
 
 func associations(state driver.State) map[sadb.SAID]sadb.SA {
@@ -161,8 +177,9 @@ func (a *Agent) adoptPair(now, at time.Time, in ike.Adopt) {
 // remake has a pair made anew that the driver has lost: the peer still holds
 // its half and would send into the void.
 func (a *Agent) remake(now, at time.Time, p sadb.Pair) {
-	a.book.Remove(p.ID)
-	a.bookChanged(now)
+	if _, ok := a.book.Remove(p.ID); ok {
+		a.bookChanged(now)
+	}
 	key := talkKey{p.Filter, p.Selector}
 	if a.talks.byKey[key] != nil || len(a.talks.byKey) >= maxTalks || pairEnds(p).Before(now) {
 		return

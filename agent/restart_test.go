@@ -124,6 +124,36 @@ func TestRestartEndsTheProtectionOfWhatIsLost(t *testing.T) {
 	})
 }
 
+func TestKilledBeforeItWroteRemakes(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		r.secure(tcp(bob(), 80))
+		state, err := os.ReadFile(r.cfg.StateFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.secure(tcp(carol(), 80)) // within the time that gathers writes
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		r.stop = func() error { return nil }
+		if err := os.WriteFile(r.cfg.StateFile, state, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r.restart(nil)
+		if got := one[ike.Adopt](r); got.Pair.Remote != bob() {
+			t.Errorf("adopted %+v", got.Pair)
+		}
+		if len(r.fake.SAs()) != 2 {
+			t.Errorf("in force %v", r.fake.SAs())
+		}
+		r.pass(5 * time.Second)
+		if in := one[ike.Initiate](r); in.Remote != carol() || in.NoInitialContact {
+			t.Errorf("initiate %+v", in)
+		}
+	})
+}
+
 func TestRestartSweepsWhatNobodyKnows(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.assign("secure-server")

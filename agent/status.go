@@ -137,12 +137,11 @@ func (a *Agent) securedPeer(p sadb.Pair, counters map[sadb.SAID]driver.SAState) 
 // asks for security, with the reason.
 func (a *Agent) inClear(now time.Time, state driver.State) []control.ClearPeer {
 	list := []control.ClearPeer{}
-	for _, c := range state.Clear {
-		if a.securedSince(c) {
-			continue
+	for _, c := range bothWays(state.Clear) {
+		if !a.securedSince(c) {
+			list = append(list, control.ClearPeer{Peer: c.Remote.String(), Local: c.Local.String(), Rule: a.ruleOf(c.Filter, false),
+				Filter: string(c.Filter), Since: c.Since, Last: c.Last, Packets: c.Packets, Why: a.whyClear(c)})
 		}
-		list = append(list, control.ClearPeer{Peer: c.Remote.String(), Local: c.Local.String(), Rule: a.ruleOf(c.Filter, false),
-			Filter: string(c.Filter), Since: c.Since, Last: c.Last, Packets: c.Packets, Why: a.whyClear(c)})
 	}
 	for _, s := range state.Filters {
 		if o, ok := a.overlays[s.Filter.ID]; ok && o.kind == softOverlay && o.filter.Expires.After(now) {
@@ -157,6 +156,40 @@ func (a *Agent) inClear(now time.Time, state driver.State) []control.ClearPeer {
 		return strings.Compare(x.Peer+" "+x.Filter, y.Peer+" "+y.Filter)
 	})
 	return list
+}
+
+// bothWays joins what a driver lists of one peer for each direction: a peer to
+// which packets were sent is no longer one that has only sent. Packets are
+// those sent.
+func bothWays(clear []driver.ClearPeer) []driver.ClearPeer {
+	type key struct {
+		filter        sadb.FilterID
+		local, remote netip.Addr
+	}
+	index := map[key]int{}
+	var joined []driver.ClearPeer
+	for _, c := range clear {
+		if c.Inbound {
+			c.Packets = 0
+		}
+		k := key{c.Filter, c.Local, c.Remote}
+		i, again := index[k]
+		if !again {
+			index[k] = len(joined)
+			joined = append(joined, c)
+			continue
+		}
+		j := &joined[i]
+		j.Packets += c.Packets
+		j.Inbound = j.Inbound && c.Inbound
+		if c.Since.Before(j.Since) {
+			j.Since = c.Since
+		}
+		if c.Last.After(j.Last) {
+			j.Last = c.Last
+		}
+	}
+	return joined
 }
 
 // softPeer describes a soft association. Its packets are counted and not
