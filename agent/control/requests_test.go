@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -123,4 +124,33 @@ func FuzzDecodeAssign(f *testing.F) {
 			t.Fatalf("accepted authentication %q with keys %q", r.Auth, r.Keys)
 		}
 	})
+}
+
+// TestManualNamesEveryRequest: docs/control.md lists the requests that exist.
+func TestManualNamesEveryRequest(t *testing.T) {
+	needsRoot(t)
+	page, err := os.ReadFile("../../docs/control.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := serve(t, newFake())
+	for _, line := range strings.Split(string(page), "\n") {
+		method, rest, ok := strings.Cut(strings.TrimPrefix(line, "| `"), " /v1/")
+		if !ok || method != http.MethodPost {
+			continue
+		}
+		name, _, _ := strings.Cut(rest, "`")
+		body := "{}"
+		if name == "assign" {
+			body = `{"policy":"client"}`
+		}
+		if status, answer := post(t, path, "/v1/"+name, body); status != http.StatusOK {
+			t.Errorf("%s: %d %s", name, status, answer)
+		}
+	}
+	for _, name := range []string{"version", "status", "policies", "policy", "sas", "events", "assign", "unassign", "reload"} {
+		if !strings.Contains(string(page), " /v1/"+name) {
+			t.Errorf("%s is not in the manual", name)
+		}
+	}
 }

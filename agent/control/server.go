@@ -36,8 +36,9 @@ const (
 // server answers requests. Its fields do not change.
 type server struct {
 	cfg     ServerConfig
-	readers int64         // number of the group that may look
-	streams chan struct{} // one token for each event stream
+	readers int64 // number of the group that may look
+	// One token for each event stream, as for connections.
+	rootStreams, otherStreams chan struct{}
 }
 
 // Serve answers requests on ln until ctx ends; then it closes ln, lets requests
@@ -50,7 +51,7 @@ func Serve(ctx context.Context, ln net.Listener, cfg ServerConfig) error {
 	if err != nil {
 		return err
 	}
-	s := &server{cfg: cfg, readers: readers, streams: make(chan struct{}, maxStreams)}
+	s := &server{cfg: cfg, readers: readers, rootStreams: make(chan struct{}, maxStreams), otherStreams: make(chan struct{}, maxStreams)}
 	h := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTimeout,
@@ -254,9 +255,13 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, asError(err))
 		return
 	}
+	tokens := s.otherStreams
+	if who, ok := r.Context().Value(callerKey{}).(caller); ok && who.uid == 0 {
+		tokens = s.rootStreams
+	}
 	select {
-	case s.streams <- struct{}{}:
-		defer func() { <-s.streams }()
+	case tokens <- struct{}{}:
+		defer func() { <-tokens }()
 	default:
 		s.fail(w, &Error{Code: Failed, Message: fmt.Sprintf("%d event streams are open, there is no room for more; end one (ipsecctl events -f)", maxStreams)})
 		return
