@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -47,7 +48,29 @@ agent remembers it. If the policy is not valid, the one before stays in force.
 		},
 	}
 	c.Flags().StringVar(&auth, "auth", "", "authenticate by these means instead of the policy's: psk-file:FILE")
+	c.RegisterFlagCompletionFunc("auth", completeAuth)
 	return e.withFormat(c)
+}
+
+// completeAuth offers the files behind psk-file:.
+func completeAuth(_ *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
+	const prefix = control.AuthPSKFile + ":"
+	path, ok := strings.CutPrefix(begun, prefix)
+	if !ok {
+		return []string{prefix}, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
+	}
+	var found []string
+	entries, _ := os.ReadDir(filepath.Dir(path)) // a folder that cannot be read offers nothing
+	for _, e := range entries {
+		name := filepath.Join(filepath.Dir(path), e.Name())
+		if e.IsDir() {
+			name += "/"
+		}
+		if strings.HasPrefix(name, path) && clean(name) == name {
+			found = append(found, prefix+name)
+		}
+	}
+	return found, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
 }
 
 // showAssigned says what is in force now.

@@ -297,6 +297,12 @@ func TestCompletionKnowsThePoliciesOfTheAgent(t *testing.T) {
 			t.Errorf("completion of %q: code %d\n%s", line+" s", code, out)
 		}
 	}
+	key := writeKey(t, 0o600, "a key\n")
+	for begun, want := range map[string]string{"p": "psk-file:\n", "psk-file:" + key[:len(key)-2]: "psk-file:" + key + "\n"} {
+		if out, _, _ := ctl(t, socket, "__complete", "assign", "client", "--auth", begun); !strings.HasPrefix(out, want) {
+			t.Errorf("completion of --auth %s:\n%s", begun, out)
+		}
+	}
 	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
 		if out, _, code := ctl(t, socket, "completion", shell); code != control.OK || !strings.Contains(out, "ipsecctl") {
 			t.Errorf("completion %s: code %d, %d bytes", shell, code, len(out))
