@@ -170,6 +170,45 @@ func TestLinkLocalLeaksNothing(t *testing.T) {
 	l.noClear()
 }
 
+func TestDestinationNATLeaksNothing(t *testing.T) {
+	l := secured(t)
+	run(t, l.alice.ns, "ip", "route", "add", "10.99.0.0/24", "dev", "eth0")
+	feed(t, l.alice.ns, `table ip nat { chain out { type nat hook output priority -100
+		ip daddr 10.99.0.1 dnat to 10.77.0.2
+	}
+	}`, "nft", "-f", "-")
+	if err := l.alice.ping(netip.MustParseAddr("10.99.0.1")); err != nil {
+		t.Errorf("traffic translated to the peer is not secured but lost: %v", err)
+	}
+	l.noClear()
+}
+
+func TestForwardedTrafficMasqueradedAsOurOwnLeaksNothing(t *testing.T) {
+	l := secured(t)
+	carol := l.alice.ns + "c"
+	run(t, "", "ip", "netns", "add", carol)
+	t.Cleanup(func() { _, _ = try("", "", "ip", "netns", "del", carol) })
+	run(t, l.alice.ns, "ip", "link", "add", "inside", "type", "veth", "peer", "name", "eth0", "netns", carol)
+	run(t, l.alice.ns, "ip", "addr", "add", "10.88.0.1/24", "dev", "inside")
+	run(t, l.alice.ns, "ip", "link", "set", "inside", "up")
+	run(t, carol, "ip", "addr", "add", "10.88.0.2/24", "dev", "eth0")
+	run(t, carol, "ip", "link", "set", "eth0", "up")
+	run(t, carol, "ip", "route", "add", "default", "via", "10.88.0.1")
+	run(t, l.alice.ns, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+	feed(t, l.alice.ns, `table ip nat { chain post { type nat hook postrouting priority 100
+		oifname eth0 masquerade
+	}
+	}`, "nft", "-f", "-")
+	run(t, carol, "ping", "-c", "1", "-W", "2", "10.88.0.1") // the way to alice is open
+	if out, err := try(carol, "", "ping", "-c", "3", "-i", "0.1", "-W", "1", l.bob.v4.String()); err == nil {
+		t.Errorf("forwarded traffic came back: %s", out)
+	}
+	l.noClear()
+	if n := l.alice.state().Counters.LastChain; n == 0 {
+		t.Error("the last chain counted nothing")
+	}
+}
+
 func TestReloadsUnderTrafficLeakAndLoseNothing(t *testing.T) {
 	l := secured(t)
 	l.flows()
