@@ -140,7 +140,7 @@ func (a *Agent) inClear(now time.Time, state driver.State) []control.ClearPeer {
 	for _, c := range bothWays(state.Clear) {
 		if !a.securedSince(c) {
 			list = append(list, control.ClearPeer{Peer: c.Remote.String(), Local: c.Local.String(), Rule: a.ruleOf(c.Filter, false),
-				Filter: string(c.Filter), Since: c.Since, Last: c.Last, Packets: c.Packets, Why: a.whyClear(c)})
+				Filter: string(c.Filter), Since: c.Since, Last: c.Last, Packets: c.Packets, Why: a.whyClear(c), Inbound: c.Inbound})
 		}
 	}
 	for _, s := range state.Filters {

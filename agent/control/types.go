@@ -159,6 +159,8 @@ type ClearPeer struct {
 	Last    time.Time `json:"last"`
 	Packets uint64    `json:"packets"`
 	Why     string    `json:"why"`
+	// Inbound: the packets came in clear and were accepted; none is sent.
+	Inbound bool `json:"inbound,omitempty"`
 }
 
 // Negotiating is a negotiation under way.

@@ -104,6 +104,9 @@ func busyStatus() control.Status {
 			BytesIn: 1_234_567, BytesOut: 99_960_000, PacketsIn: 1000, PacketsOut: 80000, SPIIn: "0x01020304", SPIOut: "0xf0f1f2f3",
 		}},
 		InClear: []control.ClearPeer{{
+			Peer: "10.0.0.8", Local: "10.0.0.1", Rule: "all IP traffic", Filter: "f1", Since: ago(time.Minute), Last: ago(time.Second), Packets: 1,
+			Why: "the peer has sent it in clear, and the filter accepts that", Inbound: true,
+		}, {
 			Peer: "10.0.0.3", Local: "10.0.0.1", Rule: "all IP traffic", Filter: "f1",
 			Since: ago(2 * time.Hour), Last: ago(4 * time.Second), Packets: 1500,
 			Why: "10.0.0.3 does not answer IKE; the filter action allows unsecured communication",

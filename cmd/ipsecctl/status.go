@@ -120,7 +120,11 @@ func securedRows(p *printer, peers []control.SecuredPeer) [][]string {
 func printClear(p *printer, peers []control.ClearPeer) {
 	p.heading("In clear although policy asks for security", len(peers))
 	for _, c := range peers {
-		p.line("  %s  since %s (%s), last packet %s, %s sent", c.Peer, p.ago(c.Since), p.at(c.Since), p.ago(c.Last), count(c.Packets, "packet"))
+		direction := "sent"
+		if c.Inbound {
+			direction = "received and accepted"
+		}
+		p.line("  %s  since %s (%s), last packet %s, %s %s", c.Peer, p.ago(c.Since), p.at(c.Since), p.ago(c.Last), count(c.Packets, "packet"), direction)
 		p.line("      rule:  %s", c.Rule)
 		p.line("      why:   %s", c.Why)
 	}
