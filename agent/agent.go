@@ -92,6 +92,7 @@ type Agent struct {
 	adopted   map[sadb.PairID]bool
 	rekeying  map[sadb.PairID]bool
 	lost      string // why the data path cannot be used; "": it can
+	behind    bool   // a reload waits for the data path
 	joined    chan joined
 	problems  map[string]string // by kind, in words
 	unwritten bool              // the pairs in the store are behind the book

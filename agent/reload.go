@@ -45,6 +45,10 @@ func (a *Agent) reload(now time.Time, cause string) error {
 	if a.assigned == nil {
 		return nil // nobody has assigned or unassigned anything yet
 	}
+	if a.lost != "" {
+		a.behind = true // made good when the data path is back
+		return a.noDataPath()
+	}
 	a.source.assigned = *a.assigned
 	err := a.fetchAndPut(now, cause)
 	if err != nil {
@@ -152,7 +156,7 @@ func (a *Agent) compile(c *candidate) error {
 // longer wanted, then what the key exchange may agree to.
 func (a *Agent) put(now time.Time, c candidate, cause string) error {
 	if a.lost != "" {
-		return &control.Error{Code: control.Failed, Message: "the data path is lost (" + a.lost + "); the policy is put in force when it is back"}
+		return a.noDataPath()
 	}
 	if err := a.setFilters(c.compiled); err != nil {
 		a.retryLater(now, retryDriver)
@@ -192,6 +196,10 @@ func (a *Agent) keep(now time.Time, c candidate) {
 		return
 	}
 	a.last = last
+}
+
+func (a *Agent) noDataPath() error {
+	return &control.Error{Code: control.Failed, Message: "nothing can be put in force: " + a.lost + "; it is being started again"}
 }
 
 // setFilters gives the driver the whole SPD.

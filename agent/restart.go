@@ -262,10 +262,14 @@ func (a *Agent) enforceAgain(now time.Time) {
 		return
 	}
 	there := associations(state)
+	at := now
 	for _, p := range a.book.All() {
-		if !whole(p, there) {
-			a.endPair(now, p.ID, "the data path has lost it", true)
+		if whole(p, there) {
+			continue
 		}
+		a.endPair(now, p.ID, "the data path has lost it", true)
+		a.remake(now, at, p)
+		at = at.Add(renewEvery)
 	}
 	a.removeOrphans(now, state)
 }
@@ -302,7 +306,8 @@ func (a *Agent) joinDriver(now time.Time, j joined) {
 	a.problem("data path", "")
 	a.event(now, control.EventAgent, "info", "the data path is back", nil)
 	a.enforceAgain(now)
-	if a.inForce.state == 0 || a.inForce.rejected != "" {
+	if a.inForce.state == 0 || a.inForce.rejected != "" || a.behind {
+		a.behind = false
 		a.reload(now, "the data path is back")
 	}
 }

@@ -273,6 +273,7 @@ func TestLostDataPathIsReportedAndJoinedAgain(t *testing.T) {
 		if _, err := r.agent.Assign(t.Context(), control.AssignRequest{Policy: "server", Auth: "psk-file", Keys: "key"}); err == nil {
 			t.Error("a policy was assigned without a data path")
 		}
+		r.facts.set(alice(), carol()) // a TUN device has vanished
 		connect <- nil
 		r.pass(3 * time.Second)
 		if s := r.status(); !strings.Contains(s.Problems[0], "no such socket") {
@@ -286,6 +287,12 @@ func TestLostDataPathIsReportedAndJoinedAgain(t *testing.T) {
 		}
 		if s := r.status(); len(s.Problems) != 0 || len(s.Secured) != 0 {
 			t.Errorf("problems %q, secured %v", s.Problems, s.Secured)
+		}
+		if in := one[ike.Initiate](r); in.Remote != bob() {
+			t.Errorf("made anew with %s", in.Remote)
+		}
+		if rejected := r.events(control.EventPolicyRejected); len(rejected) != 0 {
+			t.Errorf("rejected: %q", rejected)
 		}
 		if got := r.send(tcp(bob(), 80)); got != drivertest.Held {
 			t.Errorf("on the new data path the packet is %v", got)

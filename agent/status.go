@@ -229,7 +229,7 @@ func (a *Agent) whyClear(c driver.ClearPeer) string {
 		return f.Reason
 	}
 	if c.Inbound {
-		return "the peer has sent it in clear, and the filter accepts that; nothing was sent to it that would be negotiated"
+		return "the peer sends in clear, and the filter accepts unsecured communication; nothing was sent to the peer so far"
 	}
 	return "policy allows it, and no negotiation has been made yet"
 }
