@@ -79,7 +79,7 @@ func (e *engine) claim() error {
 	if err != nil {
 		return err
 	}
-	if exists && flags&(tableOwner|tablePersist) != tableOwner|tablePersist {
+	if exists && flags&tablePersist == 0 {
 		return fmt.Errorf("a table of this name is there and not ours: remove it with 'nft delete table inet %s' or configure another name", e.cfg.Table)
 	}
 	var b batch

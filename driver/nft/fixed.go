@@ -80,8 +80,8 @@ func (c Config) steerRules() []rule {
 	return []rule{
 		join(markHas(c.Exempt), accept()),
 		join(loopback(expr.MetaKeyOIFTYPE), accept()),
-		join(jump(chainExempt)),
-		join(jump(chainExemptO)),
+		join(readable(), jump(chainExempt)),
+		join(readable(), jump(chainExemptO)),
 		// Multicast and broadcast are never negotiated; the last chain decides.
 		join(daddrType(expr.CmpOpEq, typeMulticast), accept()),
 		join(daddrType(expr.CmpOpEq, typeBroadcast), accept()),
@@ -99,8 +99,8 @@ func (c Config) lastRules() []rule {
 		},
 		unreachableRules(),
 		[]rule{
-			join(jump(chainExempt)),
-			join(jump(chainExemptO)),
+			join(readable(), jump(chainExempt)),
+			join(readable(), jump(chainExemptO)),
 			join(familyIs(unix.NFPROTO_IPV4), goTo(dispatch(chainLast, false))),
 			join(familyIs(unix.NFPROTO_IPV6), goTo(dispatch(chainLast, true))),
 		})
@@ -116,8 +116,8 @@ func (c Config) inRules() []rule {
 			// to the source leads to the TUN and rp_filter is content.
 			join(interfaceIs(expr.MetaKeyIIFNAME, c.TUN), goTo(chainFromTUN)),
 			join(loopback(expr.MetaKeyIIFTYPE), accept()),
-			join(jump(chainExempt)),
-			join(jump(chainExemptI)),
+			join(readable(), jump(chainExempt)),
+			join(readable(), jump(chainExemptI)),
 		},
 		ipsecRules(), tooBigRules(),
 		[]rule{
@@ -231,6 +231,13 @@ func refuseUnicastRules() []rule {
 	}
 }
 
+// readable holds for packets with the 8 bytes that every upper-layer header
+// looked into has, and not for fragments. The kernel checks that only in loads
+// longer than 4 bytes: shorter ones read a fragment's data as if it were ports.
+func readable() []expr.Any {
+	return []expr.Any{load(expr.PayloadBaseTransportHeader, 0, 8, scratch)}
+}
+
 // parseRules drop packets whose ports or ICMP type cannot be read: the rules
 // behind it could not match them, and they would pass. Fragments are together
 // again here; what is left is malformed or made by hand.
@@ -239,7 +246,7 @@ func parseRules() []rule {
 	unlooked := &expr.Lookup{SourceRegister: scratch, SetName: setLooked, Invert: true}
 	return []rule{
 		{protocol, unlooked, &expr.Verdict{Kind: expr.VerdictReturn}},
-		{load(expr.PayloadBaseTransportHeader, 0, 4, scratch), &expr.Verdict{Kind: expr.VerdictReturn}},
+		join(readable(), verdict(expr.VerdictReturn, "")),
 		join(count(counterOpaque), drop()),
 	}
 }

@@ -36,9 +36,11 @@
 // # Ownership
 //
 // The table has the flags owner and persist (Linux 6.9): while the process
-// lives no other can change or remove it, not even by "nft flush ruleset", and
-// when the process ends, in whatever way, the table stays in force and is
-// still protected until the next Open adopts it. Older kernels are refused.
+// lives no other can change or remove it, not even by "nft flush ruleset". When
+// the process ends, in whatever way, the table stays in force and the next Open
+// adopts it; until then the kernel no longer protects it, and a privileged
+// command that flushes all tables removes it (a process that holds the table
+// meanwhile is not part of this package). Older kernels are refused.
 //
 // Not seen by any table: packets written to packet sockets (CAP_NET_RAW).
 package nft

@@ -17,19 +17,15 @@ type figures struct{ packets, bytes, dropped uint64 }
 
 // tally adds an element of a set of filters.
 func tally(to map[sadb.FilterID]figures, x counted) {
-	if len(x.user) < 2 {
-		return
-	}
-	means, id := meaning(x.user[0]), sadb.FilterID(x.user[1:])
-	f := to[id]
-	if means&matches != 0 {
+	f := to[x.id]
+	if x.counts&matches != 0 {
 		f.packets += x.packets
 		f.bytes += x.bytes
 	}
-	if means&drops != 0 {
+	if x.counts&drops != 0 {
 		f.dropped += x.packets
 	}
-	to[id] = f
+	to[x.id] = f
 }
 
 // retire removes the sets and chains that p does not use, of an earlier

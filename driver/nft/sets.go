@@ -6,6 +6,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"ipsecagent/sadb"
 )
 
 // elementsPerMessage keeps the list of elements below the 64 KiB an attribute
@@ -100,7 +102,33 @@ func (x *element) encode(ae attrs) {
 			}
 		})
 	})
-	ae.Bytes(unix.NFTA_SET_ELEM_USERDATA, append([]byte{byte(x.target.counts)}, x.id...))
+	ae.Bytes(unix.NFTA_SET_ELEM_USERDATA, userData(x.id, x.target.counts))
+}
+
+// User data are types, lengths and values. The nft command shows the comment.
+const (
+	userComment = 0   // NFTNL_UDATA_SET_ELEM_COMMENT, ends with a zero byte
+	userMeaning = 100 // ours
+)
+
+func userData(id sadb.FilterID, counts meaning) []byte {
+	b := append([]byte{userComment, byte(len(id) + 1)}, id...)
+	return append(b, 0, userMeaning, 1, byte(counts))
+}
+
+// parseUserData is the reverse; what it does not know is skipped.
+func parseUserData(b []byte) (id sadb.FilterID, counts meaning) {
+	for len(b) >= 2 && len(b) >= 2+int(b[1]) {
+		value := b[2 : 2+int(b[1])]
+		switch {
+		case b[0] == userComment && len(value) > 0:
+			id = sadb.FilterID(value[:len(value)-1])
+		case b[0] == userMeaning && len(value) == 1:
+			counts = meaning(value[0])
+		}
+		b = b[2+len(value):]
+	}
+	return id, counts
 }
 
 // noVerdict marks elements of plain sets.
@@ -194,7 +222,8 @@ func (s shape) keyType(v6 bool) uint32 {
 // counted is an element as the kernel lists it.
 type counted struct {
 	key        []byte
-	user       []byte
+	id         sadb.FilterID // "" in sets that packets fill
+	counts     meaning
 	packets    uint64
 	bytes      uint64
 	expiration uint64 // milliseconds
@@ -243,7 +272,7 @@ func parseElement(data []byte) (x counted, err error) {
 		case unix.NFTA_SET_ELEM_KEY:
 			errs = append(errs, decodeAttrs(ad.Bytes(), func(ad *netlink.AttributeDecoder) { x.key = ad.Bytes() }))
 		case unix.NFTA_SET_ELEM_USERDATA:
-			x.user = ad.Bytes()
+			x.id, x.counts = parseUserData(ad.Bytes())
 		case unix.NFTA_SET_ELEM_EXPIRATION:
 			x.expiration = ad.Uint64()
 		case attrElemExpr:
