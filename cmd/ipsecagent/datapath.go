@@ -9,9 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
+	"ipsecagent/agent/control"
 	"ipsecagent/driver"
 	"ipsecagent/driver/user"
 )
@@ -34,9 +36,11 @@ type attacher struct {
 
 // attach returns a driver on a data path that runs.
 func (a *attacher) attach(ctx context.Context) (driver.Driver, error) {
-	client, err := user.Dial(ctx, a.settings.dataPathSocket())
+	// Who listens is asked first: the data path serves the last that comes.
+	pid, err := control.Listener(ctx, a.settings.dataPathSocket())
 	if err == nil {
-		return client, nil
+		a.compare(pid)
+		return a.dial(ctx)
 	}
 	if !notRunning(err) {
 		return nil, err
@@ -48,6 +52,34 @@ func (a *attacher) attach(ctx context.Context) (driver.Driver, error) {
 		return nil, err
 	}
 	return a.start(ctx)
+}
+
+// dial attaches to the data path that listens. No driver is nil, not a nil
+// client.
+func (a *attacher) dial(ctx context.Context) (driver.Driver, error) {
+	client, err := user.Dial(ctx, a.settings.dataPathSocket())
+	if err != nil {
+		return nil, err
+	}
+	return client, nil
+}
+
+// compare warns where the data path was started with other settings than the
+// agent has: it outlives agents, and with other marks, for example, what IKE
+// sends is dropped. Its settings stand on its command line.
+func (a *attacher) compare(pid int) {
+	if a.settings.DataPath.External {
+		return // it reads the same settings file
+	}
+	running, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return
+	}
+	for _, arg := range a.settings.DataPath.arguments() {
+		if !strings.Contains(string(running), arg+"\x00") {
+			a.log.Error("the data path was started with other settings than the agent has: take it down ('ipsecagent datapath --stop') and start the agent again", "process", pid, "differs", arg)
+		}
+	}
 }
 
 // notRunning reports whether nobody listens, so that a data path may be
@@ -103,8 +135,7 @@ func (a *attacher) await(ctx context.Context, ended <-chan error) (driver.Driver
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
-		client, err := user.Dial(ctx, a.settings.dataPathSocket())
-		if err == nil {
+		if client, err := a.dial(ctx); err == nil {
 			return client, nil
 		}
 		select {

@@ -227,6 +227,49 @@ func TestASecondAgentIsRefused(t *testing.T) {
 	}
 }
 
+// TestADataPathOfItsOwnUnit: with dataPath.external the agent attaches and never
+// starts one.
+func TestADataPathOfItsOwnUnit(t *testing.T) {
+	h := newHost(t, "cmd-ext")
+	write(t, filepath.Join(h.dir, "agent.yaml"), "dataPath: {external: true, tun: own0}\n")
+	out, err := exec.Command("ip", append([]string{"netns", "exec", h.ns, h.agent}, folders(h.dir)...)...).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "systemctl start ipsecagent-datapath") {
+		t.Errorf("without a data path: %v\n%s", err, out)
+	}
+	cmd := exec.Command("ip", append([]string{"netns", "exec", h.ns, h.agent, "datapath"}, folders(h.dir)...)...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	h.processes = append(h.processes, cmd)
+	h.eventually("the data path listens", func() bool {
+		_, err := control.Listener(context.Background(), filepath.Join(h.dir, "run", "datapath.sock"))
+		return err == nil
+	})
+	h.start()
+	if got := h.inside("ip", "-o", "link", "show", "type", "tun"); !strings.Contains(got, "own0") {
+		t.Errorf("the data path does not follow the settings file:\n%s", got)
+	}
+	cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the data path did not end well: %v", err)
+	}
+	h.eventually("the status says that the data path is gone", func() bool {
+		s, err := h.client().Status(context.Background())
+		return err == nil && len(s.Problems) > 0 && strings.Contains(strings.Join(s.Problems, " "), "data path")
+	})
+}
+
+func TestADataPathWithOtherSettingsIsReported(t *testing.T) {
+	h := newHost(t, "cmd-oth")
+	first, _ := h.start()
+	h.stop(first)
+	write(t, filepath.Join(h.dir, "agent.yaml"), "dataPath: {exemptMark: 0x40000000}\n")
+	_, out := h.start()
+	if !strings.Contains(out.String(), "other settings") || !strings.Contains(out.String(), "--exempt-mark=0x40000000") {
+		t.Errorf("it says nothing:\n%s", out)
+	}
+}
+
 // TestHangupReloads: SIGHUP reads the keys again, and says so if they do not
 // load; ipsecctl's reload tells its caller.
 func TestHangupReloads(t *testing.T) {

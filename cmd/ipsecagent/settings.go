@@ -99,11 +99,15 @@ func (s *settings) dataPathFlags(f *pflag.FlagSet) {
 
 // arguments is the command line of a data path with these settings.
 func (s *settings) arguments() []string {
-	d := s.DataPath
-	return []string{
+	return append([]string{
 		"datapath", "--config", "", "--run-dir", s.RunDir, "--socket", s.Socket,
 		"--log-level", s.Log.Level.String(), "--log-format", s.Log.Format,
-		"--tun", d.TUN, "--table", d.Table,
+	}, s.DataPath.arguments()...)
+}
+
+func (d *dataPath) arguments() []string {
+	return []string{
+		"--tun=" + d.TUN, "--table=" + d.Table,
 		fmt.Sprintf("--steer-mark=%#x", d.SteerMark), fmt.Sprintf("--exempt-mark=%#x", d.ExemptMark),
 		fmt.Sprintf("--rule-preference=%d", d.RulePreference), fmt.Sprintf("--route-table=%d", d.RouteTable),
 		fmt.Sprintf("--log-group=%d", d.LogGroup), fmt.Sprintf("--workers=%d", d.Workers),
