@@ -311,3 +311,21 @@ func TestDelayedRequestToASilentPeer(t *testing.T) {
 		}
 	})
 }
+
+func TestPolicyChangeUnderTrafficSecuresAnew(t *testing.T) {
+	twoHosts(t, func(t *testing.T, alice, bob *machine) {
+		bob.assign("secure-server", key)
+		alice.assign("client", key)
+		if _, ok := connect(alice, bob); !ok {
+			t.Fatalf("not connected: %+v", alice.status())
+		}
+		bob.assign("server", key)
+		alice.pass(2 * time.Second)
+		if left, arrived := packet(alice, bob, bob); left != drivertest.Secured || arrived != drivertest.Secured {
+			t.Errorf("from alice a packet leaves %v and arrives %v", left, arrived)
+		}
+		if s := bob.status().Secured; len(s) != 1 || !strings.HasPrefix(s[0].Rule, "Request") {
+			t.Errorf("bob: %+v", s)
+		}
+	})
+}

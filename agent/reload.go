@@ -361,9 +361,12 @@ func (a *Agent) readHost(now time.Time) bool {
 // negotiations.
 func (a *Agent) sweep(now time.Time) {
 	a.sweepOverlays(now)
+	at := now
 	for _, p := range a.book.All() {
 		if _, _, ok := a.inForce.snapshot.offersFor(p, methodOf(p)); !ok {
 			a.endPair(now, p.ID, "policy no longer wants it", true)
+			a.remakeUnder(now, at, p)
+			at = at.Add(renewEvery)
 		}
 	}
 	for _, t := range a.talks.all() {

@@ -184,9 +184,21 @@ func (a *Agent) remake(now, at time.Time, p sadb.Pair) {
 	if a.talks.byKey[key] != nil || len(a.talks.byKey) >= maxTalks || pairEnds(p).Before(now) {
 		return
 	}
-	t := &talk{key: key, local: p.Local, remote: p.Remote, since: now, why: "its association was lost", wanted: true, response: p.DefaultResponse}
+	t := &talk{key: key, local: p.Local, remote: p.Remote, since: now, why: "its former association is gone", wanted: true, response: p.DefaultResponse}
 	a.talks.byKey[key] = t
 	a.later(t, at)
+}
+
+// remakeUnder has a pair that policy no longer wants made anew as policy wants
+// it now, if another filter secures its traffic: the peer would otherwise wait
+// for this host, and this host for traffic.
+func (a *Agent) remakeUnder(now, at time.Time, p sadb.Pair) {
+	offer, err := a.inForce.snapshot.quick(queryFor(p, methodOf(p)))
+	if err != nil || offer.DefaultResponse && !p.DefaultResponse {
+		return
+	}
+	p.Filter, p.Selector, p.DefaultResponse = offer.Filter, offer.Selector, offer.DefaultResponse
+	a.remake(now, at, p)
 }
 
 // removeOrphans ends associations of ours that no pair accounts for.

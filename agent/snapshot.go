@@ -224,8 +224,7 @@ func (s *snapshot) offersOf(t *talk) (main ike.MainOffer, quick ike.QuickOffer, 
 // offersFor returns what the policy offers for a pair that exists; ok is false
 // when it no longer wants the pair.
 func (s *snapshot) offersFor(p sadb.Pair, m auth.Method) (main ike.MainOffer, quick ike.QuickOffer, ok bool) {
-	quick, err := s.quick(ike.QuickQuery{Local: p.Local, Remote: p.Remote, Selector: p.Selector,
-		Mode: p.Mode, Method: m, Principal: auth.Principal(p.Principal)})
+	quick, err := s.quick(queryFor(p, m))
 	if err != nil || quick.Filter != p.Filter || !offered(quick.Proposals, p.Suites) {
 		return main, quick, false
 	}
@@ -234,6 +233,12 @@ func (s *snapshot) offersFor(p sadb.Pair, m auth.Method) (main ike.MainOffer, qu
 		accepted = f.Negotiation
 	}
 	return s.mainOffer(requirements(accepted.Authentication)), quick, true
+}
+
+// queryFor asks what the policy would answer if the peer proposed a pair that
+// exists.
+func queryFor(p sadb.Pair, m auth.Method) ike.QuickQuery {
+	return ike.QuickQuery{Local: p.Local, Remote: p.Remote, Selector: p.Selector, Mode: p.Mode, Method: m, Principal: auth.Principal(p.Principal)}
 }
 
 func offered(proposals []sadb.Proposal, suites []sadb.Suite) bool {
