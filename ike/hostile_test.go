@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -230,85 +229,6 @@ func TestAuthenticatedNonsense(t *testing.T) {
 		}
 	}
 	w.checkPaired(a, b)
-}
-
-// cheapDH stands for Diffie-Hellman where a test makes very many exchanges.
-type cheapDH struct{}
-
-func (cheapDH) Public() []byte { return make([]byte, 64) }
-func (cheapDH) Shared(peer []byte) ([]byte, error) {
-	if len(peer) != 64 {
-		return nil, errors.New("not on the curve")
-	}
-	return slices.Repeat([]byte{5}, 32), nil
-}
-
-// TestNoOrderOfMessagesSkipsTheProof: every sequence of up to five (four by
-// default) messages of a recorded negotiation, to a fresh host in either role,
-// never leads to an ISAKMP SA or a pair: the proof is over fresh nonces.
-func TestNoOrderOfMessagesSkipsTheProof(t *testing.T) {
-	depth := 4
-	if os.Getenv("IPSECAGENT_FULL") == "1" {
-		depth = 5
-	}
-	w, a, b := two(t, 1)
-	w.ask(a, b, 1)
-	w.run(time.Second)
-	a.m.Handle(w.now, Close{Main: true})
-	w.run(time.Second)
-	recorded := [][][]byte{slices.Clone(a.sent[:7]), slices.Clone(b.sent[:4])}
-	for role, messages := range recorded {
-		victim := [2]*host{b, a}[role]
-		n := len(messages)
-		for sequence := range pow(n, depth) {
-			m := New(Config{Rand: randomFrom(uint64(sequence)), Auth: victim.m.cfg.Auth})
-			m.newDH = victim.m.newDH
-			m.Handle(epoch, SetPolicy{victim.m.policy})
-			if role == 1 {
-				m.Handle(epoch, Initiate{Request: 1, Local: a.addr, Remote: b.addr, Main: mainOffer(t), Quick: quickOffer(t, a.addr, b.addr)})
-			}
-			if what := playSequence(w, m, victim, messages, sequence, depth); what != nil {
-				t.Fatalf("role %d, sequence %d: %+v", role, sequence, what)
-			}
-		}
-	}
-}
-
-func pow(n, e int) int {
-	p := 1
-	for range e {
-		p *= n
-	}
-	return p
-}
-
-// playSequence plays messages as the digits of sequence say; the cookies are
-// made to fit what the machine expects.
-func playSequence(w *world, m *Machine, victim *host, messages [][]byte, sequence, depth int) Output {
-	other := netip.AddrPortFrom(mustAddr("192.0.2.1"), 500)
-	if victim.addr == other.Addr() {
-		other = netip.AddrPortFrom(mustAddr("192.0.2.2"), 500)
-	}
-	for range depth {
-		data := slices.Clone(messages[sequence%len(messages)])
-		sequence /= len(messages)
-		for key := range m.mains {
-			copy(data, key.i[:])
-			if key.r != [8]byte{} {
-				copy(data[8:], key.r[:])
-			}
-		}
-		m.Handle(epoch, Packet{Local: w.at(victim), Remote: other, Data: data})
-		for o, ok := m.Poll(); ok; o, ok = m.Poll() {
-			switch o := o.(type) {
-			case Work:
-				m.Handle(epoch, WorkDone{o.ID, o.Run()})
-			case MainMode, Established, Install, ReserveSPI:
-				return o
-			}
-		}
-	}
-	return nil
 }
 
 func TestRetransmissionMakesOneState(t *testing.T) {

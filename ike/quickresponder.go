@@ -105,7 +105,12 @@ func (m *Machine) acceptQuick(q *quickMode, chain wire.Chain) (quickBody, *refus
 // quickPolicy asks policy and picks by this host's preference.
 func (m *Machine) quickPolicy(q *quickMode, proposed sadb.Selector, peer quickReceived) *refusal {
 	s := q.sa
-	mode := peer.mode()
+	mode, ok := peer.mode()
+	if !ok {
+		r := refuse(wire.NoProposalChosen, FailNoProposal, "the peer offers nothing that is known here")
+		r.failed.Received = peer.words
+		return r
+	}
 	if mode == sadb.Transport && proposed.Narrow(s.local.Addr(), s.remote.Addr()) != proposed {
 		return refuse(wire.InvalidIDInformation, FailPolicy, "transport mode for %s, which is more than these two hosts", proposed)
 	}
@@ -134,15 +139,15 @@ func (m *Machine) crowded(q *quickMode) *refusal {
 }
 
 // mode is the mode of the first transform that could be read.
-func (r quickReceived) mode() sadb.Mode {
+func (r quickReceived) mode() (mode sadb.Mode, ok bool) {
 	for _, g := range r.groups {
 		for _, p := range g.parts {
 			if len(p.transforms) > 0 {
-				return p.transforms[0].Mode
+				return p.transforms[0].Mode, true
 			}
 		}
 	}
-	return sadb.Transport
+	return 0, false
 }
 
 func refusalOf(err error) *refusal {
