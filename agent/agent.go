@@ -72,33 +72,34 @@ type Agent struct {
 	done  chan struct{} // closed when Run has ended
 
 	// All below is owned by Run's goroutine.
-	ctx       context.Context // Run's
-	started   time.Time
-	store     *store
-	source    *localSource
-	assigned  *assignment // nil: never said
-	last      *lastGood
-	held      string // why the driver's former filters are left as they are; "": they are not
-	inForce   inForce
-	facts     host.Facts
-	timers    timers
-	journal   *journal
-	book      *sadb.Book
-	talks     talks
-	halves    map[sadb.PairID]half
-	overlays  map[sadb.FilterID]overlay
-	returned  map[sadb.FilterID]returned
-	failures  failures
-	adopted   map[sadb.PairID]bool
-	rekeying  map[sadb.PairID]bool
-	lost      string // why the data path cannot be used; "": it can
-	behind    bool   // a reload waits for the data path
-	joined    chan joined
-	problems  map[string]string // by kind, in words
-	unwritten bool              // the pairs in the store are behind the book
-	written   time.Time         // when the pairs were last written
-	settled   bool              // the pairs of an earlier process are adopted or gone
-	retrying  bool              // a reload is already to be tried again
+	ctx        context.Context // Run's
+	started    time.Time
+	store      *store
+	source     *localSource
+	assigned   *assignment // nil: never said
+	last       *lastGood
+	held       string // why the driver's former filters are left as they are; "": they are not
+	inForce    inForce
+	facts      host.Facts
+	timers     timers
+	journal    *journal
+	book       *sadb.Book
+	talks      talks
+	halves     map[sadb.PairID]half
+	overlays   map[sadb.FilterID]overlay
+	returned   map[sadb.FilterID]returned
+	failures   failures
+	adopted    map[sadb.PairID]bool
+	rekeying   map[sadb.PairID]bool
+	lost       string // why the data path cannot be used; "": it can
+	behind     bool   // a reload waits for the data path
+	joined     chan joined
+	problems   map[string]string // by kind, in words
+	ikeDropped uint64            // datagrams that the key exchange did not act on
+	unwritten  bool              // the pairs in the store are behind the book
+	written    time.Time         // when the pairs were last written
+	settled    bool              // the pairs of an earlier process are adopted or gone
+	retrying   bool              // a reload is already to be tried again
 }
 
 // inForce is the policy that is enforced now.

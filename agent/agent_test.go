@@ -272,6 +272,16 @@ func TestRefusedAssignmentIsReported(t *testing.T) {
 	})
 }
 
+func TestDroppedDatagramsAreCounted(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.out(ike.Dropped{Remote: addrPort(bob()), Reason: "not ISAKMP", Count: 3})
+		r.out(ike.Dropped{Remote: addrPort(bob()), Reason: "not ISAKMP", Count: 4})
+		if got := r.status().DataPath.Counters["ikeDropped"]; got != 7 {
+			t.Errorf("%d counted", got)
+		}
+	})
+}
+
 func TestTamperingIsReported(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.inject(driver.Tampered{What: "ip rule 900", Restored: false})

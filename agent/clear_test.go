@@ -42,13 +42,13 @@ func TestPeerInClearIsListedOnceForBothDirections(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.assign("server")
 		r.fake.Receive(tcp(bob(), 80), 100, sadb.SAID{})
-		if s := r.status(); len(s.InClear) != 1 || s.InClear[0].Packets != 0 || !strings.Contains(s.InClear[0].Why, "accepts") {
+		if s := r.status(); len(s.InClear) != 1 || s.InClear[0].Packets != 1 || !s.InClear[0].Inbound || !strings.Contains(s.InClear[0].Why, "accepts") {
 			t.Errorf("only received: %+v", s.InClear)
 		}
 		r.pass(time.Second)
 		r.send(tcp(bob(), 80))
 		s := r.status()
-		if len(s.InClear) != 1 || s.InClear[0].Packets != 1 || !s.InClear[0].Last.After(s.InClear[0].Since) {
+		if len(s.InClear) != 1 || s.InClear[0].Packets != 1 || s.InClear[0].Inbound || !s.InClear[0].Last.After(s.InClear[0].Since) {
 			t.Errorf("both: %+v", s.InClear)
 		}
 	})

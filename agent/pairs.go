@@ -49,6 +49,7 @@ func (a *Agent) ikeOutput(now time.Time, o ike.Output) {
 	case ike.MainMode:
 		a.mainMode(now, o)
 	case ike.Dropped:
+		a.ikeDropped += uint64(max(0, o.Count))
 		a.cfg.Log.Debug("datagrams of IKE dropped", "peer", o.Remote.String(), "reason", printable(o.Reason, maxField), "count", o.Count)
 	}
 }

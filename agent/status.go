@@ -74,7 +74,7 @@ func (a *Agent) status(now time.Time) control.Status {
 	}
 	return control.Status{SchemaVersion: control.SchemaVersion,
 		Agent:  control.AgentStatus{Version: a.cfg.Version, PID: os.Getpid(), Started: a.started, Host: a.cfg.Hostname},
-		Policy: a.policyStatus(), DataPath: dataPath(state), Secured: a.secured(state), InClear: a.inClear(now, state),
+		Policy: a.policyStatus(), DataPath: a.dataPath(state), Secured: a.secured(state), InClear: a.inClear(now, state),
 		Negotiating: a.negotiating(), Failures: a.lastFailures(), Problems: problems}
 }
 
@@ -94,12 +94,12 @@ func (a *Agent) policyStatus() control.PolicyStatus {
 	return s
 }
 
-func dataPath(s driver.State) control.DataPath {
+func (a *Agent) dataPath(s driver.State) control.DataPath {
 	c := s.Counters
 	return control.DataPath{Driver: s.Name, Started: s.Started, Exempt: s.Exempt, Counters: map[string]uint64{
 		"outPackets": c.OutPackets, "inPackets": c.InPackets, "queued": c.Queued, "queueDrops": c.QueueDrops,
 		"noSA": c.NoSA, "badICV": c.BadICV, "replayed": c.Replayed, "malformed": c.Malformed,
-		"badSelector": c.BadSelector, "lastChain": c.LastChain, "inClear": c.InClear}}
+		"badSelector": c.BadSelector, "lastChain": c.LastChain, "inClear": c.InClear, "ikeDropped": a.ikeDropped}}
 }
 
 // secured lists the pairs in force, oldest first; of those that replaced
@@ -160,7 +160,7 @@ func (a *Agent) inClear(now time.Time, state driver.State) []control.ClearPeer {
 
 // bothWays joins what a driver lists of one peer for each direction: a peer to
 // which packets were sent is no longer one that has only sent. Packets are
-// those sent.
+// those sent; of a peer that has only sent, those received.
 func bothWays(clear []driver.ClearPeer) []driver.ClearPeer {
 	type key struct {
 		filter        sadb.FilterID
@@ -169,9 +169,6 @@ func bothWays(clear []driver.ClearPeer) []driver.ClearPeer {
 	index := map[key]int{}
 	var joined []driver.ClearPeer
 	for _, c := range clear {
-		if c.Inbound {
-			c.Packets = 0
-		}
 		k := key{c.Filter, c.Local, c.Remote}
 		i, again := index[k]
 		if !again {
@@ -179,17 +176,25 @@ func bothWays(clear []driver.ClearPeer) []driver.ClearPeer {
 			joined = append(joined, c)
 			continue
 		}
-		j := &joined[i]
-		j.Packets += c.Packets
-		j.Inbound = j.Inbound && c.Inbound
-		if c.Since.Before(j.Since) {
-			j.Since = c.Since
-		}
-		if c.Last.After(j.Last) {
-			j.Last = c.Last
-		}
+		joined[i] = join(joined[i], c)
 	}
 	return joined
+}
+
+func join(a, b driver.ClearPeer) driver.ClearPeer {
+	if a.Inbound && !b.Inbound {
+		a, b = b, a
+	}
+	if a.Inbound == b.Inbound {
+		a.Packets += b.Packets
+	}
+	if b.Since.Before(a.Since) {
+		a.Since = b.Since
+	}
+	if b.Last.After(a.Last) {
+		a.Last = b.Last
+	}
+	return a
 }
 
 // softPeer describes a soft association. Its packets are counted and not

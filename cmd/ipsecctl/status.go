@@ -180,6 +180,7 @@ func counterWords() [][2]string {
 		{"replayed", "dropped: replayed"},
 		{"noSA", "dropped: no such association (SPI)"},
 		{"malformed", "dropped: malformed"},
+		{"ikeDropped", "IKE datagrams dropped: malformed or out of place"},
 	}
 }
 
