@@ -1,0 +1,179 @@
+package ike
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"ipsecagent/auth"
+	"ipsecagent/auth/psk"
+	"ipsecagent/sadb"
+)
+
+// queued is a datagram on its way.
+type queued struct {
+	to   *host
+	from netip.AddrPort
+	data []byte
+}
+
+// script is two hosts and a network in the hands of the fuzzer.
+type script struct {
+	w     *world
+	net   []queued
+	bytes []byte
+}
+
+// next returns the next byte of the script, zero at its end.
+func (s *script) next() byte {
+	if len(s.bytes) == 0 {
+		return 0
+	}
+	b := s.bytes[0]
+	s.bytes = s.bytes[1:]
+	return b
+}
+
+// FuzzMachine plays bytes as a script: what is asked, delivered, lost, doubled,
+// damaged, and when the clock moves. Nothing panics, nothing grows without
+// bound, and where both ends have an association they have the same keys.
+func FuzzMachine(f *testing.F) {
+	f.Add([]byte{0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1})
+	f.Add([]byte{0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 7, 1, 1, 1, 5, 5, 5, 1, 1, 1})
+	f.Add([]byte{0, 16, 1, 3, 1, 1, 4, 0, 30, 1, 1, 1, 2, 1, 5, 1, 1, 8, 1, 1, 9, 40, 1, 2, 3})
+	f.Add([]byte{0, 1, 1, 6, 0, 1, 1, 1, 3, 1, 3, 1, 1, 1, 1, 5, 8, 1, 10, 1, 1})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		if len(in) > 400 {
+			return
+		}
+		s := &script{w: newWorld(nil, 1), bytes: in}
+		ring, err := psk.Parse("test", []byte(goodKey))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, addr := range v4 {
+			h := s.w.bareHost(addr, uint64(i+1), psk.New(ring))
+			h.m.Handle(s.w.now, SetPolicy{policyOf(fuzzMain(), fuzzQuick())})
+		}
+		for len(s.bytes) > 0 {
+			s.play()
+			s.drain()
+			s.check(t)
+		}
+	})
+}
+
+func fuzzMain() MainOffer {
+	suite := sadb.ISAKMPSuite{Encryption: sadb.AESCBC, KeyBits: 128, Hash: sadb.SHA256, Group: sadb.ECP256}
+	return MainOffer{Suites: []sadb.ISAKMPSuite{suite}, Auth: []auth.Requirement{{Method: auth.PSK}}, Lifetime: 10 * time.Minute}
+}
+
+func fuzzQuick() QuickOffer {
+	suite := sadb.Suite{Proto: sadb.ESP, Encryption: sadb.AESGCM, KeyBits: 128}
+	return QuickOffer{Filter: "f", Proposals: []sadb.Proposal{{Suites: []sadb.Suite{suite}, Lifetime: sadb.Limits{Time: time.Hour}}}}
+}
+
+func (s *script) play() {
+	op := s.next()
+	h, peer := s.w.hosts[op>>4&1], s.w.hosts[1-op>>4&1]
+	switch op & 15 {
+	case 0:
+		quick := fuzzQuick()
+		quick.Selector = sadb.Selector{}.Narrow(h.addr, peer.addr)
+		h.m.Handle(s.w.now, Initiate{Request: 1, Local: h.addr, Remote: peer.addr, Main: fuzzMain(), Quick: quick})
+	case 1, 2, 3, 4, 6:
+		s.deliver(op & 15)
+	case 5:
+		s.clock()
+	case 7:
+		h.m.Handle(s.w.now, Rekey{h.newestPair().ID})
+	case 8:
+		h.m.Handle(s.w.now, Close{Pair: h.newestPair().ID, Main: op&32 != 0, Remote: peer.addr})
+	case 9:
+		n := min(int(s.next()), len(s.bytes))
+		h.m.Handle(s.w.now, Packet{Local: s.w.at(h), Remote: s.w.at(peer), Data: s.bytes[:n]})
+		s.bytes = s.bytes[n:]
+	case 10:
+		if in := h.newestPair().In; len(in) > 0 {
+			h.m.Handle(s.w.now, Used{in[0]})
+		}
+	default:
+		h.m.Handle(s.w.now, Cancel{1})
+	}
+}
+
+// deliver does something with the first datagram on its way.
+func (s *script) deliver(how byte) {
+	if len(s.net) == 0 {
+		return
+	}
+	q := s.net[0]
+	if how != 2 { // 2 leaves it there: it comes again
+		s.net = s.net[1:]
+	}
+	switch how {
+	case 3: // lost
+		return
+	case 4: // damaged
+		q.data = slices.Clone(q.data)
+		q.data[int(s.next())%len(q.data)] ^= s.next()
+	case 6: // overtaken
+		s.net = append(s.net, q)
+		return
+	}
+	q.to.m.Handle(s.w.now, Packet{Local: s.w.at(q.to), Remote: q.from, Data: q.data})
+}
+
+func (s *script) clock() {
+	for _, h := range s.w.hosts {
+		if d := h.m.Deadline(); d.After(s.w.now) {
+			s.w.now = d
+			break
+		}
+	}
+	for _, h := range s.w.hosts {
+		h.m.Tick(s.w.now)
+	}
+}
+
+func (s *script) drain() {
+	for quiet := false; !quiet; {
+		quiet = true
+		for i, h := range s.w.hosts {
+			for o, ok := h.m.Poll(); ok; o, ok = h.m.Poll() {
+				quiet = false
+				if send, ok := o.(Send); ok {
+					if len(s.net) < 64 {
+						s.net = append(s.net, queued{s.w.hosts[1-i], s.w.at(h), send.Data})
+					}
+					continue
+				}
+				s.w.output(h, o)
+			}
+		}
+	}
+}
+
+func (s *script) check(t *testing.T) {
+	a, b := s.w.hosts[0], s.w.hosts[1]
+	for id, sa := range a.sas {
+		if other, ok := b.sas[id]; ok && (!sa.EncKey.Equal(other.EncKey) || sa.Dir == other.Dir) {
+			t.Fatalf("%s differs", id)
+		}
+	}
+	for _, h := range s.w.hosts {
+		for id, sa := range h.sas {
+			if h.m.pairs[sa.Pair] == nil && h.m.quicks[sa.Pair] == nil {
+				t.Fatalf("%s is in force and nobody's", id)
+			}
+		}
+		m := h.m
+		if n := len(m.working) + len(m.reserving) + len(m.installing); n != 0 {
+			t.Fatalf("%d answers are awaited that were given", n)
+		}
+		if m.halfOpen.len() > len(m.mains) || len(m.sas) > peerSAs || len(m.pairs) > 2*peerPairs {
+			t.Fatalf("%d half-open, %d main modes, %d ISAKMP SAs, %d pairs", m.halfOpen.len(), len(m.mains), len(m.sas), len(m.pairs))
+		}
+	}
+}
