@@ -66,31 +66,3 @@ func checkOuter(t *testing.T, wire []byte, o *Outbound, v6 bool) {
 		t.Fatalf("payload and trailer are %d bytes, not a multiple of %d", n, o.t.align)
 	}
 }
-
-func TestNoAllocation(t *testing.T) {
-	for _, name := range suiteNames() {
-		for _, mode := range []sadb.Mode{sadb.Transport, sadb.Tunnel} {
-			a := sa(t, name, sadb.Out, mode, false)
-			o, in := outbound(t, a), inbound(t, a)
-			p := udp(t, alice4, bob4, 1000)
-			buf := make([]byte, 4096)
-			allocs := testing.AllocsPerRun(100, func() {
-				n := copy(buf[Headroom:], p)
-				s, err := o.Reserve(1)
-				if err != nil {
-					t.Fatal(err)
-				}
-				wire, err := s.Seal(buf, Headroom, Headroom+n)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if _, _, err := in.Open(wire); err != nil {
-					t.Fatal(err)
-				}
-			})
-			if allocs != 0 {
-				t.Errorf("%s %s: %v allocations per packet", name, mode, allocs)
-			}
-		}
-	}
-}

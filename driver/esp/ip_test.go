@@ -429,21 +429,3 @@ func TestChecksumThatComesOutAsZero(t *testing.T) {
 		t.Errorf("a start at the very end: %v", err)
 	}
 }
-
-func TestHelpersDoNotAllocate(t *testing.T) {
-	p, buf := udp(t, alice6, bob6, 4000), make([]byte, 1500)
-	allocs := testing.AllocsPerRun(100, func() {
-		f, err := NewFragments(p, 1500, 1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for f.Next(buf) != nil {
-		}
-		if PutTooBig(buf, p, 1400, dave6) == nil {
-			t.Fatal("no message")
-		}
-	})
-	if allocs != 0 {
-		t.Errorf("%v allocations", allocs)
-	}
-}
