@@ -301,7 +301,7 @@ func TestTooManyNegotiationsWaitTheirTurn(t *testing.T) {
 		var filter sadb.FilterID
 		for i := range maxTalks + 10 {
 			remote := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
-			if i == 0 {
+			if i == 0 { // the driver makes one, the others are made up
 				r.send(tcp(remote, 80))
 				filter = one[ike.Initiate](r).Quick.Filter
 				continue

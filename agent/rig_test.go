@@ -354,10 +354,15 @@ func last[T ike.Input](r *rig) T {
 // assignDocument writes a policy into the folder and assigns it.
 func (r *rig) assignDocument(dir, name, document string) {
 	r.t.Helper()
+	r.write(dir, name, document)
+	r.assign(name)
+}
+
+func (r *rig) write(dir, name, document string) {
+	r.t.Helper()
 	if err := os.WriteFile(filepath.Join(dir, name+".yaml"), []byte(document), 0o600); err != nil {
 		r.t.Fatal(err)
 	}
-	r.assign(name)
 }
 
 func sasOf(p sadb.Pair) []sadb.SA {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -25,16 +26,43 @@ type snapshot struct {
 	keyExchange policy.KeyExchange
 	filters     []policy.CompiledFilter
 	byID        map[sadb.FilterID]int
-	response    *policy.Negotiation // the default response rule; nil: inactive
+	// toOne are the filters whose remote side is one address, others the
+	// rest, both as indices in order.
+	toOne    map[netip.Addr][]int
+	others   []int
+	response *policy.Negotiation // the default response rule; nil: inactive
 }
 
 func newSnapshot(c *policy.Compiled) *snapshot {
 	s := &snapshot{keyExchange: c.KeyExchange, filters: c.Filters, response: c.DefaultResponse,
-		byID: make(map[sadb.FilterID]int, len(c.Filters))}
+		byID: make(map[sadb.FilterID]int, len(c.Filters)), toOne: map[netip.Addr][]int{}}
 	for i, f := range c.Filters {
 		s.byID[f.ID] = i
+		if one, ok := f.Selector.Remote.Single(); ok && f.Mode == sadb.Transport {
+			s.toOne[one] = append(s.toOne[one], i)
+		} else {
+			s.others = append(s.others, i)
+		}
 	}
 	return s
+}
+
+// about returns the filters that may speak of a peer, in order. A stranger's
+// first datagram leads here: thousands of filters for other peers cost nothing.
+func (s *snapshot) about(remote netip.Addr) iter.Seq[policy.CompiledFilter] {
+	return func(yield func(policy.CompiledFilter) bool) {
+		one, others := s.toOne[plain(remote)], s.others
+		for len(one)+len(others) > 0 {
+			next := &others
+			if len(others) == 0 || len(one) > 0 && one[0] < others[0] {
+				next = &one
+			}
+			if !yield(s.filters[(*next)[0]]) {
+				return
+			}
+			*next = (*next)[1:]
+		}
+	}
 }
 
 // policy returns the two functions for the key exchange.
@@ -54,7 +82,7 @@ func (s *snapshot) filter(id sadb.FilterID) (policy.CompiledFilter, bool) {
 // mode, when the peer's identity is proven.
 func (s *snapshot) main(q ike.MainQuery) (ike.MainOffer, error) {
 	var accepted []auth.Requirement
-	for _, f := range s.filters {
+	for f := range s.about(q.Remote) {
 		if f.Negotiation != nil && covers(f.Filter, q.Local, q.Remote) {
 			accepted = merge(accepted, f.Negotiation.Authentication)
 		}
@@ -127,7 +155,11 @@ func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
 // proposed traffic. One that holds a part of it decides over that part packet
 // by packet, above the association, as it would without one.
 func (s *snapshot) decide(q ike.QuickQuery, d sadb.Directions) (policy.CompiledFilter, bool) {
-	for _, f := range s.filters {
+	filters := s.about(q.Remote)
+	if q.Mode == sadb.Tunnel {
+		filters = slices.Values(s.filters) // the traffic is not the peer's own
+	}
+	for f := range filters {
 		if f.Dir&d != 0 && holds(f.Selector, q.Selector) {
 			return f, true
 		}

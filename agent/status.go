@@ -16,32 +16,57 @@ import (
 	"ipsecagent/sadb"
 )
 
-// maxFailures is how many peers' last failures are remembered.
+// maxFailures is how many peers' last failures are remembered, of those that
+// this host began and of the others each.
 const maxFailures = 256
 
-// failures is the last failure of each peer.
-type failures map[netip.Addr]control.Failure
+// failures is the last failure of each peer. Those of negotiations that a peer
+// began have a share of their own: a stranger with made-up addresses must not
+// push out what this host has met.
+type failures map[failureKey]control.Failure
 
-func (f failures) forget(remote netip.Addr) { delete(f, remote) }
+type failureKey struct {
+	remote netip.Addr
+	own    bool // this host began
+}
 
-// put remembers a failure; the oldest makes place.
-func (f failures) put(remote netip.Addr, v control.Failure) {
-	if _, again := f[remote]; !again && len(f) >= maxFailures {
-		var oldest netip.Addr
-		for r, v := range f {
-			if !oldest.IsValid() || v.Time.Before(f[oldest].Time) {
-				oldest = r
-			}
+func (f failures) forget(remote netip.Addr) {
+	delete(f, failureKey{remote, true})
+	delete(f, failureKey{remote, false})
+}
+
+// of returns the last failure with a peer, preferably of this host's own
+// attempts.
+func (f failures) of(remote netip.Addr) (control.Failure, bool) {
+	if v, ok := f[failureKey{remote, true}]; ok {
+		return v, true
+	}
+	v, ok := f[failureKey{remote, false}]
+	return v, ok
+}
+
+// put remembers a failure; the oldest of its share makes place.
+func (f failures) put(k failureKey, v control.Failure) {
+	n, oldest := 0, k
+	for o, was := range f {
+		if o.own != k.own || o == k {
+			continue
 		}
+		n++
+		if oldest == k || was.Time.Before(f[oldest].Time) {
+			oldest = o
+		}
+	}
+	if n >= maxFailures {
 		delete(f, oldest)
 	}
-	f[remote] = v
+	f[k] = v
 }
 
 // recordFailure remembers and reports a negotiation that failed. retry: when
 // the next attempt is made; zero: not by this host.
 func (a *Agent) recordFailure(now time.Time, o ike.Failed, retry time.Time) {
-	a.failures.put(plain(o.Remote), control.Failure{Time: now, Peer: o.Remote.String(), Rule: a.ruleOf(o.Filter, false), Step: o.Step,
+	a.failures.put(failureKey{plain(o.Remote), !retry.IsZero()}, control.Failure{Time: now, Peer: o.Remote.String(), Rule: a.ruleOf(o.Filter, false), Step: o.Step,
 		Code: string(o.Code), Reason: printable(o.Reason, maxMessage), Retry: retry,
 		Offered: printables(o.Offered), Received: printables(o.Received), Differs: printable(o.Differs, maxField)})
 	a.event(now, control.EventFailed, "warning", "negotiation with "+o.Remote.String()+" failed: "+o.Reason,
@@ -230,7 +255,7 @@ func (a *Agent) whyClear(c driver.ClearPeer) string {
 	case best != nil:
 		return "the peer has not answered yet; the negotiation is under way"
 	}
-	if f, ok := a.failures[plain(c.Remote)]; ok {
+	if f, ok := a.failures.of(plain(c.Remote)); ok {
 		return f.Reason
 	}
 	if c.Inbound {

@@ -17,7 +17,7 @@ const (
 	// maxTalks bounds what packets from made-up addresses can make the agent
 	// remember, maxRunning what they can make it do at once.
 	maxTalks   = 4096
-	maxRunning = 256
+	maxRunning = 1024
 	// whenBusy is about how long a negotiation waits for a free place.
 	whenBusy = time.Second
 	// forgetTalk is how long a failed negotiation is remembered after the
@@ -73,6 +73,17 @@ func (ts *talks) remove(t *talk) {
 		delete(ts.byKey, t.key)
 	}
 	delete(ts.byRequest, t.request)
+}
+
+// evict forgets one that has failed and that no traffic asks for.
+func (ts *talks) evict() bool {
+	for _, t := range ts.byKey {
+		if t.request == 0 && !t.wanted {
+			ts.remove(t)
+			return true
+		}
+	}
+	return false
 }
 
 // acquire answers the driver's wish for an association.
@@ -135,7 +146,7 @@ func (a *Agent) talkFor(now time.Time, f policy.CompiledFilter, e driver.Acquire
 	if t := a.talks.byKey[key]; t != nil {
 		return t
 	}
-	if len(a.talks.byKey) >= maxTalks {
+	if len(a.talks.byKey) >= maxTalks && !a.talks.evict() {
 		a.event(now, control.EventFailed, "warning", "too many negotiations wait; traffic of another peer is dropped until some have ended",
 			map[string]string{"peer": e.Flow.Remote.String()})
 		return nil

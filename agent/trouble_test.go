@@ -1,0 +1,201 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ipsecagent/agent/control"
+	"ipsecagent/driver"
+	"ipsecagent/driver/drivertest"
+	"ipsecagent/host"
+	"ipsecagent/ike"
+	"ipsecagent/sadb"
+)
+
+func TestRefusedFiltersAreTriedAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("server")
+		r.fake.FailNext(errors.New("no room"))
+		if _, err := r.agent.Reload(t.Context()); err == nil {
+			t.Fatal("a reload that the driver refused succeeds")
+		}
+		if s := r.status(); !strings.Contains(s.Policy.Error, "no room") || len(s.Problems) != 1 {
+			t.Errorf("status %+v, problems %q", s.Policy, s.Problems)
+		}
+		r.pass(2 * retryDriver)
+		if s := r.status(); s.Policy.Error != "" || len(s.Problems) != 0 {
+			t.Errorf("later the status is %+v, problems %q", s.Policy, s.Problems)
+		}
+	})
+}
+
+func TestSourceIsPolled(t *testing.T) {
+	dir := t.TempDir()
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assignDocument(dir, "delayed", strings.Replace(delayed, "name: delayed", "name: delayed\npollingInterval: 10m", 1))
+		r.write(dir, "delayed", strings.Replace(delayed, "request, authentication: [psk]", "block", 1))
+		r.pass(9 * time.Minute)
+		if got := r.send(tcp(bob(), 80)); got == drivertest.Dropped {
+			t.Fatal("the change is in force before the poll")
+		}
+		r.pass(2 * time.Minute)
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Dropped {
+			t.Errorf("after the poll the packet is %v", got)
+		}
+	}, func(c *Config) { c.Library = folder(dir) })
+}
+
+func TestHostFactsThatCannotBeReadAreAProblem(t *testing.T) {
+	var fail error
+	inBubble(t, func(t *testing.T, r *rig) {
+		fail = errors.New("netlink is gone")
+		r.facts.set(alice())
+		r.pass(time.Second)
+		if s := r.status(); len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "netlink is gone") {
+			t.Errorf("problems %q", s.Problems)
+		}
+		fail = nil
+		r.facts.set(alice())
+		r.pass(time.Second)
+		if s := r.status(); len(s.Problems) != 0 {
+			t.Errorf("problems %q", s.Problems)
+		}
+		close(r.facts.changed)
+		r.pass(time.Second)
+		if s := r.status(); len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "not watched") {
+			t.Errorf("problems %q", s.Problems)
+		}
+	}, func(c *Config) {
+		read := c.Host
+		c.Host = func() (host.Facts, error) {
+			if fail != nil {
+				return host.Facts{}, fail
+			}
+			return read()
+		}
+	})
+}
+
+func TestEndOfTheKeyExchangeEndsTheAgent(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		close(r.outputs)
+		synctest.Wait()
+		if _, err := r.agent.Status(t.Context()); err == nil {
+			t.Error("it answers")
+		}
+		if err := r.stop(); err == nil || !strings.Contains(err.Error(), "restart") {
+			t.Errorf("Run: %v", err)
+		}
+		r.stop = func() error { return nil }
+	})
+}
+
+func TestCallersThatGiveUpAreLetGo(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		release := make(chan struct{})
+		go ask(t.Context(), r.agent, func(time.Time) (int, error) { <-release; return 0, nil })
+		synctest.Wait()
+		_, err := r.agent.Status(ctx)
+		wantCode(t, err, control.TimedOut)
+		close(release)
+	})
+}
+
+func TestFailuresAreBoundedAndStrangersApart(t *testing.T) {
+	f := failures{}
+	at := func(i int) control.Failure { return control.Failure{Time: time.Unix(int64(i), 0)} }
+	peer := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
+	f.put(failureKey{bob(), true}, at(0))
+	for i := range 3 * maxFailures {
+		f.put(failureKey{peer(i), false}, at(i+1))
+	}
+	if _, ok := f.of(bob()); !ok || len(f) != maxFailures+1 {
+		t.Errorf("%d failures, bob's is there: %v", len(f), ok)
+	}
+	if _, ok := f.of(peer(0)); ok {
+		t.Error("the oldest is not the one that went")
+	}
+	f.put(failureKey{bob(), false}, at(9999))
+	if v, _ := f.of(bob()); v.Time.Unix() != 0 {
+		t.Error("a stranger in bob's name hides what happened with bob")
+	}
+	f.forget(bob())
+	if _, ok := f.of(bob()); ok {
+		t.Error("not forgotten")
+	}
+}
+
+func TestWhatReturnsToClearIsListedForAWhile(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("client")
+		offer, err := r.asked(80)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := pairFor(offer, bob())
+		r.establish(0, p)
+		r.out(ike.Ended{Pair: p.ID, Reason: "deleted by the peer"})
+		r.pass(time.Minute)
+		if s := r.status(); len(s.InClear) != 1 {
+			t.Errorf("in clear %+v", s.InClear)
+		}
+		r.pass(returnedFor)
+		if s := r.status(); len(s.InClear) != 0 {
+			t.Errorf("an hour later %+v", s.InClear)
+		}
+	})
+}
+
+func TestTrafficOfAKnownFailureDoesNotWaitAgain(t *testing.T) {
+	dir := t.TempDir()
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assignDocument(dir, "delayed", delayed)
+		r.send(tcp(bob(), 80))
+		in := one[ike.Initiate](r)
+		r.out(noAnswer(in))
+		var soft sadb.FilterID
+		for _, f := range r.fake.Filters() {
+			if f.Overlay() {
+				soft = f.ID
+			}
+		}
+		if err := r.fake.RemoveFilter(t.Context(), soft); err != nil {
+			t.Fatal(err)
+		}
+		r.inject(driver.FilterEnded{ID: soft})
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Held {
+			t.Fatalf("the packet is %v", got)
+		}
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Passed {
+			t.Errorf("and again it is %v", got)
+		}
+		none[ike.Initiate](r) // a minute has not passed
+	}, func(c *Config) { c.Library = folder(dir) })
+}
+
+func TestStateThatCannotBeWrittenIsAProblem(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		if err := r.agent.store.close(); err != nil {
+			t.Fatal(err)
+		}
+		r.secure(tcp(bob(), 80))
+		if s := r.status(); len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "write state") || len(s.Secured) != 1 {
+			t.Errorf("problems %q, secured %v", s.Problems, s.Secured)
+		}
+		result, err := r.agent.Assign(t.Context(), control.AssignRequest{Policy: "client", Auth: "psk-file", Keys: "a key"})
+		if err != nil || result.Policy != "client" {
+			t.Errorf("assign: %+v, %v", result, err)
+		}
+		if s := r.status(); len(s.Problems) != 2 {
+			t.Errorf("problems %q", s.Problems)
+		}
+	})
+}
