@@ -404,6 +404,9 @@ func TestStartRefusesWithTheRemedy(t *testing.T) {
 	if out := second(l.bob.ns, datapathEnv+"="+l.alice.socket); !strings.Contains(out, "another data path listens") {
 		t.Errorf("on the same socket: %s", out)
 	}
+	if _, err := l.alice.c.State(t.Context()); err != nil {
+		t.Errorf("the refused one cut the agent off: %v", err)
+	}
 	if err := l.alice.ping(l.bob.v4); err != nil {
 		t.Errorf("the refused ones left traffic broken: %v", err)
 	}

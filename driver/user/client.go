@@ -51,6 +51,10 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 	}
 	c.turn <- struct{}{}
 	go c.read()
+	if _, err := c.call(ctx, request{Verb: verbAttach}); err != nil {
+		c.Close()
+		return nil, err
+	}
 	return c, nil
 }
 

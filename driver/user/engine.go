@@ -37,9 +37,8 @@ type engine struct {
 	buf     []byte // of out
 	started time.Time
 
-	sessions chan *session
-	calls    chan call
-	tooBigs  chan tooBig
+	calls   chan call
+	tooBigs chan tooBig
 
 	client   *session // nil: no agent is attached
 	filters  []sadb.Filter
@@ -59,7 +58,7 @@ type engine struct {
 func newEngine(cfg Config, sh *shared, now time.Time) *engine {
 	return &engine{
 		cfg: cfg, log: cfg.Log, sh: sh, started: now, buf: make([]byte, bufSize),
-		sessions: make(chan *session), calls: make(chan call), tooBigs: make(chan tooBig, 64),
+		calls: make(chan call), tooBigs: make(chan tooBig, 64),
 		spd: newSPD(nil), sas: map[sadb.SAID]*assoc{}, reserved: map[sadb.SAID]time.Time{},
 		paths: map[netip.Addr]*path{}, wait: newWaiting(),
 	}
@@ -73,8 +72,6 @@ func (e *engine) run(ctx context.Context, changed <-chan struct{}) {
 		e.arm(timer)
 		select {
 		case <-ctx.Done():
-		case s := <-e.sessions:
-			e.attach(s)
 		case c := <-e.calls:
 			c.reply <- e.answer(c)
 		case p := <-e.sh.misses:
@@ -225,6 +222,10 @@ func (e *engine) noticed(n notice) {
 
 // answer carries out one request.
 func (e *engine) answer(c call) reply {
+	if c.req.Verb == verbAttach {
+		e.attach(c.from)
+		return reply{ID: c.req.ID}
+	}
 	if c.from != e.client {
 		return reply{ID: c.req.ID, Error: "user: another agent has taken over the data path"}
 	}

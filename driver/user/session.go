@@ -71,7 +71,7 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
-// accept attaches agents until the listener is closed.
+// accept lets agents in until the listener is closed.
 func (e *engine) accept(ctx context.Context, l *net.UnixListener) {
 	for {
 		conn, err := l.AcceptUnix()
@@ -88,13 +88,7 @@ func (e *engine) accept(ctx context.Context, l *net.UnixListener) {
 			continue
 		}
 		s := &session{conn: conn, out: make(chan message, sessionBuffer+1)}
-		select {
-		case e.sessions <- s:
-			go s.serve(ctx, e.calls)
-		case <-ctx.Done():
-			conn.Close()
-			return
-		}
+		go s.serve(ctx, e.calls)
 	}
 }
 
@@ -198,7 +192,7 @@ func (s *session) send(ev driver.Event) {
 // attach makes s the one agent; an earlier one is cut off. It is told to look
 // at State.
 func (e *engine) attach(s *session) {
-	if e.client != nil {
+	if e.client != nil && e.client != s {
 		e.client.conn.Close()
 	}
 	e.client = s

@@ -16,6 +16,7 @@ import (
 type verb string
 
 const (
+	verbAttach       verb = "attach" // the first request: from now on this agent controls
 	verbSetFilters   verb = "setFilters"
 	verbPutFilter    verb = "putFilter"
 	verbRemoveFilter verb = "removeFilter"
