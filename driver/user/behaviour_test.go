@@ -386,6 +386,16 @@ func TestKernelStatesAreRefused(t *testing.T) {
 	}
 }
 
+func TestMissingTUNIsRefused(t *testing.T) {
+	l := newLab(t)
+	// The mount namespace is that of "ip netns exec": it ends with the process.
+	cmd := exec.Command("ip", "netns", "exec", l.alice.ns, "sh", "-c", `mount -t tmpfs none /dev/net && exec "$0"`, os.Args[0])
+	cmd.Env = append(cmd.Environ(), datapathEnv+"="+t.TempDir()+"/dp.sock")
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "modprobe tun") {
+		t.Errorf("ended with %v: %s", err, out)
+	}
+}
+
 func TestStartRefusesWithTheRemedy(t *testing.T) {
 	l := newLab(t)
 	l.alice.start()
