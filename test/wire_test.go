@@ -122,7 +122,7 @@ type capture struct {
 func (h *host) capture(name string) *capture {
 	h.t.Helper()
 	c := &capture{h: h, path: filepath.Join(h.dir, name+".pcap")}
-	c.p = h.start("tcpdump", "-i", "wire", "-s", "0", "-B", "65536", "-U", "--immediate-mode", "-w", c.path)
+	c.p = h.start("tcpdump", "-i", "wire", "-s", "0", "-B", "262144", "-U", "--immediate-mode", "-w", c.path)
 	eventually(h.t, 10*time.Second, "tcpdump listens", func() bool { return strings.Contains(c.p.output(), "listening on") })
 	return c
 }
