@@ -169,7 +169,7 @@ func (e *engine) missed(packet []byte, now time.Time) {
 	}
 	flow := outFlow(&h)
 	i := e.spd.decide(flow, sadb.Out)
-	if i < 0 || !e.spd.filters[i].Action.Requires() {
+	if i < 0 || !e.spd.filters[i].Action.Requires() || !negotiable(flow) {
 		e.unwanted++ // policy changed while it was on its way: it is repeated, or not
 		return
 	}
@@ -178,6 +178,12 @@ func (e *engine) missed(packet []byte, now time.Time) {
 	if first {
 		e.emit(entry.acquire)
 	}
+}
+
+// negotiable reports whether there is one peer to negotiate with: multicast and
+// broadcast are never negotiated, and the kernel sends some on the TUN itself.
+func negotiable(f sadb.Flow) bool {
+	return !f.Remote.IsMulticast() && !f.Local.IsUnspecified() && f.Remote != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
 func (e *engine) resend(packet []byte, now time.Time) bool {

@@ -18,6 +18,9 @@ import (
 const (
 	ipv6Header  = 40
 	controlRoom = 128 // control messages of one datagram
+	// readPause follows an error of a raw socket (no memory), so that one
+	// that stays does not take a processor.
+	readPause = 10 * time.Millisecond
 )
 
 // opener takes ESP of one family from the wire to the TUN. One goroutine each.
@@ -67,7 +70,8 @@ func (o *opener) run() {
 			return
 		}
 		if err != nil {
-			continue // an ICMP error reported on the socket, or no memory
+			time.Sleep(readPause)
+			continue
 		}
 		now := time.Now()
 		for i := range n {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"time"
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
@@ -48,6 +49,7 @@ func readErrors(conn batcher, out chan<- tooBig) {
 			return
 		}
 		if err != nil {
+			time.Sleep(readPause)
 			continue
 		}
 		for _, m := range msgs[:n] {
