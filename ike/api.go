@@ -239,7 +239,8 @@ const (
 )
 
 // Ended says that a pair is over and must be taken out of force: deleted by
-// the peer, replaced, or closed.
+// the peer, replaced, or closed. It may come for a pair that never was
+// Established, if its negotiation failed after an association was installed.
 type Ended struct {
 	Pair   sadb.PairID
 	Reason string

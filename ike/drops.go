@@ -15,12 +15,16 @@ type drops struct {
 const maxDropSources = 64
 
 func (m *Machine) drop(now time.Time, remote netip.AddrPort, reason string) {
+	m.dropMany(now, remote, reason, 1)
+}
+
+func (m *Machine) dropMany(now time.Time, remote netip.AddrPort, reason string, n int) {
 	d := &m.drops
 	key := Dropped{Remote: remote, Reason: reason}
 	if _, known := d.counts[key]; !known && len(d.counts) >= maxDropSources {
 		key = Dropped{Reason: "too many sources to list"}
 	}
-	d.counts[key]++
+	d.counts[key] += n
 	if d.timer != nil {
 		return
 	}
@@ -32,6 +36,36 @@ func (m *Machine) drop(now time.Time, remote netip.AddrPort, reason string) {
 		clear(d.counts)
 		d.timer = nil
 	})
+}
+
+// strangers counts the work that waits for peers that have not proven
+// themselves. What is refused here is repeated by an honest peer.
+type strangers struct {
+	waiting map[netip.Addr]int
+	total   int
+}
+
+const (
+	maxStrangers  = 256
+	maxOfStranger = 8
+)
+
+// begin reports whether work for addr may be put out.
+func (s *strangers) begin(addr netip.Addr) bool {
+	if s.total >= maxStrangers || s.waiting[addr] >= maxOfStranger {
+		return false
+	}
+	s.total++
+	s.waiting[addr]++
+	return true
+}
+
+// end takes note that work for addr is done.
+func (s *strangers) end(addr netip.Addr) {
+	s.total--
+	if s.waiting[addr]--; s.waiting[addr] == 0 {
+		delete(s.waiting, addr)
+	}
 }
 
 // hintLimit bounds the answers to what proves nothing: so many a second for

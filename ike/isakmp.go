@@ -86,19 +86,19 @@ func (s *isakmp) satisfies(o MainOffer) bool {
 }
 
 // establishMain makes an ISAKMP SA of a main mode whose peer has proven itself.
-func (m *Machine) establishMain(now time.Time, x *mainMode, keys *crypt.Keys, last []byte, req auth.Requirement, p auth.Principal) *isakmp {
+func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []byte, p auth.Principal) *isakmp {
 	s := &isakmp{path: x.path, icookie: x.icookie, rcookie: x.rcookie, initiator: x.initiator,
-		suite: x.choice.Suite, method: x.choice.Method, principal: p, requirement: req, offer: x.offer,
-		keys: keys, last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers,
+		suite: x.choice.Suite, method: x.choice.Method, principal: p, requirement: c.requirement, offer: x.offer,
+		keys: c.keys, last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers,
 		seen: map[uint32]bool{}, quicks: map[uint32]*quickMode{}}
 	m.endMain(x)
-	for _, c := range x.candidates {
-		if c.keys != keys {
-			c.keys.Zero()
+	for _, other := range x.candidates {
+		if other.keys != c.keys {
+			other.keys.Zero()
 		}
 	}
 	m.sas[s.key()] = s
-	s.expiry = m.timers.set(nil, s.expires, func(now time.Time) { m.endSA(now, s, "lifetime over") })
+	s.expiry = m.timers.set(nil, s.expires, func(now time.Time) { m.closeSA(now, s, "lifetime over") })
 	s.renewal = m.timers.set(nil, now.Add(x.choice.Life/1000*time.Duration(m.renewAt(s.initiator))), func(now time.Time) { m.renewMain(now, s) })
 	m.put(MainMode{SA: s.status()})
 	m.crowdOut(now, s)
@@ -185,6 +185,9 @@ func (m *Machine) endSA(now time.Time, s *isakmp, reason string) {
 	queue := s.queue
 	s.queue = nil
 	for _, q := range s.quicksInOrder() {
+		if q.step == finishingQuick {
+			continue // the peer has all it needs; so has this side
+		}
 		if again := m.dropQuick(now, q); again != nil {
 			queue = append(queue, again)
 		}

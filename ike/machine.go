@@ -32,6 +32,7 @@ const defaultHalfOpen = 4096
 type keyExchange interface {
 	Public() []byte
 	Shared(peer []byte) ([]byte, error)
+	Zero() // forgets the private value
 }
 
 // saKey names an ISAKMP SA by its two cookies; before the answer to a first
@@ -54,17 +55,18 @@ type Machine struct {
 	reserving  map[uint64]func(now time.Time, in SPIReserved)
 	installing map[uint64]func(now time.Time, err error)
 
-	cookies  cookies
-	halfOpen *halfOpen
-	mains    map[saKey]*mainMode // under way, in either role
-	sas      map[saKey]*isakmp   // established
-	pairs    map[sadb.PairID]*pairState
-	quicks   map[sadb.PairID]*quickMode // under way, in either role
-	inbound  map[sadb.SAID]sadb.PairID
-	attempts map[netip.Addr]int // failed authentications as initiator
-	drops    drops
-	hints    hintLimit // answers in clear
-	reports  hintLimit // reports about peers that have proven nothing
+	cookies   cookies
+	halfOpen  *halfOpen
+	mains     map[saKey]*mainMode // under way, in either role
+	sas       map[saKey]*isakmp   // established
+	pairs     map[sadb.PairID]*pairState
+	quicks    map[sadb.PairID]*quickMode // under way, in either role
+	inbound   map[sadb.SAID]sadb.PairID
+	attempts  map[netip.Addr]int // failed authentications as initiator
+	drops     drops
+	strangers strangers
+	hints     hintLimit // answers in clear
+	reports   hintLimit // reports about peers that have proven nothing
 }
 
 // New returns a Machine that refuses everything until SetPolicy.
@@ -86,6 +88,7 @@ func New(cfg Config) *Machine {
 		inbound:    map[sadb.SAID]sadb.PairID{},
 		attempts:   map[netip.Addr]int{},
 		drops:      drops{counts: map[Dropped]int{}},
+		strangers:  strangers{waiting: map[netip.Addr]int{}},
 	}
 }
 

@@ -90,11 +90,11 @@ type begun struct {
 }
 
 // message2 takes the responder's choice.
-func (m *Machine) message2(now time.Time, x *mainMode, msg message, clear wire.Chain) error {
+func (m *Machine) message2(now time.Time, x *mainMode, msg message, plain wire.Chain) error {
 	if msg.RCookie == [8]byte{} {
 		return errors.New("without responder cookie")
 	}
-	body, _ := clear.Find(wire.SAPayload)
+	body, _ := plain.Find(wire.SAPayload)
 	choice, err := checkMainAnswer(x.own, body)
 	if err != nil {
 		return err
@@ -160,9 +160,9 @@ type claimed struct {
 }
 
 // message4 takes the responder's half of the key exchange.
-func (m *Machine) message4(_ time.Time, x *mainMode, msg message, clear wire.Chain) error {
-	ke, _ := clear.Find(wire.KEPayload)
-	nonce, _ := clear.Find(wire.NoncePayload)
+func (m *Machine) message4(_ time.Time, x *mainMode, msg message, plain wire.Chain) error {
+	ke, _ := plain.Find(wire.KEPayload)
+	nonce, _ := plain.Find(wire.NoncePayload)
 	if err := checkNonce(nonce); err != nil {
 		return err
 	}
@@ -188,6 +188,7 @@ func claimMain(x *mainMode) claimed {
 		c.badPeer = err
 		return c
 	}
+	x.dh.Zero()
 	defer clear(shared)
 	if c.keys, c.local = deriveKeys(x.exchange(shared), seedsOf(x.session)[0]); c.local != nil {
 		return c
@@ -267,7 +268,7 @@ func (m *Machine) checkedMain(now time.Time, x *mainMode, chain wire.Chain, last
 		m.failMain(now, x, Failed{Code: FailAuth, Reason: err.Error()})
 		return
 	}
-	s := m.establishMain(now, x, x.keys, last, x.requirement, c.principal)
+	s := m.establishMain(now, x, candidate{x.session, x.requirement, x.keys}, last, c.principal)
 	delete(m.attempts, x.remote.Addr())
 	m.initialContact(now, s, chain, x.started)
 	for _, r := range x.waiting {

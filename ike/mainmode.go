@@ -31,7 +31,7 @@ type mainRule struct {
 	shape     shape
 	// handle gets the payloads of a message in clear; encrypted ones it opens
 	// itself.
-	handle func(m *Machine, now time.Time, x *mainMode, msg message, clear wire.Chain) error
+	handle func(m *Machine, now time.Time, x *mainMode, msg message, plain wire.Chain) error
 }
 
 func (s mainStep) rule() mainRule {
@@ -84,12 +84,11 @@ type mainMode struct {
 	resend  *repeater
 	answers answers
 	// hint is an error notify that proves nothing.
-	hint     wire.NotifyType
-	tries    int     // responder: how often message 3 was worked on
-	suspect  *Failed // responder: what it looks like if nothing better comes
-	waiting  []*request
-	attempt  int
-	retiring bool // a renewal before the end of an ISAKMP SA
+	hint    wire.NotifyType
+	tries   int     // responder: how often message 3 was worked on
+	suspect *Failed // responder: what it looks like if nothing better comes
+	waiting []*request
+	attempt int
 }
 
 // candidate is one key that message 5 may be encrypted under: two preshared
@@ -140,15 +139,15 @@ func (m *Machine) mainStep(now time.Time, x *mainMode, msg message) error {
 	if msg.Encrypted() != rule.encrypted {
 		return fmt.Errorf("%s: encryption flag is wrong", x.step)
 	}
-	var clear wire.Chain
+	var plain wire.Chain
 	if !rule.encrypted {
 		var err error
-		if clear, err = parseClear(msg, rule.shape); err != nil {
+		if plain, err = parseClear(msg, rule.shape); err != nil {
 			return fmt.Errorf("%s: %w", x.step, err)
 		}
 	}
 	step := x.step
-	if err := rule.handle(m, now, x, msg, clear); err != nil {
+	if err := rule.handle(m, now, x, msg, plain); err != nil {
 		return fmt.Errorf("%s: %w", step, err)
 	}
 	return nil
@@ -167,8 +166,11 @@ func parseClear(msg message, s shape) (wire.Chain, error) {
 func (m *Machine) mainWork(x *mainMode, run func() any, then func(now time.Time, result any)) {
 	x.busy = true
 	generation := x.generation
-	low := !x.initiator && x.step == awaitMessage3
+	low, addr := x.stranger(), x.remote.Addr()
 	m.work(low, run, func(now time.Time, result any) {
+		if low {
+			m.strangers.end(addr)
+		}
 		if x.generation != generation {
 			return
 		}
@@ -176,6 +178,10 @@ func (m *Machine) mainWork(x *mainMode, run func() any, then func(now time.Time,
 		then(now, result)
 	})
 }
+
+// stranger reports whether the peer has shown no more than that it is where it
+// says: its work waits behind everything else.
+func (x *mainMode) stranger() bool { return !x.initiator && x.step == awaitMessage3 }
 
 // endMain forgets x.
 func (m *Machine) endMain(x *mainMode) {
@@ -198,7 +204,7 @@ func (m *Machine) failMain(now time.Time, x *mainMode, f Failed) {
 	if f.Code == FailPSK || f.Code == FailAuth {
 		m.countAttempt(x)
 	}
-	if len(x.waiting) == 0 {
+	if len(x.waiting) == 0 && (x.initiator || m.reports.allow(now, x.remote.Addr())) {
 		m.put(f)
 	}
 	for _, r := range x.waiting {

@@ -74,7 +74,7 @@ func (m *Machine) acceptMessage1(now time.Time, msg message, sa []byte, rcookie 
 		return errors.New("main mode message 1: no common proposal")
 	}
 	x := &mainMode{path: msg.path, icookie: msg.ICookie, rcookie: rcookie, step: awaitMessage3,
-		started: now, offer: offer, own: own, choice: choice, sai: sa}
+		started: now, offer: offer, choice: choice, sai: sa}
 	m.addHalfOpen(now, x)
 	reply := wire.AppendClear(nil, x.header(), []wire.Payload{{Type: wire.SAPayload, Body: answerSA(peer.proposal, choice.raw)}})
 	x.answers.remember(msg.sum, reply)
@@ -129,24 +129,28 @@ type keyed struct {
 
 // message3 computes the Diffie-Hellman secret and the keys. It is the first
 // thing that costs anything, and comes after our cookie has come back.
-func (m *Machine) message3(now time.Time, x *mainMode, msg message, clear wire.Chain) error {
-	ke, _ := clear.Find(wire.KEPayload)
-	nonce, _ := clear.Find(wire.NoncePayload)
+func (m *Machine) message3(now time.Time, x *mainMode, msg message, plain wire.Chain) error {
+	ke, _ := plain.Find(wire.KEPayload)
+	nonce, _ := plain.Find(wire.NoncePayload)
 	if err := checkNonce(nonce); err != nil {
 		return err
 	}
 	if err := checkKE(x.choice.Suite.Group, ke); err != nil {
 		return err
 	}
-	if x.tries++; x.tries > maxKEWork {
+	if x.tries >= maxKEWork {
 		return errors.New("too many of them")
 	}
 	own, err := m.random(ourNonce)
 	if err != nil {
 		return err
 	}
+	if !m.strangers.begin(x.remote.Addr()) {
+		return errors.New("too much work for peers that have proven nothing")
+	}
 	m.evict(now, m.halfOpen.prove(x))
 	m.keepAlive(now, x, halfOpenLife)
+	x.tries++
 	draft := *x
 	draft.kei, draft.ni, draft.nr = ke, nonce, own
 	m.mainWork(x, func() any { return m.keyMain(&draft) }, func(now time.Time, result any) {
@@ -174,6 +178,7 @@ func (m *Machine) keyMain(x *mainMode) keyed {
 	if shared, k.badPeer = k.dh.Shared(x.kei); k.badPeer != nil {
 		return k
 	}
+	k.dh.Zero()
 	x.ker = k.dh.Public()
 	k.candidates, k.local = m.candidates(x, shared)
 	clear(shared)
@@ -366,7 +371,7 @@ func (m *Machine) provenMain(now time.Time, x *mainMode, msg message, result any
 		return
 	}
 	x.answers.remember(msg.sum, reply)
-	s := m.establishMain(now, x, p.keys, last, p.requirement, p.principal)
+	s := m.establishMain(now, x, p.candidate, last, p.principal)
 	m.send(x.path, reply)
 	m.initialContact(now, s, p.chain, x.started)
 }

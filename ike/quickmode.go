@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"ipsecagent/ike/crypt"
 	"ipsecagent/ike/wire"
 	"ipsecagent/sadb"
 )
@@ -63,19 +62,19 @@ type quickMode struct {
 	generation int
 	began      time.Time
 
-	shape               quickShape
-	spis                map[sadb.Proto]sadb.SPI // ours
-	idLocal, idRemote   []byte
-	ni, nr, sai, shared []byte
-	dh                  keyExchange
-	iv                  []byte
-	pick                quickPick
-	lifetime            sadb.Lifetime
-	pair                sadb.Pair
-	installed           bool // the inbound associations, or some of them
-	resend              *repeater
-	answers             answers
-	life                *timer
+	shape             quickShape
+	spis              map[sadb.Proto]sadb.SPI // ours
+	idLocal, idRemote []byte
+	ni, nr, shared    []byte
+	dh                keyExchange
+	iv                []byte
+	pick              quickPick
+	lifetime          sadb.Lifetime
+	pair              sadb.Pair
+	installed         bool // the inbound associations, or some of them
+	resend            *repeater
+	answers           answers
+	life              *timer
 }
 
 // Bounds on what one authenticated peer may have.
@@ -263,8 +262,11 @@ func (m *Machine) quickShared(group sadb.Group, dh keyExchange, peer []byte) qui
 			return r
 		}
 	}
-	if peer != nil {
-		r.shared, r.err = r.dh.Shared(peer)
+	if peer == nil {
+		return r
+	}
+	if r.shared, r.err = r.dh.Shared(peer); r.err == nil {
+		r.dh.Zero()
 	}
 	return r
 }
@@ -369,104 +371,4 @@ func (q *quickMode) bodyPayloads(sa, nonce, idI, idR []byte) []wire.Payload {
 		all = append(all, wire.Payload{Type: wire.IDPayload, Body: idI}, wire.Payload{Type: wire.IDPayload, Body: idR})
 	}
 	return all
-}
-
-// associations makes the associations of one direction, with their keys.
-func (q *quickMode) associations(dir sadb.Directions) ([]sadb.SA, error) {
-	var all []sadb.SA
-	for i, suite := range q.pick.Suites {
-		sa := sadb.SA{Dir: dir, Mode: q.pick.Shape.Mode, Suite: suite, Lifetime: q.lifetime,
-			Selector: q.selector, Filter: q.offer.Filter, Pair: q.pair.ID}
-		said, src := q.pair.Out[i], q.sa.local.Addr()
-		if dir == sadb.In {
-			said, src = q.pair.In[i], q.sa.remote.Addr()
-			sa.Replay = replayWindow
-		}
-		sa.ID, sa.Src = said, src
-		var err error
-		sa.EncKey, sa.AuthKey, err = q.sa.keys.Keymat(crypt.Quick{Ni: q.ni, Nr: q.nr, Shared: q.shared, SPI: said.SPI, Suite: suite})
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, sa)
-	}
-	return all, nil
-}
-
-// replayWindow is the window of inbound associations in packets.
-const replayWindow = 1024
-
-// settle fixes what the pair is, once both sides have chosen.
-func (m *Machine) settle(now time.Time, q *quickMode) {
-	s := q.sa
-	id, replaces := q.pair.ID, q.pair.Replaces
-	q.pair = sadb.Pair{ID: id, Filter: q.offer.Filter, Local: s.local.Addr(), Remote: s.remote.Addr(),
-		Selector: q.selector, Flow: q.selector.String(), Mode: q.pick.Shape.Mode, Suites: q.pick.Suites,
-		Lifetime: q.pick.Lifetime, Initiator: q.initiator, Principal: string(s.principal), Method: s.method.String(),
-		Since: now, Replaces: replaces, DefaultResponse: q.offer.DefaultResponse}
-	for i, suite := range q.pick.Suites {
-		q.pair.In = append(q.pair.In, sadb.SAID{Dst: s.local.Addr(), Proto: suite.Proto, SPI: q.spis[suite.Proto]})
-		q.pair.Out = append(q.pair.Out, sadb.SAID{Dst: s.remote.Addr(), Proto: suite.Proto, SPI: q.pick.Peer[i]})
-	}
-	q.lifetime = sadb.Lifetime{Soft: q.pick.Lifetime.Fraction(m.renewAt(q.initiator), 1000), Hard: q.pick.Lifetime}
-}
-
-// installDirection puts one direction in force and goes on.
-func (m *Machine) installDirection(now time.Time, q *quickMode, dir sadb.Directions, then func(now time.Time)) {
-	sas, err := q.associations(dir)
-	if err != nil {
-		m.failQuick(now, q, Failed{Code: FailLocal, Reason: err.Error()})
-		return
-	}
-	if old := m.pairs[q.pair.Replaces]; old != nil {
-		replace(sas, old.pair, dir)
-	}
-	if dir == sadb.In {
-		q.installed = true
-		m.rememberInbound(q.pair)
-	}
-	generation := q.generation
-	m.install(now, sas, q.pair, func(now time.Time, err error) {
-		switch {
-		case q.generation != generation:
-		case err != nil:
-			m.failQuick(now, q, Failed{Code: FailLocal, Reason: "the driver refused the association: " + err.Error()})
-		default:
-			then(now)
-		}
-	})
-}
-
-// replace says which associations of the old pair the new ones retire.
-func replace(sas []sadb.SA, old sadb.Pair, dir sadb.Directions) {
-	ids := old.Out
-	if dir == sadb.In {
-		ids = old.In
-	}
-	for i := range sas {
-		for _, id := range ids {
-			if id.Proto == sas[i].ID.Proto {
-				sas[i].Replaces = id
-			}
-		}
-	}
-}
-
-// finish makes the pair known. The exchange stays a while to answer repeated
-// messages.
-func (m *Machine) finishQuick(now time.Time, q *quickMode) {
-	q.step = quickFinished
-	q.shared, q.dh = nil, nil
-	delete(m.quicks, q.pair.ID)
-	m.keepQuick(now, q)
-	request := uint64(0)
-	if q.request != nil {
-		request = q.request.Request
-	}
-	m.put(Established{Request: request, Pair: q.pair})
-	m.enterPair(now, q)
-	m.nextQuick(now, q.sa)
-	if q.sa.spent() && !q.initiator && q.sa.running(true)+q.sa.running(false) == 0 {
-		m.closeSA(now, q.sa, "it has carried all the quick modes it may")
-	}
 }

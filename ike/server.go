@@ -185,8 +185,8 @@ func (s *Server) guard(call func(now time.Time)) {
 		}
 	}()
 	call(now)
-	for n := s.overflows.Swap(0); n > 0; n-- {
-		s.cfg.Machine.drop(now, netip.AddrPort{}, "more datagrams than could be taken")
+	if n := s.overflows.Swap(0); n > 0 {
+		s.cfg.Machine.dropMany(now, netip.AddrPort{}, "more datagrams than could be taken", int(n))
 	}
 }
 

@@ -56,6 +56,7 @@ func transcripts(t *testing.T) map[string]transcript {
 type recordedDH struct{ public, shared []byte }
 
 func (d recordedDH) Public() []byte                     { return d.public }
+func (d recordedDH) Zero()                              {}
 func (d recordedDH) Shared(peer []byte) ([]byte, error) { return bytes.Clone(d.shared), nil }
 
 // actor is a machine in a role of a recording.
