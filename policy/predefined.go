@@ -39,13 +39,19 @@ func Predefined(name string) (*Policy, bool) {
 // PredefinedNames returns the names that Predefined knows.
 func PredefinedNames() []string { return []string{ClientName, ServerName, SecureServerName} }
 
-// Client is the modern twin of Client (Respond Only).
+// Client is the modern twin of Client (Respond Only). Unlike the original it
+// permits ICMP by a rule, as the two servers do: what a server asks a client to
+// secure is all IP traffic, the server itself sends ICMP in clear, and a client
+// that then held the server to its word would not be pinged by it, nor ping it.
 func Client() *Policy {
 	return &Policy{
 		Name: ClientName,
 		Description: "Communicate normally (unsecured). Use the default response rule to negotiate with servers " +
 			"that request security. Only the requested protocol and port traffic with that server is secured.",
 		KeyExchange:     modernMainMode(),
+		FilterLists:     []FilterList{icmpTraffic()},
+		FilterActions:   []FilterAction{permitAction()},
+		Rules:           []Rule{permitICMP()},
 		DefaultResponse: modernResponse(),
 	}
 }
@@ -84,30 +90,42 @@ func serverPolicy(action FilterAction, ruleName string) *Policy {
 	return &Policy{
 		KeyExchange: modernMainMode(),
 		FilterLists: []FilterList{
-			{
-				Name: allICMP, Description: "Matches all ICMP packets between this computer and any other computer.",
-				Filters: []Filter{
-					{Description: "ICMP", From: Endpoint{Kind: Me}, Protocol: sadb.ICMP, Mirrored: true},
-					{Description: "ICMPv6", From: Endpoint{Kind: Me}, Protocol: sadb.ICMPv6, Mirrored: true},
-				},
-			},
+			icmpTraffic(),
 			{
 				Name: allIP, Description: "Matches all IP packets between this computer and any other computer.",
 				Filters: []Filter{{From: Endpoint{Kind: Me}, Mirrored: true}},
 			},
 		},
 		FilterActions: []FilterAction{
-			{Name: permit, Description: "Permit unsecured IP packets to pass through.", Kind: sadb.Permit},
+			permitAction(),
 			action,
 		},
 		Rules: []Rule{
-			{
-				Name: "Permit unsecure ICMP packets to pass through.", FilterList: allICMP, FilterAction: permit,
-				Authentication: kerberosOnly(),
-			},
+			permitICMP(),
 			{Name: ruleName, FilterList: allIP, FilterAction: action.Name, Authentication: kerberosOnly()},
 		},
 		DefaultResponse: modernResponse(),
+	}
+}
+
+func icmpTraffic() FilterList {
+	return FilterList{
+		Name: allICMP, Description: "Matches all ICMP packets between this computer and any other computer.",
+		Filters: []Filter{
+			{Description: "ICMP", From: Endpoint{Kind: Me}, Protocol: sadb.ICMP, Mirrored: true},
+			{Description: "ICMPv6", From: Endpoint{Kind: Me}, Protocol: sadb.ICMPv6, Mirrored: true},
+		},
+	}
+}
+
+func permitAction() FilterAction {
+	return FilterAction{Name: permit, Description: "Permit unsecured IP packets to pass through.", Kind: sadb.Permit}
+}
+
+func permitICMP() Rule {
+	return Rule{
+		Name: "Permit unsecure ICMP packets to pass through.", FilterList: allICMP, FilterAction: permit,
+		Authentication: kerberosOnly(),
 	}
 }
 

@@ -16,7 +16,7 @@ func TestPredefinedPoliciesHaveTheStructureOfTheOriginals(t *testing.T) {
 		rules             int
 		allowClear, quiet bool
 	}{
-		{policy.ClientName, 0, false, true},
+		{policy.ClientName, 1, false, true},
 		{policy.ServerName, 2, true, false},
 		{policy.SecureServerName, 2, false, false},
 	} {
@@ -31,6 +31,9 @@ func TestPredefinedPoliciesHaveTheStructureOfTheOriginals(t *testing.T) {
 			t.Errorf("%s: %d rules, want %d", tc.name, len(p.Rules), tc.rules)
 		}
 		if tc.quiet {
+			if len(p.FilterActions) != 1 || p.FilterActions[0].Kind != sadb.Permit {
+				t.Errorf("%s: it must ask nobody for security: %+v", tc.name, p.FilterActions)
+			}
 			continue
 		}
 		action := p.FilterActions[1]

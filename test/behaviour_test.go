@@ -279,3 +279,35 @@ func TestRekeyUnderTrafficLosesNothing(t *testing.T) {
 
 // full reports whether the long figures are wanted.
 func full() bool { return os.Getenv("IPSECAGENT_FULL") != "" }
+
+// TestPermittedTrafficOfASecuredPeerPasses: 'secure-server' permits ICMP in
+// clear; 'client' secures everything with a peer that asked. A ping between
+// them works, before and after.
+func TestPermittedTrafficOfASecuredPeerPasses(t *testing.T) {
+	a, b := newPair(t, "icmp")
+	key := aKey("icmp")
+	for _, h := range []*host{a, b} {
+		h.startAgent(nil)
+	}
+	a.assign("client", key)
+	b.assign("secure-server", key)
+	b.serve(1000)
+	pings := func(when string) {
+		t.Helper()
+		for _, c := range []struct {
+			from *host
+			to   string
+		}{{a, b.v4}, {b, a.v4}, {a, b.v6}, {b, a.v6}} {
+			if n := c.from.ping(c.to, 3); n != 3 {
+				t.Errorf("%s: %d of 3 echo requests of %s to %s were answered", when, n, c.from.ns, c.to)
+			}
+		}
+	}
+	pings("before")
+	for _, to := range []string{b.v4, "[" + b.v6 + "]"} {
+		if !a.fetch(to, 10*time.Second) {
+			t.Fatalf("no traffic to %s", to)
+		}
+	}
+	pings("once secured")
+}
