@@ -18,6 +18,8 @@ const (
 	renewEvery = 100 * time.Millisecond
 	// renewAfter is about how long the first of it waits.
 	renewAfter = 2 * time.Second
+	// retireAfter is how long a pair stays that another one replaces.
+	retireAfter = time.Minute
 	// reconnectEvery is how soon a lost data path is asked for again.
 	reconnectEvery = 2 * time.Second
 )
@@ -170,8 +172,30 @@ func (a *Agent) adoptPair(now, at time.Time, in ike.Adopt) {
 	a.cfg.IKE.Submit(in)
 	a.protect(now, p)
 	a.event(now, control.EventAdopted, "info", fmt.Sprintf("association with %s taken over from the earlier agent: %s", p.Remote, p.Flow), a.pairFields(p))
+	if a.newest(p).ID != p.ID {
+		a.timers.at(now.Add(retireAfter), func(now time.Time) { a.retire(now, p.ID) })
+		return
+	}
 	a.rekeying[p.ID] = true
 	a.timers.at(at, func(now time.Time) { a.rekey(now, p.ID) })
+}
+
+// newest returns the newest pair that carries what p carries.
+func (a *Agent) newest(p sadb.Pair) (newest sadb.Pair) {
+	for _, q := range a.book.All() {
+		if q.Filter == p.Filter && q.Selector == p.Selector {
+			newest = q
+		}
+	}
+	return newest
+}
+
+// retire ends a pair that was replaced before the earlier agent ended and
+// would have gone soon.
+func (a *Agent) retire(now time.Time, id sadb.PairID) {
+	if p, ok := a.book.Get(id); ok && a.newest(p).ID != id {
+		a.endPair(now, id, "a newer pair carries its traffic", true)
+	}
 }
 
 // remake has a pair made anew that the driver has lost: the peer still holds

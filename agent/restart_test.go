@@ -40,6 +40,33 @@ func TestRestartAdoptsAndRenews(t *testing.T) {
 	})
 }
 
+func TestRestartRetiresWhatWasReplaced(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		p := r.secure(tcp(bob(), 80))
+		r.pass(time.Minute)
+		q := pairFor(ike.QuickOffer{Filter: p.Filter, Selector: p.Selector, Proposals: []sadb.Proposal{{Suites: p.Suites, Lifetime: p.Lifetime}}}, bob())
+		q.Replaces = p.ID
+		r.establish(0, q)
+		r.restart(nil)
+		if got := taken[ike.Adopt](r); len(got) != 2 {
+			t.Fatalf("%d pairs adopted", len(got))
+		}
+		r.pass(10 * time.Second)
+		if k := one[ike.Rekey](r); k.Pair != q.ID {
+			t.Errorf("renewed %v", k)
+		}
+		none[ike.Gone](r)
+		r.pass(retireAfter)
+		if gone := one[ike.Gone](r); gone.Pair != p.ID {
+			t.Errorf("gone %v", gone)
+		}
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Secured {
+			t.Errorf("the packet is %v", got)
+		}
+	})
+}
+
 func TestRestartClaimsNothingToAdoptedPeers(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.assign("secure-server")
