@@ -27,6 +27,7 @@ type engine struct {
 	based   bool
 	retired map[sadb.FilterID]figures // counted in sets that are gone
 	since   map[peerKey]time.Time     // when peers in clear were first seen
+	unswept bool                      // sets or chains not in use are still there
 	closing bool
 }
 
@@ -136,6 +137,9 @@ func (e *engine) remove() error {
 
 // apply puts filters in force; see the package comment on replacement.
 func (e *engine) apply(filters []sadb.Filter) error {
+	if e.unswept {
+		e.sweep()
+	}
 	if e.plan != nil && slices.Equal(filters, e.filters) {
 		return nil
 	}
@@ -181,10 +185,13 @@ func (e *engine) replace(next *plan) error {
 	}
 	e.based = true
 	e.plan = next
-	// What cannot be swept now is swept after the next exchange.
-	e.retire(next)
+	e.sweep()
 	return nil
 }
+
+// sweep clears away what the plan in force does not use. What cannot be swept
+// now costs memory only and is tried again with the next apply.
+func (e *engine) sweep() { e.unswept = e.retire(e.plan) != nil }
 
 // epochAfterFailure makes sure that a set that may be incomplete is not used.
 func (e *engine) epochAfterFailure() {

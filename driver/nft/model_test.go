@@ -195,7 +195,7 @@ func TestKernelDecidesAsTheModel(t *testing.T) {
 	}
 	// b answers nothing: only the packets of the test are counted.
 	run(t, "echo 'table ip d { chain c { type filter hook prerouting priority -400; policy drop; }; }; table ip6 d { chain c { type filter hook prerouting priority -400; policy drop; }; };' | ip netns exec "+l.b+" nft -f -")
-	rounds := uint64(20)
+	rounds := uint64(200)
 	if n, err := strconv.ParseUint(os.Getenv("NFT_TEST_ROUNDS"), 10, 32); err == nil {
 		rounds = n
 	}

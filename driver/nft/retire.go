@@ -57,7 +57,8 @@ func (e *engine) retire(p *plan) error {
 	}
 	fixed := e.cfg.fixed()
 	for _, name := range chains {
-		if p.chains[name] == nil && p.rules[name] == nil && fixed[name] == nil {
+		_, dispatches := p.rules[name]
+		if p.chains[name] == nil && fixed[name] == nil && !dispatches {
 			e.deleteChain(&b, name)
 		}
 	}
