@@ -19,11 +19,18 @@ type assoc struct {
 	keys   [32]byte      // tells two sets of keys apart
 	limits sadb.Lifetime // sa.Lifetime, or less: see limitsOf
 	root   sadb.FilterID // the filter it is bound to: see rootOf
+	order  uint64        // of coming: the newest carries the traffic
 	out    *esp.Outbound // one of out and in
 	in     *esp.Inbound
 	path   *path // outbound: what is known of the way to the peer
 	use    *usage
 }
+
+// pairKey is where an outbound association is found.
+func (a *assoc) pairKey() pairKey { return pairKey{a.root, a.sa.Src, a.sa.ID.Dst} }
+
+// inKey is where an inbound association is found.
+func (a *assoc) inKey() inKey { return inKey{a.sa.ID.Dst, a.sa.ID.SPI} }
 
 // usage counts what an association has carried. All workers share it.
 type usage struct {
@@ -136,6 +143,7 @@ func (a *assoc) state() driver.SAState {
 type path struct {
 	remote  netip.Addr
 	mtu     atomic.Uint32 // of the device, or less where a router said so
+	users   int           // associations; the engine's alone
 	device  uint32        // MTU of the route's device; the engine's alone
 	learned uint32        // said by a router; 0: nothing; the engine's alone
 	until   time.Time     // when learned ends; the engine's alone

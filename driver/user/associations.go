@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"ipsecagent/driver"
@@ -19,38 +18,23 @@ const (
 	maxAssociations = 100_000
 )
 
-// publish gives the workers what is in force now.
-func (e *engine) publish() {
-	s := &snapshot{spd: e.spd, out: map[pairKey][]*assoc{}, in: map[inKey]*assoc{}}
+// rebind binds associations that were made for an overlay to its parent, for
+// good: they outlive the overlay.
+func (e *engine) rebind() {
 	for id, a := range e.sas {
 		if root := e.spd.root(a.sa.Filter); root != a.root && root != a.sa.Filter {
-			e.rebind(a, root)
-			a = e.sas[id]
+			b := *a
+			b.root = root
+			e.sas[id] = &b
+			e.change(a, &b)
 		}
-		if a.in != nil {
-			s.in[inKey{id.Dst, id.SPI}] = a
-		}
-	}
-	for _, a := range e.newest {
-		k := a.pairKey()
-		s.out[k] = append(s.out[k], a)
-	}
-	e.sh.snap.Store(s)
-}
-
-// rebind binds an association that was made for an overlay to its parent, for
-// good: it outlives the overlay.
-func (e *engine) rebind(a *assoc, root sadb.FilterID) {
-	b := *a
-	b.root = root
-	e.sas[a.sa.ID] = &b
-	if i := slices.Index(e.newest, a); i >= 0 {
-		e.newest[i] = &b
 	}
 }
 
-// pairKey is where an outbound association is found.
-func (a *assoc) pairKey() pairKey { return pairKey{a.root, a.sa.Src, a.sa.ID.Dst} }
+// change publishes that b is in force in the place of a; either may be nil.
+func (e *engine) change(a, b *assoc) {
+	e.sh.snap.Store(e.sh.snap.Load().with(a, b))
+}
 
 // allocSPI reserves an SPI that nothing here uses.
 func (e *engine) allocSPI(r request, now time.Time) (sadb.SPI, error) {
@@ -130,7 +114,7 @@ func (e *engine) prepare(sa sadb.SA, now time.Time) (*assoc, error) {
 		return nil, err
 	}
 	if old != nil && old.keys == a.keys {
-		a.in, a.out, a.use = old.in, old.out, old.use
+		a.in, a.out, a.use, a.order = old.in, old.out, old.use, old.order
 	}
 	a.root = e.spd.root(sa.Filter)
 	if a.out != nil {
@@ -141,17 +125,19 @@ func (e *engine) prepare(sa sadb.SA, now time.Time) (*assoc, error) {
 
 // install makes a part of what is in force.
 func (e *engine) install(a *assoc) {
-	id := a.sa.ID
-	if old := e.sas[id]; old != nil {
-		e.newest = slices.DeleteFunc(e.newest, func(b *assoc) bool { return b == old })
+	id, old := a.sa.ID, e.sas[a.sa.ID]
+	if a.order == 0 { // not one that goes on
+		e.installed++
+		a.order = e.installed
 	}
 	delete(e.reserved, id)
 	e.sas[id] = a
-	if a.out != nil {
-		e.newest = slices.Insert(e.newest, 0, a)
+	a.path.use()
+	e.change(old, a)
+	if old != nil {
+		e.release(old.path)
 	}
 	e.due(a.deadline())
-	e.publish()
 }
 
 // sendHeld sends a packet that waited, or lets it wait for what it needs now.
@@ -173,9 +159,8 @@ func (e *engine) deleteSA(id sadb.SAID) {
 	}
 	a.use.dead.Store(true)
 	delete(e.sas, id)
-	e.newest = slices.DeleteFunc(e.newest, func(b *assoc) bool { return b == a })
-	e.publish()
-	e.forgetPath(id.Dst)
+	e.change(a, nil)
+	e.release(a.path)
 }
 
 // expire ends an association at its hard limit.

@@ -40,19 +40,19 @@ type engine struct {
 	calls   chan call
 	tooBigs chan tooBig
 
-	client   *session // nil: no agent is attached
-	filters  []sadb.Filter
-	overlays []sadb.Filter // in order of coming
-	spd      *spd          // of both together
-	sas      map[sadb.SAID]*assoc
-	newest   []*assoc // outbound, the newest first
-	reserved map[sadb.SAID]time.Time
-	paths    map[netip.Addr]*path
-	wait     *waiting
-	unwanted uint64        // packets of the TUN that no filter wants secured
-	next     time.Time     // when something is due; zero: nothing
-	look     time.Time     // when rules, routes and links are to be looked at; zero: not
-	lookGap  time.Duration // before the next look
+	client    *session // nil: no agent is attached
+	filters   []sadb.Filter
+	overlays  []sadb.Filter // in order of coming
+	spd       *spd          // of both together
+	sas       map[sadb.SAID]*assoc
+	installed uint64 // associations so far
+	reserved  map[sadb.SAID]time.Time
+	paths     map[netip.Addr]*path
+	wait      *waiting
+	unwanted  uint64        // packets of the TUN that no filter wants secured
+	next      time.Time     // when something is due; zero: nothing
+	look      time.Time     // when rules, routes and links are to be looked at; zero: not
+	lookGap   time.Duration // before the next look
 }
 
 func newEngine(cfg Config, sh *shared, now time.Time) *engine {

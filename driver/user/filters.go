@@ -175,6 +175,9 @@ func (e *engine) enforce(filters, overlays []sadb.Filter) error {
 		there[f.ID] = true
 	}
 	e.wait.prune(there)
-	e.publish()
+	snap := *e.sh.snap.Load()
+	snap.spd = e.spd
+	e.sh.snap.Store(&snap)
+	e.rebind()
 	return nil
 }

@@ -91,6 +91,47 @@ func datagram(n int) []byte {
 	return b
 }
 
+func TestSnapshotsChangeWithoutTouchingEarlierOnes(t *testing.T) {
+	local, remote := netip.MustParseAddr(here), netip.MustParseAddr(there)
+	s := suite(t, "esp-aes128gcm")
+	var outs, ins []*assoc
+	for i := range 3 {
+		outSA, inSA := oneWay(s, "f", local, remote, sadb.SPI(0x1000+i))
+		out, err := newAssoc(outSA, time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := newAssoc(inSA, time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.root, out.order = "f", uint64(i+1)
+		outs, ins = append(outs, out), append(ins, in)
+	}
+	flow := sadb.Flow{Local: local, Remote: remote}
+	empty := newSnapshot(newSPD(nil))
+	one := empty.with(nil, outs[0]).with(nil, ins[0])
+	three := one.with(nil, outs[2]).with(nil, outs[1]).with(nil, ins[1])
+	two := three.with(outs[2], nil).with(ins[0], ins[2])
+	none := one.with(outs[0], nil).with(ins[0], nil)
+	for i, c := range []struct {
+		snap *snapshot
+		want *assoc
+		in   int
+	}{{empty, nil, 0}, {one, outs[0], 1}, {three, outs[2], 2}, {two, outs[1], 2}, {none, nil, 0}} {
+		if got := c.snap.outbound("f", flow); got != c.want || len(c.snap.in) != c.in {
+			t.Errorf("snapshot %d: outbound %p, want %p; %d inbound, want %d", i, got, c.want, len(c.snap.in), c.in)
+		}
+	}
+	if len(none.out) != 0 {
+		t.Error("an empty list stays behind")
+	}
+	outs[1].use.dead.Store(true)
+	if two.outbound("f", flow) != outs[0] {
+		t.Error("a dead association carries traffic")
+	}
+}
+
 func TestUsedUpSequenceNumbersEndTheAssociation(t *testing.T) {
 	m := newMemory(t, 1500)
 	if _, err := m.sa.out.Reserve(math.MaxUint32 - 1); err != nil {

@@ -29,14 +29,21 @@ func (e *engine) pathTo(remote netip.Addr) *path {
 	return p
 }
 
-// forgetPath drops the path to a peer without associations.
-func (e *engine) forgetPath(remote netip.Addr) {
-	for _, a := range e.newest {
-		if a.sa.ID.Dst == remote {
-			return
-		}
+// use notes one more association; inbound ones have no path.
+func (p *path) use() {
+	if p != nil {
+		p.users++
 	}
-	delete(e.paths, remote)
+}
+
+// release forgets a path with its last association.
+func (e *engine) release(p *path) {
+	if p == nil {
+		return
+	}
+	if p.users--; p.users == 0 {
+		delete(e.paths, p.remote)
+	}
 }
 
 // measure asks the route for its MTU.

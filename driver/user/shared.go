@@ -41,7 +41,7 @@ func newShared() *shared {
 		notices: make(chan notice, 4096),
 		paths:   make(chan struct{}, 1),
 	}
-	sh.snap.Store(&snapshot{spd: newSPD(nil)})
+	sh.snap.Store(newSnapshot(newSPD(nil)))
 	return sh
 }
 

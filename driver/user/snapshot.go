@@ -1,7 +1,10 @@
 package user
 
 import (
+	"cmp"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"ipsecagent/sadb"
 )
@@ -26,6 +29,51 @@ type inKey struct {
 	spi sadb.SPI
 }
 
+// with returns a snapshot in which b stands in the place of a; either may be
+// nil. What does not change is shared.
+func (s *snapshot) with(a, b *assoc) *snapshot {
+	c := *s
+	for _, x := range []*assoc{a, b} {
+		switch {
+		case x == nil:
+		case x.in != nil:
+			c.in = maps.Clone(s.in)
+		default:
+			c.out = maps.Clone(s.out)
+		}
+	}
+	if a != nil {
+		c.remove(a)
+	}
+	if b != nil {
+		c.add(b)
+	}
+	return &c
+}
+
+func (s *snapshot) remove(a *assoc) {
+	if a.in != nil {
+		delete(s.in, a.inKey())
+		return
+	}
+	k := a.pairKey()
+	left := slices.DeleteFunc(slices.Clone(s.out[k]), func(b *assoc) bool { return b == a })
+	s.out[k] = left
+	if len(left) == 0 {
+		delete(s.out, k)
+	}
+}
+
+func (s *snapshot) add(a *assoc) {
+	if a.in != nil {
+		s.in[a.inKey()] = a
+		return
+	}
+	k := a.pairKey()
+	s.out[k] = append(slices.Clone(s.out[k]), a)
+	slices.SortFunc(s.out[k], func(a, b *assoc) int { return cmp.Compare(b.order, a.order) })
+}
+
 // outbound returns the association that carries a packet with headers f under
 // the filter: the newest that may.
 func (s *snapshot) outbound(root sadb.FilterID, f sadb.Flow) *assoc {
@@ -35,6 +83,11 @@ func (s *snapshot) outbound(root sadb.FilterID, f sadb.Flow) *assoc {
 		}
 	}
 	return nil
+}
+
+// newSnapshot returns one without associations.
+func newSnapshot(s *spd) *snapshot {
+	return &snapshot{spd: s, out: map[pairKey][]*assoc{}, in: map[inKey]*assoc{}}
 }
 
 // spd is the ordered filters, overlays in their places, with an index.
