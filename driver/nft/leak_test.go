@@ -57,6 +57,15 @@ func TestLeakBoundToDevice(t *testing.T) {
 		udp(t, l.a, "", to, 10, bindTo("va"))
 	}
 	nothingArrived(t, l, table, 0)
+	// Without the rule the route by the device stays.
+	l.inA("ip rule del pref 900")
+	for _, to := range []string{"10.9.0.2:7000", "[fd09::2]:7000"} {
+		udp(t, l.a, "", to, 10, bindTo("va"))
+	}
+	nothingArrived(t, l, table, 2)
+	if s := stats(t, table); s.Filters[0].Packets < 4 {
+		t.Errorf("steered %d packets, 4 were sent", s.Filters[0].Packets)
+	}
 }
 
 func TestLeakSteeringMarkIsNotTrusted(t *testing.T) {

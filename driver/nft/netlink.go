@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
@@ -126,17 +127,27 @@ func (c *conn) settle(answers int) error {
 	return errors.Join(first, errors.New("the kernel did not answer"))
 }
 
-// dump lists objects of a kind.
+// dump lists objects of a kind. A listing that changes of other programs have
+// interrupted may be incomplete and is asked for again.
 func (c *conn) dump(kind uint16, f func(attrs)) ([]netlink.Message, error) {
 	data, err := encode(unix.NFPROTO_INET, f)
 	if err != nil {
 		return nil, err
 	}
-	return c.nl.Execute(netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(subsystem | kind), Flags: netlink.Request | netlink.Dump},
-		Data:   data,
-	})
+	const attempts = 10
+	for range attempts {
+		msgs, err := c.nl.Execute(netlink.Message{
+			Header: netlink.Header{Type: netlink.HeaderType(subsystem | kind), Flags: netlink.Request | netlink.Dump},
+			Data:   data,
+		})
+		if err != nil || !slices.ContainsFunc(msgs, interrupted) {
+			return msgs, err
+		}
+	}
+	return nil, fmt.Errorf("other programs changed nftables during each of %d listings", attempts)
 }
+
+func interrupted(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }
 
 // decode walks a message's attributes.
 func decode(data []byte, f func(*netlink.AttributeDecoder)) error {
