@@ -173,3 +173,32 @@ func (w *world) other(h *host) *host {
 	}
 	return w.hosts[0]
 }
+
+// TestWhatAnISAKMPSAMayCarry: it must have been made by a suite, a method, a
+// key or authority and with a principal that the rule accepts.
+func TestWhatAnISAKMPSAMayCarry(t *testing.T) {
+	suites := mainSuite(t, "aes256-sha256-ecp256", "aes128-sha1-modp1024")
+	s := &isakmp{suite: suites[0], method: auth.PSK, principal: "psk:a", requirement: auth.Requirement{Method: auth.PSK, CA: "CN=1"}}
+	cases := []struct {
+		name string
+		req  auth.Requirement
+		want bool
+	}{
+		{"any", auth.Requirement{Method: auth.PSK}, true},
+		{"method", auth.Requirement{Method: auth.RSA}, false},
+		{"its key", auth.Requirement{Method: auth.PSK, Key: "a"}, true},
+		{"another key", auth.Requirement{Method: auth.PSK, Key: "b"}, false},
+		{"its authority", auth.Requirement{Method: auth.PSK, CA: "CN=1"}, true},
+		{"another authority", auth.Requirement{Method: auth.PSK, CA: "CN=2"}, false},
+		{"its principal", auth.Requirement{Method: auth.PSK, AcceptPrincipals: []string{"psk:b", "psk:a"}}, true},
+		{"another principal", auth.Requirement{Method: auth.PSK, AcceptPrincipals: []string{"psk:b"}}, false},
+	}
+	for _, c := range cases {
+		if got := s.satisfies(MainOffer{Suites: suites, Auth: []auth.Requirement{c.req}}); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+		if s.satisfies(MainOffer{Suites: suites[1:], Auth: []auth.Requirement{c.req}}) {
+			t.Errorf("%s: a suite that is not offered will do", c.name)
+		}
+	}
+}
