@@ -98,6 +98,7 @@ type Agent struct {
 	ikeDropped uint64            // datagrams that the key exchange did not act on
 	unwritten  bool              // the pairs in the store are behind the book
 	written    time.Time         // when the pairs were last written
+	hostDue    bool              // the facts of the host are about to be read
 	settled    bool              // the pairs of an earlier process are adopted or gone
 	retrying   bool              // a reload is already to be tried again
 }

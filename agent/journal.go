@@ -24,7 +24,7 @@ const (
 	kindBurst = 200
 	kindRate  = 20 // per second
 	// maxField and maxMessage bound what of a peer's words is kept, in bytes.
-	maxField   = 160
+	maxField   = 256
 	maxMessage = 320
 	maxLine    = 512
 )
@@ -111,7 +111,7 @@ func printable(s string, limit int) string {
 	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }
 
-// write logs e with as many of its fields as fit a line.
+// write logs e with those of its fields that fit a line.
 func (j *journal) write(e control.Event) {
 	attrs := []slog.Attr{slog.String("event", e.Kind)}
 	size := len(e.Kind) + len(e.Message) + len(e.Peer) + 64 // time, level, names
@@ -119,9 +119,11 @@ func (j *journal) write(e control.Event) {
 		attrs = append(attrs, slog.String("peer", e.Peer))
 	}
 	for _, k := range slices.Sorted(maps.Keys(e.Fields)) {
-		if size += len(k) + len(e.Fields[k]) + 4; size > maxLine {
-			break
+		room := len(k) + len(e.Fields[k]) + 4
+		if size+room > maxLine {
+			continue
 		}
+		size += room
 		attrs = append(attrs, slog.String(k, e.Fields[k]))
 	}
 	j.log.LogAttrs(context.Background(), level(e.Severity), e.Message, attrs...)

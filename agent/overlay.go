@@ -264,8 +264,8 @@ func (a *Agent) harden(now time.Time, p sadb.Pair) {
 // filterEnded books that an overlay has expired.
 func (a *Agent) filterEnded(now time.Time, id sadb.FilterID) {
 	o, ok := a.overlays[id]
-	if !ok {
-		return
+	if !ok || o.filter.Expires.After(now) {
+		return // unknown, or put again after it had ended
 	}
 	delete(a.overlays, id)
 	switch {

@@ -25,6 +25,8 @@ const (
 	// retryNothing is how soon a policy that does not load is tried again
 	// while none is in force at all.
 	retryNothing = time.Minute
+	// hostDelay gathers changes of the host's addresses.
+	hostDelay = 500 * time.Millisecond
 	// maxProblems is how many problems of a rejected policy become events.
 	maxProblems = 50
 )
@@ -323,7 +325,8 @@ func (a *Agent) reportApplied(now time.Time, cause string) {
 		map[string]string{"policy": f.name, "origin": f.origin, "filters": strconv.Itoa(len(f.compiled.Filters)), "cause": cause})
 }
 
-// hostChanged reads the facts of the host again and follows them.
+// hostChanged has the facts of the host read again soon: changes come in
+// crowds, and "me" is symbolic in the driver, so nothing is in a hurry.
 func (a *Agent) hostChanged(now time.Time, watching bool) {
 	if !watching {
 		a.cfg.HostChanged = nil
@@ -332,6 +335,16 @@ func (a *Agent) hostChanged(now time.Time, watching bool) {
 		}
 		return
 	}
+	if a.hostDue {
+		return
+	}
+	a.hostDue = true
+	a.timers.at(now.Add(hostDelay), a.followHost)
+}
+
+// followHost reads the facts of the host and follows what has changed.
+func (a *Agent) followHost(now time.Time) {
+	a.hostDue = false
 	former := a.facts
 	if !a.readHost(now) || reflect.DeepEqual(former, a.facts) {
 		return

@@ -300,7 +300,7 @@ func TestLostDataPathIsReportedAndJoinedAgain(t *testing.T) {
 		if _, err := r.agent.Assign(t.Context(), control.AssignRequest{Policy: "server", Auth: "psk-file", Keys: "key"}); err == nil {
 			t.Error("a policy was assigned without a data path")
 		}
-		r.facts.set(alice(), carol()) // a TUN device has vanished
+		r.move(alice(), carol()) // a TUN device has vanished
 		connect <- nil
 		r.pass(3 * time.Second)
 		if s := r.status(); !strings.Contains(s.Problems[0], "no such socket") {
@@ -415,9 +415,9 @@ func TestLostAddressEndsItsPairs(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.assign("server")
 		p := r.secure(tcp(bob(), 80))
-		r.facts.set(alice(), carol())
+		r.move(alice(), carol())
 		none[ike.Gone](r)
-		r.facts.set(carol())
+		r.move(carol())
 		if gone := one[ike.Gone](r); gone.Pair != p.ID {
 			t.Errorf("gone %v", gone)
 		}

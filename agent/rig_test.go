@@ -250,6 +250,12 @@ func tcp(remote netip.Addr, port uint16) sadb.Flow {
 	return sadb.Flow{Local: alice(), LocalMe: true, Remote: remote, Proto: sadb.TCP, LocalPort: 40000, RemotePort: port}
 }
 
+// move changes the addresses of the host.
+func (r *rig) move(addrs ...netip.Addr) {
+	r.facts.set(addrs...)
+	r.pass(2 * hostDelay)
+}
+
 func (r *rig) send(f sadb.Flow) drivertest.Outcome {
 	outcome, _ := r.fake.Send(f, 100)
 	synctest.Wait()

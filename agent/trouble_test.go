@@ -10,11 +10,9 @@ import (
 	"time"
 
 	"ipsecagent/agent/control"
-	"ipsecagent/driver"
 	"ipsecagent/driver/drivertest"
 	"ipsecagent/host"
 	"ipsecagent/ike"
-	"ipsecagent/sadb"
 )
 
 func TestRefusedFiltersAreTriedAgain(t *testing.T) {
@@ -54,14 +52,12 @@ func TestHostFactsThatCannotBeReadAreAProblem(t *testing.T) {
 	var fail error
 	inBubble(t, func(t *testing.T, r *rig) {
 		fail = errors.New("netlink is gone")
-		r.facts.set(alice())
-		r.pass(time.Second)
+		r.move(alice())
 		if s := r.status(); len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "netlink is gone") {
 			t.Errorf("problems %q", s.Problems)
 		}
 		fail = nil
-		r.facts.set(alice())
-		r.pass(time.Second)
+		r.move(alice())
 		if s := r.status(); len(s.Problems) != 0 {
 			t.Errorf("problems %q", s.Problems)
 		}
@@ -157,26 +153,18 @@ func TestTrafficOfAKnownFailureDoesNotWaitAgain(t *testing.T) {
 	dir := t.TempDir()
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.assignDocument(dir, "delayed", delayed)
-		r.send(tcp(bob(), 80))
-		in := one[ike.Initiate](r)
-		r.out(noAnswer(in))
-		var soft sadb.FilterID
-		for _, f := range r.fake.Filters() {
-			if f.Overlay() {
-				soft = f.ID
-			}
+		for range 3 { // then the next attempt is half an hour away
+			r.send(tcp(bob(), 80))
+			r.out(noAnswer(one[ike.Initiate](r)))
+			r.pass(softLifetime + time.Minute)
 		}
-		if err := r.fake.RemoveFilter(t.Context(), soft); err != nil {
-			t.Fatal(err)
-		}
-		r.inject(driver.FilterEnded{ID: soft})
 		if got := r.send(tcp(bob(), 80)); got != drivertest.Held {
 			t.Fatalf("the packet is %v", got)
 		}
 		if got := r.send(tcp(bob(), 80)); got != drivertest.Passed {
 			t.Errorf("and again it is %v", got)
 		}
-		none[ike.Initiate](r) // a minute has not passed
+		none[ike.Initiate](r)
 	}, func(c *Config) { c.Library = folder(dir) })
 }
 
