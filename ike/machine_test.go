@@ -54,6 +54,10 @@ func TestLossyNetwork(t *testing.T) {
 		w.run(125 * time.Second)
 		if paired(a, b) == nil {
 			good++
+			w.run(300 * time.Second)
+			if len(a.failed)+len(b.failed) != 0 || paired(a, b) != nil {
+				t.Errorf("seed %d: after success %v, failed %+v %+v", seed, paired(a, b), a.failed, b.failed)
+			}
 			continue
 		}
 		before := paired(a, b)

@@ -240,9 +240,22 @@ func (m *Machine) mainExpired(now time.Time, x *mainMode) {
 	case !x.initiator && x.step == awaitMessage3:
 		m.endMain(x)
 		m.drop(now, x.remote, "main mode begun and not gone on with")
+	case !x.initiator && m.overtaken(x):
+		m.endMain(x)
 	default:
 		m.failMain(now, x, Failed{Code: FailNoAnswer, Reason: "the peer fell silent; see whether it still runs and whether UDP 500 passes both ways"})
 	}
+}
+
+// overtaken reports whether the peer of x has succeeded in another main mode
+// since: it started anew because our answers were lost.
+func (m *Machine) overtaken(x *mainMode) bool {
+	for _, s := range m.sas {
+		if s.sameHosts(x.path) && s.since.After(x.started) {
+			return true
+		}
+	}
+	return false
 }
 
 // exchange is what both sides put into the keys.

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"ipsecagent/ike/wire"
 	"ipsecagent/sadb"
 )
 
@@ -87,5 +88,28 @@ func TestOrderAcrossBothHosts(t *testing.T) {
 	b.hold = false
 	a.release(w)
 	w.run(time.Second)
+	w.checkPaired(a, b)
+}
+
+// TestInitiatorThatStartedAnewLeavesNoFailure: under an old ISAKMP SA the
+// answers are lost until the initiator makes a new one. What the responder had
+// begun goes without being called a failure, and without ending the pair.
+func TestInitiatorThatStartedAnewLeavesNoFailure(t *testing.T) {
+	w, a, b := two(t, 1)
+	w.ask(a, b, 1)
+	w.run(time.Minute)
+	for n := range 40 {
+		w.net.OnNth(w.at(b), w.at(a), n+5, func(data []byte) []byte {
+			if data[18] == byte(wire.QuickMode) && len(a.m.SAs()) == 1 {
+				return nil
+			}
+			return data
+		})
+	}
+	w.ask2(a, b, 2, mainOffer(t), 80)
+	w.run(300 * time.Second)
+	if len(a.failed)+len(b.failed) != 0 || len(a.m.SAs()) != 2 || len(a.established) != 2 || len(b.m.quicks) != 0 {
+		t.Errorf("failed %+v %+v, %d ISAKMP SAs, %d pairs", a.failed, b.failed, len(a.m.SAs()), len(a.established))
+	}
 	w.checkPaired(a, b)
 }

@@ -233,10 +233,19 @@ func (m *Machine) sendQuick2(now time.Time, q *quickMode, msg message) {
 	q.step = awaitQuick3
 	m.keepQuick(now, q)
 	q.resend = &repeater{path: s.path, data: data, limit: maxSends, until: now.Add(giveUp),
-		over: func(now time.Time) {
-			m.failQuick(now, q, Failed{Code: FailNoAnswer, Reason: fmt.Sprintf("%s did not confirm the associations it asked for", s.remote.Addr())})
-		}}
+		over: func(now time.Time) { m.unconfirmed(now, q) }}
 	m.repeat(now, q.resend)
+}
+
+// unconfirmed ends a quick mode whose message 3 never came. That is no failure
+// if the initiator has started anew since, and succeeded.
+func (m *Machine) unconfirmed(now time.Time, q *quickMode) {
+	if p := m.latest(q.pair); p != nil && p.pair.Since.After(q.began) {
+		m.sendDelete(now, q.sa, q.pair.In)
+		m.dropQuick(now, q)
+		return
+	}
+	m.failQuick(now, q, Failed{Code: FailNoAnswer, Reason: fmt.Sprintf("%s did not confirm the associations it asked for", q.sa.remote.Addr())})
 }
 
 // lifetimeNotify tells the initiator of limits below its own (RFC 2407
