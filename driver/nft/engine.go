@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"time"
@@ -204,12 +205,6 @@ func (e *engine) epochAfterFailure() {
 // refers to them, so it may take several transactions.
 func (e *engine) build(next *plan) error {
 	var b batch
-	flush := func() error {
-		if b.full() {
-			return e.conn.commit(&b)
-		}
-		return nil
-	}
 	if !e.based {
 		e.addFixed(&b)
 	}
@@ -217,11 +212,7 @@ func (e *engine) build(next *plan) error {
 		if e.plan != nil && e.plan.chains[name] != nil {
 			continue
 		}
-		e.addChain(&b, name, nil)
-		for _, r := range next.chains[name] {
-			e.addRule(&b, name, r)
-		}
-		if err := flush(); err != nil {
+		if err := e.buildChain(&b, name, next.chains[name]); err != nil {
 			return err
 		}
 	}
@@ -229,16 +220,38 @@ func (e *engine) build(next *plan) error {
 		if e.plan != nil && e.plan.sets[name] != nil {
 			continue
 		}
-		s := next.sets[name]
-		e.addSet(&b, s)
-		for part := range slices.Chunk(s.elements, elementsPerMessage) {
-			e.addElements(&b, name, part)
-			if err := flush(); err != nil {
-				return err
-			}
+		if err := e.buildSet(&b, next.sets[name]); err != nil {
+			return err
 		}
 	}
 	return e.conn.commit(&b)
+}
+
+func (e *engine) buildChain(b *batch, name string, rules []rule) error {
+	e.addChain(b, name, nil)
+	for _, r := range rules {
+		e.addRule(b, name, r)
+	}
+	return e.flush(b)
+}
+
+func (e *engine) buildSet(b *batch, s *set) error {
+	e.addSet(b, s)
+	for part := range slices.Chunk(s.elements, elementsPerMessage) {
+		e.addElements(b, s.name, part)
+		if err := e.flush(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flush sends b if it has grown large.
+func (e *engine) flush(b *batch) error {
+	if b.full() {
+		return e.conn.commit(b)
+	}
+	return nil
 }
 
 // addFixed makes what does not depend on filters, still without rules.
@@ -285,9 +298,10 @@ func (e *engine) exchange(next *plan) error {
 	return e.conn.commit(&b)
 }
 
-// equal reports whether two plans are the same to the kernel.
+// equal reports whether two plans are the same to the kernel: the names of sets
+// and chains say what is in them.
 func (p *plan) equal(q *plan) bool {
-	if p == nil || len(p.sets) != len(q.sets) || len(p.chains) != len(q.chains) {
+	if p == nil || len(p.chains) != len(q.chains) {
 		return false
 	}
 	for name := range q.chains {
@@ -295,15 +309,5 @@ func (p *plan) equal(q *plan) bool {
 			return false
 		}
 	}
-	for name := range q.sets {
-		if p.sets[name] == nil {
-			return false
-		}
-	}
-	for chain, order := range q.order {
-		if !slices.Equal(p.order[chain], order) {
-			return false
-		}
-	}
-	return true
+	return maps.EqualFunc(p.order, q.order, slices.Equal)
 }

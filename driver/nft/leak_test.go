@@ -255,7 +255,8 @@ func TestMulticastAndBroadcast(t *testing.T) {
 }
 
 // TestLeakReload exchanges lists under traffic: a packet must never meet a
-// moment without rules.
+// moment without rules. (Sets of ranges made in the transaction that exchanges
+// the rules let thousands of packets out here, on Linux 6.18.)
 func TestLeakReload(t *testing.T) {
 	l, table := secured(t)
 	var stop atomic.Bool
@@ -282,17 +283,7 @@ func TestLeakReload(t *testing.T) {
 		rounds = 20
 	}
 	for i := range rounds {
-		peer := filter("peer", require)
-		peer.Selector.Remote = sadb.Addr(netip.MustParseAddr("10.9.0.2"))
-		list := []sadb.Filter{filter("all", require)}
-		switch i % 3 {
-		case 0:
-			list = []sadb.Filter{peer, udpFilter("other", uint16(i+1), permit), list[0]}
-		case 1:
-			list = []sadb.Filter{peer, udpFilter("range", 1, permit)}
-			list[1].Selector.RemotePorts = sadb.Ports{From: 1, To: 6999}
-		}
-		apply(t, table, list...)
+		apply(t, table, ranges256(i)...)
 	}
 	stop.Store(true)
 	<-done
@@ -344,4 +335,17 @@ func TestHandMadeFragmentsAreDecided(t *testing.T) {
 	if s := stats(t, table); s.Opaque != 1 || l.arrived() != 0 {
 		t.Errorf("counters %+v, %d arrived", s, l.arrived())
 	}
+}
+
+// ranges256 is a list in which sets of ranges decide, another one each time:
+// only the network b is in, with or without others.
+func ranges256(i int) []sadb.Filter {
+	var list []sadb.Filter
+	for n := range 256 {
+		f := filter(fmt.Sprint("range", n), require)
+		f.Selector.Remote = sadb.Prefix(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 9, byte(n), 0}), 24))
+		f.Selector.Proto, f.Selector.RemotePorts = sadb.UDP, sadb.Ports{From: 6000, To: uint16(7000 + i)}
+		list = append(list, f)
+	}
+	return list
 }

@@ -18,7 +18,7 @@ const snapLen = 256
 // Numbers of nfnetlink_log (linux/netfilter/nfnetlink_log.h) that x/sys/unix
 // does not have.
 const (
-	logPacket      = unix.NFNL_SUBSYS_ULOG<<8 | 0 // NFULNL_MSG_PACKET
+	logPacket      = unix.NFNL_SUBSYS_ULOG << 8   // NFULNL_MSG_PACKET
 	logConfig      = unix.NFNL_SUBSYS_ULOG<<8 | 1 // NFULNL_MSG_CONFIG
 	logPayload     = 9                            // NFULA_PAYLOAD
 	logPrefix      = 10                           // NFULA_PREFIX

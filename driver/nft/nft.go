@@ -29,9 +29,9 @@
 //
 // A new list is built beside the one in force (sets, chains that nothing
 // refers to) and then put in force by one transaction that exchanges rules
-// only. The kernel publishes the contents of interval sets a moment after the
-// rules of the same transaction, so that a set must be complete before a rule
-// uses it; and a packet sees rules of one generation only.
+// only: a packet sees the rules of one generation. It takes two steps because
+// the kernel publishes the contents of a set of ranges a moment after the rules
+// of the same transaction; until then the set is empty and decides nothing.
 //
 // # Ownership
 //

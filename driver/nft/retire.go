@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -33,40 +34,63 @@ func tally(to map[sadb.FilterID]figures, x counted) {
 // to them any more.
 func (e *engine) retire(p *plan) error {
 	var b batch
-	sets, err := e.list(unix.NFT_MSG_GETSET, unix.NFTA_SET_TABLE, unix.NFTA_SET_NAME)
+	gone, err := e.retireSets(&b, p)
 	if err != nil {
 		return err
 	}
-	gone := map[sadb.FilterID]figures{}
-	for _, name := range sets {
-		if p.sets[name] != nil || e.cfg.fixedSet(name) {
-			continue
-		}
-		list, err := e.elements(name)
-		if err != nil {
-			return err
-		}
-		for _, x := range list {
-			tally(gone, x)
-		}
-		e.deleteSet(&b, name)
-	}
-	chains, err := e.list(unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME)
-	if err != nil {
+	if err := e.retireChains(&b, p); err != nil {
 		return err
-	}
-	fixed := e.cfg.fixed()
-	for _, name := range chains {
-		_, dispatches := p.rules[name]
-		if p.chains[name] == nil && fixed[name] == nil && !dispatches {
-			e.deleteChain(&b, name)
-		}
 	}
 	if err := e.conn.commit(&b); err != nil {
 		return err
 	}
 	for id, f := range gone {
 		e.retired[id] = e.retired[id].plus(f)
+	}
+	return nil
+}
+
+func (e *engine) retireSets(b *batch, p *plan) (map[sadb.FilterID]figures, error) {
+	names, err := e.list(unix.NFT_MSG_GETSET, unix.NFTA_SET_TABLE, unix.NFTA_SET_NAME)
+	if err != nil {
+		return nil, err
+	}
+	gone := map[sadb.FilterID]figures{}
+	for _, name := range names {
+		if p.sets[name] != nil || e.cfg.fixedSet(name) {
+			continue
+		}
+		if err := e.tallySet(gone, name); err != nil {
+			return nil, err
+		}
+		e.deleteSet(b, name)
+	}
+	return gone, nil
+}
+
+func (e *engine) retireChains(b *batch, p *plan) error {
+	names, err := e.list(unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME)
+	if err != nil {
+		return err
+	}
+	fixed := e.cfg.fixed()
+	for _, name := range names {
+		_, dispatches := p.rules[name]
+		if p.chains[name] == nil && fixed[name] == nil && !dispatches {
+			e.deleteChain(b, name)
+		}
+	}
+	return nil
+}
+
+// tallySet adds what the elements of a set have counted.
+func (e *engine) tallySet(to map[sadb.FilterID]figures, name string) error {
+	list, err := e.elements(name)
+	if err != nil {
+		return fmt.Errorf("set %s: %w", name, err)
+	}
+	for _, x := range list {
+		tally(to, x)
 	}
 	return nil
 }

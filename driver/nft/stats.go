@@ -20,12 +20,8 @@ func (e *engine) stats() (Stats, error) {
 	}
 	all := maps.Clone(e.retired)
 	for name := range e.plan.sets {
-		list, err := e.elements(name)
-		if err != nil {
-			return s, fmt.Errorf("set %s: %w", name, err)
-		}
-		for _, x := range list {
-			tally(all, x)
+		if err := e.tallySet(all, name); err != nil {
+			return s, err
 		}
 	}
 	for _, f := range e.filters {
@@ -51,34 +47,39 @@ func (e *engine) counters() (map[string]uint64, error) {
 	}
 	out := map[string]uint64{}
 	for _, m := range msgs {
-		var table, name string
-		var body []byte
-		err := decode(m.Data, func(ad *netlink.AttributeDecoder) {
-			switch ad.Type() {
-			case unix.NFTA_OBJ_TABLE:
-				table = ad.String()
-			case unix.NFTA_OBJ_NAME:
-				name = ad.String()
-			case unix.NFTA_OBJ_DATA:
-				body = ad.Bytes()
-			}
-		})
+		table, name, packets, err := parseCounter(m.Data)
 		if err != nil {
 			return nil, err
 		}
-		if table != e.cfg.Table {
-			continue
-		}
-		err = decodeAttrs(body, func(ad *netlink.AttributeDecoder) {
-			if ad.Type() == unix.NFTA_COUNTER_PACKETS {
-				out[name] = ad.Uint64()
-			}
-		})
-		if err != nil {
-			return nil, err
+		if table == e.cfg.Table {
+			out[name] = packets
 		}
 	}
 	return out, nil
+}
+
+// parseCounter reads one message of a listing of named counters.
+func parseCounter(data []byte) (table, name string, packets uint64, err error) {
+	var body []byte
+	err = decode(data, func(ad *netlink.AttributeDecoder) {
+		switch ad.Type() {
+		case unix.NFTA_OBJ_TABLE:
+			table = ad.String()
+		case unix.NFTA_OBJ_NAME:
+			name = ad.String()
+		case unix.NFTA_OBJ_DATA:
+			body = ad.Bytes()
+		}
+	})
+	if err != nil {
+		return "", "", 0, err
+	}
+	err = decodeAttrs(body, func(ad *netlink.AttributeDecoder) {
+		if ad.Type() == unix.NFTA_COUNTER_PACKETS {
+			packets = ad.Uint64()
+		}
+	})
+	return table, name, packets, err
 }
 
 // clearPeers lists the sets of peers in clear, of filters in force.
