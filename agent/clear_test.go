@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ipsecagent/agent/control"
+	"ipsecagent/driver"
 	"ipsecagent/driver/drivertest"
 	"ipsecagent/ike"
 	"ipsecagent/sadb"
@@ -137,6 +138,23 @@ func TestDefaultResponseEndsWithItsRule(t *testing.T) {
 			t.Errorf("without the rule the packet is %v", got)
 		}
 	}, func(c *Config) { c.Library = folder(dir) })
+}
+
+func TestEndOfAFilterPutAgainIsStale(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("server")
+		p := r.secure(tcp(bob(), 80))
+		for _, f := range r.fake.Filters() {
+			if f.Overlay() {
+				r.inject(driver.FilterEnded{ID: f.ID}) // it crossed the refresh
+			}
+		}
+		r.out(ike.Ended{Pair: p.ID, Reason: "deleted by the peer"})
+		r.pass(grace + 2*time.Second)
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Clear {
+			t.Errorf("after the grace the packet is %v", got)
+		}
+	})
 }
 
 func TestListOfPeersInClearEndsWithSecurity(t *testing.T) {

@@ -123,6 +123,26 @@ func TestFollowEndsWithItsReader(t *testing.T) {
 	})
 }
 
+func TestFollowersEndWithTheAgent(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		events, err := r.agent.Events(t.Context(), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		r.stop = func() error { return nil }
+		var last control.Event
+		for e := range events {
+			last = e
+		}
+		if !strings.Contains(last.Message, "stay in force") {
+			t.Errorf("the last event is %q", last.Message)
+		}
+	})
+}
+
 func TestTimersRunInOrder(t *testing.T) {
 	var ts timers
 	var ran []int

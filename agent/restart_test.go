@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"ipsecagent/agent/control"
@@ -36,6 +37,27 @@ func TestRestartAdoptsAndRenews(t *testing.T) {
 		r.pass(5 * time.Second)
 		if k := one[ike.Rekey](r); k.Pair != p.ID {
 			t.Errorf("renewed %v", k)
+		}
+	})
+}
+
+func TestRestartAdoptsOnlyWhatTheDriverConfirms(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		p := r.secure(tcp(bob(), 80))
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		r.stop = func() error { return nil }
+		in, _ := associationsOf(p)
+		in.Selector.Proto = sadb.UDP
+		if err := r.fake.AddSA(t.Context(), in); err != nil {
+			t.Fatal(err)
+		}
+		r.restart(nil)
+		none[ike.Adopt](r)
+		if len(r.fake.SAs()) != 0 {
+			t.Errorf("in force %v", r.fake.SAs())
 		}
 	})
 }
@@ -274,9 +296,9 @@ func TestSecondAgentOnTheSameStateIsRefused(t *testing.T) {
 	})
 }
 
-func TestLostDataPathIsReportedAndJoinedAgain(t *testing.T) {
-	connect := make(chan *drivertest.Fake)
-	edit := func(c *Config) {
+// reconnecting makes an agent ask the test for a new data path.
+func reconnecting(connect chan *drivertest.Fake) func(*Config) {
+	return func(c *Config) {
 		c.Reconnect = func(ctx context.Context) (driver.Driver, error) {
 			select {
 			case f := <-connect:
@@ -289,8 +311,36 @@ func TestLostDataPathIsReportedAndJoinedAgain(t *testing.T) {
 			}
 		}
 	}
-	inBubble(t, func(t *testing.T, r *rig) {
-		connect = make(chan *drivertest.Fake)
+}
+
+func TestNewDataPathKeepsWhatWasSecuredOnceRequired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		connect := make(chan *drivertest.Fake)
+		r := newRig(t, reconnecting(connect))
+		defer r.stop()
+		r.assign("client")
+		offer, err := r.asked(80)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := pairFor(offer, bob())
+		r.establish(0, p)
+		r.out(ike.Ended{Pair: p.ID, Reason: "deleted by the peer"}) // the grace has begun
+		r.fake.Close()
+		r.fake = drivertest.New(time.Now)
+		connect <- r.fake
+		synctest.Wait()
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Held {
+			t.Errorf("on the new data path the packet is %v", got)
+		}
+	})
+}
+
+func TestLostDataPathIsReportedAndJoinedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		connect := make(chan *drivertest.Fake)
+		r := newRig(t, reconnecting(connect))
+		defer r.stop()
 		r.assign("secure-server")
 		p := r.secure(tcp(bob(), 80))
 		r.fake.Close()
@@ -324,7 +374,7 @@ func TestLostDataPathIsReportedAndJoinedAgain(t *testing.T) {
 		if got := r.send(tcp(bob(), 80)); got != drivertest.Held {
 			t.Errorf("on the new data path the packet is %v", got)
 		}
-	}, edit)
+	})
 }
 
 func TestLostDataPathEndsAnAgentThatCannotReconnect(t *testing.T) {

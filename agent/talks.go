@@ -221,7 +221,7 @@ func (a *Agent) wake(now time.Time, t *talk) {
 	}
 	a.release(now, t)
 	a.timers.at(now.Add(forgetTalk), func(now time.Time) {
-		if t.request == 0 && !t.wanted && !t.start.After(now) {
+		if t.request == 0 && !t.wanted && !t.start.Add(forgetTalk).After(now) {
 			a.talks.remove(t)
 		}
 	})
