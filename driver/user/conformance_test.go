@@ -18,7 +18,7 @@ func TestConformance(t *testing.T) {
 		},
 		Now:      time.Now,
 		Pass:     time.Sleep,
-		Patience: 5 * time.Second,
+		Patience: patience,
 		Silence:  200 * time.Millisecond,
 		Packets:  true,
 	})

@@ -139,6 +139,16 @@ func (h *host) launch() {
 		h.t.Fatal(err)
 	}
 	h.t.Cleanup(h.stop)
+	h.t.Cleanup(h.report)
+}
+
+// report says what a failed test leaves behind.
+func (h *host) report() {
+	if !h.t.Failed() || h.c == nil {
+		return
+	}
+	s, err := h.c.State(context.Background())
+	h.t.Logf("%s: %+v, %d associations, %v; data path says: %s", h.ns, s.Counters, len(s.SAs), err, h.stderr)
 }
 
 // attach attaches to the data path as a fresh agent.
@@ -155,7 +165,7 @@ func (h *host) attach() {
 // dial dials until the data path is there.
 func (h *host) dial() *Client {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
 	defer cancel()
 	for {
 		c, err := Dial(ctx, h.socket)
@@ -200,7 +210,7 @@ func (h *host) end(sig syscall.Signal) {
 // expect returns the next event of type E and skips others.
 func expect[E driver.Event](h *host) E {
 	h.t.Helper()
-	timeout := time.After(5 * time.Second)
+	timeout := time.After(patience)
 	for {
 		select {
 		case e, ok := <-h.inbox:
@@ -212,7 +222,7 @@ func expect[E driver.Event](h *host) E {
 			}
 		case <-timeout:
 			var want E
-			h.t.Fatalf("%s: no %T within 5 s", h.ns, want)
+			h.t.Fatalf("%s: no %T within %s", h.ns, want, patience)
 		}
 	}
 }

@@ -107,8 +107,8 @@ func TestWhatOthersRemoveIsRestored(t *testing.T) {
 	} {
 		t.Run(c.command, func(t *testing.T) {
 			l.underFlood(func() {
-				at := time.Now()
 				run(t, l.alice.ns, strings.Fields(c.command)...)
+				at := time.Now()
 				for e := expect[driver.Tampered](l.alice); ; e = expect[driver.Tampered](l.alice) {
 					if !e.Restored {
 						t.Errorf("%s is not restored", e.What)

@@ -58,13 +58,13 @@ func newMemory(t testing.TB, mtu uint32) *memory {
 	}
 	out.root, in.root, out.path = "f", "f", &path{}
 	out.path.mtu.Store(mtu)
-	nowhere := &queue{fd: -1}
+	closed := &queue{fd: -1}
 	m := &memory{wire: &capture{}, sa: out}
 	sender, receiver := newShared(), newShared()
 	sender.snap.Store(&snapshot{spd: newSPD([]sadb.Filter{require("f", remote)}), out: map[pairKey][]*assoc{out.pairKey(): {out}}})
 	receiver.snap.Store(&snapshot{spd: newSPD([]sadb.Filter{require("f", local)}), in: map[inKey]*assoc{{remote, 0x1000}: in}})
-	m.out = &sealer{sh: sender, tun: nowhere, v4: newOutbox(m.wire, 2*batch), v6: newOutbox(m.wire, 2*batch), arena: make([]byte, arenaSize)}
-	m.in = &opener{sh: receiver, tun: &tun{queues: []*queue{nowhere}}}
+	m.out = &sealer{sh: sender, tun: closed, v4: newOutbox(m.wire, 2*batch), v6: newOutbox(m.wire, 2*batch), arena: make([]byte, arenaSize)}
+	m.in = &opener{sh: receiver, tun: &tun{queues: []*queue{closed}}}
 	return m
 }
 
@@ -150,6 +150,41 @@ func TestUsedUpSequenceNumbersEndTheAssociation(t *testing.T) {
 	}
 	if p := <-m.out.sh.misses; !bytes.Equal(p, datagram(10)) {
 		t.Error("the packet does not wait for the next association")
+	}
+}
+
+// nowhere is a raw socket that forgets.
+type nowhere struct{ capture }
+
+func (n *nowhere) WriteBatch(ms []ipv4.Message, _ int) (int, error) { return len(ms), nil }
+
+func TestPacketsCostNoAllocation(t *testing.T) {
+	m := newMemory(t, 1500)
+	m.out.v4 = newOutbox(&nowhere{}, 2*batch)
+	now := time.Unix(1, 0)
+	for _, size := range []int{100, 8000} {
+		packet, buf := datagram(size), make([]byte, bufSize)
+		if n := testing.AllocsPerRun(100, func() {
+			copy(buf[headRoom:], packet)
+			m.out.one(buf, len(packet), now)
+			m.out.flush()
+		}); n != 0 {
+			t.Errorf("%.1f allocations to seal %d bytes", n, size)
+		}
+	}
+	m = newMemory(t, 1500)
+	for range 102 {
+		m.send(datagram(100))
+	}
+	i := 0
+	if n := testing.AllocsPerRun(100, func() {
+		m.in.open(m.wire.sent[i], now)
+		i++
+	}); n != 0 {
+		t.Errorf("%.1f allocations to open a packet", n)
+	}
+	if got := m.in.sh.count.in.Load(); got != 101 {
+		t.Errorf("%d packets opened", got)
 	}
 }
 

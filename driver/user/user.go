@@ -20,7 +20,9 @@
 // that owns all state and publishes the snapshots.
 //
 // IPv6 link-local traffic is never carried: it does not survive the detour
-// over a TUN. Where policy wants it secured, the table drops it.
+// over a TUN. Where policy wants it secured, the table drops it. Extension
+// headers before ESP end with the raw socket, which delivers none; those that
+// ESP protects arrive.
 package user
 
 import (
