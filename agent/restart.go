@@ -20,8 +20,6 @@ const (
 	renewAfter = 2 * time.Second
 	// retireAfter is how long a pair stays that another one replaces.
 	retireAfter = time.Minute
-	// reconnectEvery is how soon a lost data path is asked for again.
-	reconnectEvery = 2 * time.Second
 )
 
 // start puts in force what is assigned, or leaves the driver as it is where
@@ -273,77 +271,5 @@ func (a *Agent) shortenUnserved(now time.Time) {
 			filter = o.filter.ID
 		}
 		a.unprotect(now, sadb.Pair{Filter: filter, Selector: o.filter.Selector})
-	}
-}
-
-// enforceAgain brings the driver to what is in force: events were lost, or the
-// data path began anew.
-func (a *Agent) enforceAgain(now time.Time) {
-	if a.inForce.state == 0 {
-		return
-	}
-	if err := a.setFilters(a.inForce.compiled); err != nil {
-		a.reject(now, a.inForce.name, fmt.Errorf("the data path did not take the filters again: %w", err))
-		a.retryLater(now, retryDriver)
-		return
-	}
-	for id, o := range a.overlays {
-		if o.filter.Expires.Before(now) || a.putOverlay(now, o) != nil {
-			delete(a.overlays, id)
-		}
-	}
-	state, err := a.driverState()
-	if err != nil {
-		a.event(now, control.EventAgent, "error", "the state of the data path cannot be read: "+err.Error(), nil)
-		return
-	}
-	there := associations(state)
-	at := now
-	for _, p := range a.book.All() {
-		if whole(p, there) {
-			continue
-		}
-		a.endPair(now, p.ID, "the data path has lost it", true)
-		a.remake(now, at, p)
-		at = at.Add(renewEvery)
-	}
-	a.removeOrphans(now, state)
-}
-
-// loseDriver begins to ask for a new data path.
-func (a *Agent) loseDriver(now time.Time, why string) error {
-	a.cfg.Driver.Close()
-	if a.cfg.Reconnect == nil {
-		return errors.New("agent: run: " + why)
-	}
-	a.lost = why
-	a.problem("data path", why+": what must be secured is dropped until it is back")
-	a.event(now, control.EventAgent, "error", why+"; what must be secured is dropped until it is back", nil)
-	a.reconnect()
-	return nil
-}
-
-func (a *Agent) reconnect() {
-	ctx, connect, answers := a.ctx, a.cfg.Reconnect, a.joined
-	go func() {
-		d, err := connect(ctx)
-		answers <- joined{d, err}
-	}()
-}
-
-// joinDriver goes on with a new data path.
-func (a *Agent) joinDriver(now time.Time, j joined) {
-	if j.err != nil {
-		a.problem("data path", a.lost+", and does not come back: "+j.err.Error())
-		a.timers.at(now.Add(reconnectEvery), func(time.Time) { a.reconnect() })
-		return
-	}
-	a.cfg.Driver, a.lost = j.driver, ""
-	a.problem("data path", "")
-	a.event(now, control.EventAgent, "info", "the data path is back", nil)
-	a.enforceAgain(now)
-	if a.inForce.state == 0 || a.inForce.rejected != "" || a.behind {
-		a.behind = false
-		a.reload(now, "the data path is back")
 	}
 }
