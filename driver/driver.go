@@ -23,7 +23,7 @@ type Driver interface {
 	// with the same selector stay; others end.
 	SetFilters(ctx context.Context, filters []sadb.Filter) error
 
-	// PutFilter adds or replaces an overlay directly above its Parent, or,
+	// PutFilter adds or replaces an overlay directly above its Parent (sadb.Splice), or,
 	// with Parent "" and an Expires, below every filter (default response).
 	// Expires is kept by the driver even with the agent dead; then Parent
 	// decides again.

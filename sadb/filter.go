@@ -50,6 +50,11 @@ type Action struct {
 // Requires reports whether outbound traffic is never to leave in clear.
 func (a Action) Requires() bool { return a.Kind == Negotiate && !a.AllowClear }
 
+// opens reports whether a packet may pass in clear in some direction.
+func (a Action) opens() bool {
+	return a.Kind == Permit || a.Kind == Negotiate && (a.AllowClear || a.PassThrough)
+}
+
 // String returns the action in words.
 func (a Action) String() string {
 	if a.Kind != Negotiate {

@@ -1,20 +1,29 @@
 package sadb
 
 // Splice puts overlays into the ordered filters: each directly above its
-// parent, the newer of two overlays of one parent (the later in the slice)
-// above the older, those without a parent below every filter. An overlay whose
-// parent is not there is left out.
+// parent, those without a parent below every filter. Of the overlays of one
+// parent those that may let packets pass in clear stand below those that may
+// not: a narrow association's traffic stays secured under a wide soft one.
+// Among equals the newer (the later in the slice) stands above. An overlay
+// whose parent is not there is left out.
 func Splice(filters, overlays []Filter) []Filter {
-	above := map[FilterID][]Filter{}
-	for _, o := range overlays {
-		above[o.Parent] = append([]Filter{o}, above[o.Parent]...)
+	closed, open := map[FilterID][]Filter{}, map[FilterID][]Filter{}
+	for i := len(overlays) - 1; i >= 0; i-- {
+		o := overlays[i]
+		above := closed
+		if o.Action.opens() {
+			above = open
+		}
+		above[o.Parent] = append(above[o.Parent], o)
 	}
 	out := make([]Filter, 0, len(filters)+len(overlays))
 	for _, f := range filters {
-		out = append(out, above[f.ID]...)
+		out = append(out, closed[f.ID]...)
+		out = append(out, open[f.ID]...)
 		out = append(out, f)
 	}
-	return append(out, above[""]...)
+	out = append(out, closed[""]...)
+	return append(out, open[""]...)
 }
 
 // Decide returns the first filter that matches a packet with headers f in

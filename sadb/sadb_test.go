@@ -268,6 +268,24 @@ func TestSpliceAndDecide(t *testing.T) {
 	}
 }
 
+func TestSoftOverlayNeverStandsAboveASecuredOne(t *testing.T) {
+	peer := Addr(netip.MustParseAddr("10.0.0.9"))
+	filters := []Filter{{ID: "all", Selector: Selector{Local: Me()}, Dir: Both, Action: Action{Kind: Negotiate, AllowClear: true}}}
+	overlays := []Filter{
+		{ID: "port 80 is secured", Parent: "all", Selector: Selector{Local: Me(), Remote: peer, Proto: TCP, RemotePorts: Port(80)}, Dir: Both, Action: Action{Kind: Negotiate}},
+		{ID: "soft for all", Parent: "all", Selector: Selector{Local: Me(), Remote: peer}, Dir: Both, Action: Action{Kind: Permit}},
+	}
+	web := Flow{LocalMe: true, Remote: netip.MustParseAddr("10.0.0.9"), Proto: TCP, RemotePort: 80}
+	spd := Splice(filters, overlays)
+	if f, _ := Decide(spd, web, Out); f.ID != "port 80 is secured" {
+		t.Errorf("what has an association is decided by %q", f.ID)
+	}
+	web.RemotePort = 81
+	if f, _ := Decide(spd, web, Out); f.ID != "soft for all" {
+		t.Errorf("what has none is decided by %q", f.ID)
+	}
+}
+
 func TestBook(t *testing.T) {
 	b := NewBook()
 	r := netip.MustParseAddr("192.0.2.2")
