@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -57,6 +58,8 @@ func TestInboundExemptions(t *testing.T) {
 	l.countAccepted()
 	table := l.open()
 	apply(t, table, oneWay(filter("all", require), sadb.In))
+	l.bound(500, testConfig().Exempt)
+	l.bound(4500, testConfig().Exempt)
 	send := l.framer()
 	icmp := func(typ, code byte, rest ...byte) []byte {
 		return append(append([]byte{typ, code, 0, 0, 0, 0, 0, 0}, rest...), make([]byte, 8)...)
@@ -99,6 +102,68 @@ func TestInboundExemptions(t *testing.T) {
 		}
 		if got := l.counter("accepted") > before; got != c.passes {
 			t.Errorf("%s: passes %t, want %t", c.name, got, c.passes)
+		}
+	}
+}
+
+// bound binds UDP sockets of host a to a port, of both families, with a mark.
+func (l *lab) bound(port int, mark uint32) (unbind func()) {
+	l.t.Helper()
+	var fds []int
+	in(l.t, l.a, func() {
+		for family, any := range map[int]unix.Sockaddr{
+			unix.AF_INET: &unix.SockaddrInet4{Port: port}, unix.AF_INET6: &unix.SockaddrInet6{Port: port},
+		} {
+			fd, err := unix.Socket(family, unix.SOCK_DGRAM, 0)
+			if err != nil {
+				l.t.Fatal(err)
+			}
+			fds = append(fds, fd)
+			if family == unix.AF_INET6 {
+				err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+			}
+			if err = errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)), unix.Bind(fd, any)); err != nil {
+				l.t.Fatal(err)
+			}
+		}
+	})
+	unbind = func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+		fds = nil
+	}
+	l.t.Cleanup(unbind)
+	return unbind
+}
+
+// TestPortsOfIKEAreNotOpenForOthers: the ports are open for the socket with the
+// exempt mark alone.
+func TestPortsOfIKEAreNotOpenForOthers(t *testing.T) {
+	l := newLab(t)
+	l.warm()
+	l.countAccepted()
+	apply(t, l.open(), oneWay(filter("all", require), sadb.In))
+	send := l.framer()
+	passes := func(port uint16) bool {
+		before := l.counter("accepted")
+		if err := send(ipv4("10.9.0.2", "10.9.0.1", unix.IPPROTO_UDP, datagram(500, port))); err != nil {
+			t.Fatal(err)
+		}
+		return l.counter("accepted") > before
+	}
+	for _, port := range []uint16{500, 4500} {
+		if passes(port) {
+			t.Errorf("port %d is open though nobody has it", port)
+		}
+		unbind := l.bound(int(port), 0)
+		if passes(port) {
+			t.Errorf("port %d is open for a stranger's socket", port)
+		}
+		unbind()
+		l.bound(int(port), testConfig().Exempt)
+		if !passes(port) {
+			t.Errorf("port %d is closed for our own socket", port)
 		}
 	}
 }

@@ -56,8 +56,16 @@ func loopback(key expr.MetaKey) []expr.Any {
 	return metaIs(key, binary.NativeEndian.AppendUint16(nil, unix.ARPHRD_LOOPBACK)...)
 }
 
-func markHas(bit uint32) []expr.Any {
-	return []expr.Any{meta(expr.MetaKeyMARK, scratch),
+func markHas(bit uint32) []expr.Any { return has(meta(expr.MetaKeyMARK, scratch), bit) }
+
+// socketHas matches a packet whose receiving socket bears a mark bit.
+func socketHas(bit uint32) []expr.Any {
+	return has(&expr.Socket{Key: expr.SocketKeyMark, Register: scratch}, bit)
+}
+
+// has matches when what load puts into the scratch register has a bit set.
+func has(load expr.Any, bit uint32) []expr.Any {
+	return []expr.Any{load,
 		&expr.Bitwise{SourceRegister: scratch, DestRegister: scratch, Len: 4, Mask: native(bit), Xor: native(0)},
 		compare(expr.CmpOpNeq, native(0)...)}
 }

@@ -119,23 +119,25 @@ func (c Config) inRules() []rule {
 			join(readable(), jump(chainExempt)),
 			join(readable(), jump(chainExemptI)),
 		},
-		ipsecRules(), tooBigRules(),
+		c.ipsecRules(), tooBigRules(),
 		[]rule{
 			join(familyIs(unix.NFPROTO_IPV4), goTo(dispatch(chainIn, false))),
 			join(familyIs(unix.NFPROTO_IPV6), goTo(dispatch(chainIn, true))),
 		})
 }
 
-// ipsecRules accept what the data path and the IKE socket take: ESP, AH and
-// UDP 500 and 4500 to addresses of this host.
-func ipsecRules() []rule {
+// ipsecRules accept what the data path and the IKE sockets take: ESP and AH to
+// addresses of this host, and UDP 500 and 4500 where the socket that would get
+// it bears the exempt mark. The port alone opens nothing: while no agent runs,
+// another program may bind it.
+func (c Config) ipsecRules() []rule {
 	toMe := daddrType(expr.CmpOpEq, typeLocal)
 	var out []rule
 	for _, p := range []byte{unix.IPPROTO_ESP, unix.IPPROTO_AH} {
 		out = append(out, join(protocolIs(p), toMe, accept()))
 	}
 	for _, port := range []uint16{500, 4500} {
-		out = append(out, join(protocolIs(unix.IPPROTO_UDP), transportIs(2, byte(port>>8), byte(port)), toMe, accept()))
+		out = append(out, join(protocolIs(unix.IPPROTO_UDP), transportIs(2, byte(port>>8), byte(port)), toMe, socketHas(c.Exempt), accept()))
 	}
 	return out
 }
