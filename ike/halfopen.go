@@ -28,6 +28,8 @@ type waitingList struct {
 	max  int
 }
 
+func (w *waitingList) front() *mainMode { return w.list.Front().Value.(*mainMode) }
+
 // slot is a main mode's place in the table.
 type slot struct {
 	in      *waitingList
@@ -42,8 +44,25 @@ func newHalfOpen(size int) *halfOpen {
 	return h
 }
 
-// add enters x and returns the exchanges that have to make room.
-func (h *halfOpen) add(x *mainMode) []*mainMode {
+// room returns the exchanges that have to go before addr can have another.
+// What has yet to come is never among them: an exchange that is refused its
+// place the moment it begins would be answered and never gone on with.
+func (h *halfOpen) room(addr netip.Addr) []*mainMode {
+	var crowd []*mainMode
+	full := h.unproven.list.Len() >= h.unproven.max
+	if mine := h.addresses[addr]; mine != nil && mine.Len() >= perAddress {
+		old := h.oldest(mine)
+		crowd = append(crowd, old)
+		full = full && old.slot.in != &h.unproven
+	}
+	if full {
+		crowd = append(crowd, h.unproven.front())
+	}
+	return crowd
+}
+
+// add enters x, for which there is room.
+func (h *halfOpen) add(x *mainMode) {
 	addr := x.remote.Addr()
 	mine := h.addresses[addr]
 	if mine == nil {
@@ -51,15 +70,12 @@ func (h *halfOpen) add(x *mainMode) []*mainMode {
 		h.addresses[addr] = mine
 	}
 	x.slot.mine = mine.PushBack(x)
-	evicted := h.place(x, &h.unproven)
-	if mine.Len() > perAddress {
-		evicted = append(evicted, h.oldest(mine))
-	}
-	return evicted
+	h.place(x, &h.unproven)
 }
 
 // oldest returns the oldest of an address, of those that are unproven if there
-// is one: who forges an address cannot push out what its owner has begun.
+// is one: who forges an address cannot push out what its owner has begun,
+// unless the owner has filled its share with it.
 func (h *halfOpen) oldest(mine *list.List) *mainMode {
 	for e := mine.Front(); e != nil; e = e.Next() {
 		if x := e.Value.(*mainMode); x.slot.in == &h.unproven {
@@ -69,21 +85,22 @@ func (h *halfOpen) oldest(mine *list.List) *mainMode {
 	return mine.Front().Value.(*mainMode)
 }
 
-// prove moves x to the exchanges whose peer is known to be where it says.
+// prove moves x to the exchanges whose peer is known to be where it says, and
+// returns those that have to make room.
 func (h *halfOpen) prove(x *mainMode) []*mainMode {
 	if x.slot.in == nil || x.slot.in == &h.proven {
 		return nil
 	}
 	x.slot.in.list.Remove(x.slot.element)
-	return h.place(x, &h.proven)
-}
-
-func (h *halfOpen) place(x *mainMode, in *waitingList) []*mainMode {
-	x.slot.in, x.slot.element = in, in.list.PushBack(x)
-	if in.list.Len() > in.max {
-		return []*mainMode{in.list.Front().Value.(*mainMode)}
+	h.place(x, &h.proven)
+	if h.proven.list.Len() > h.proven.max {
+		return []*mainMode{h.proven.front()}
 	}
 	return nil
+}
+
+func (h *halfOpen) place(x *mainMode, in *waitingList) {
+	x.slot.in, x.slot.element = in, in.list.PushBack(x)
 }
 
 // remove takes x out; it may be gone already.

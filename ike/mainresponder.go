@@ -107,8 +107,9 @@ func (m *Machine) refuseMain(now time.Time, msg message, rcookie [8]byte, f Fail
 }
 
 func (m *Machine) addHalfOpen(now time.Time, x *mainMode) {
+	m.evict(now, m.halfOpen.room(x.remote.Addr()))
 	m.mains[x.key()] = x
-	m.evict(now, m.halfOpen.add(x))
+	m.halfOpen.add(x)
 	m.keepAlive(now, x, halfOpenLife)
 }
 
