@@ -42,10 +42,17 @@ func (m *Machine) enterPair(now time.Time, q *quickMode) {
 	p.retire = m.timers.set(nil, now.Add(retireLatest), func(now time.Time) { m.retirePair(now, old.pair.ID) })
 }
 
+// retirePair ends a pair that a newer one has replaced, after the one that it
+// was to retire itself: with it goes whoever would do that.
 func (m *Machine) retirePair(now time.Time, id sadb.PairID) {
-	if old := m.pairs[id]; old != nil {
-		m.endPair(now, old, "replaced by a newer pair", true)
+	old := m.pairs[id]
+	if old == nil {
+		return
 	}
+	if old.retire != nil {
+		m.retirePair(now, old.pair.Replaces)
+	}
+	m.endPair(now, old, "replaced by a newer pair", true)
 }
 
 func (m *Machine) rememberInbound(p sadb.Pair) {
@@ -69,9 +76,15 @@ func (m *Machine) endPair(now time.Time, p *pairState, reason string, tell bool)
 	m.put(Ended{Pair: p.pair.ID, Reason: reason})
 }
 
+// forgetPair takes a pair out of all tables. One that it has replaced and not
+// retired yet is in force again, and may be renewed again.
 func (m *Machine) forgetPair(p *pairState) {
 	m.forgetInbound(p.pair)
 	delete(m.pairs, p.pair.ID)
+	m.timers.stop(p.retire)
+	if old := m.pairs[p.pair.Replaces]; old != nil && p.pair.Initiator {
+		old.renewing = false
+	}
 }
 
 // tellDelete sends a delete under the newest ISAKMP SA of the same peer; if
