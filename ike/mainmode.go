@@ -85,7 +85,7 @@ type mainMode struct {
 	answers answers
 	// hint is an error notify that proves nothing.
 	hint    wire.NotifyType
-	tries   int     // responder: how often message 3 was worked on
+	tries   int     // how often message 3 or 4 was worked on
 	suspect *Failed // responder: what it looks like if nothing better comes
 	waiting []*request
 	attempt int
