@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -223,9 +224,10 @@ func (m *Machine) reserveAll(now time.Time, q *quickMode, protos []sadb.Proto, t
 
 // quickDH is the result of the Diffie-Hellman work of a quick mode.
 type quickDH struct {
-	dh     keyExchange
-	shared []byte
-	err    error
+	dh      keyExchange
+	shared  []byte
+	badPeer error // the peer's key exchange value is none
+	local   error // this side cannot
 }
 
 // pfs does the Diffie-Hellman work, if there is any: a key pair if q has none
@@ -243,10 +245,14 @@ func (m *Machine) pfs(now time.Time, q *quickMode, peer []byte, then func(now ti
 		}
 		r, ok := result.(quickDH)
 		if !ok {
-			r.err = errWork
+			r.local = errWork
 		}
-		if r.err != nil {
-			m.failQuick(now, q, Failed{Code: FailProtocol, Reason: "key exchange of quick mode: " + r.err.Error()})
+		if err := cmp.Or(r.badPeer, r.local); err != nil {
+			code := FailLocal
+			if r.badPeer != nil {
+				code = FailProtocol
+			}
+			m.failQuick(now, q, Failed{Code: code, Reason: "key exchange of quick mode: " + err.Error()})
 			return
 		}
 		q.dh, q.shared = r.dh, r.shared
@@ -258,14 +264,14 @@ func (m *Machine) pfs(now time.Time, q *quickMode, peer []byte, then func(now ti
 func (m *Machine) quickShared(group sadb.Group, dh keyExchange, peer []byte) quickDH {
 	r := quickDH{dh: dh}
 	if r.dh == nil {
-		if r.dh, r.err = m.newDH(group, m.cfg.Rand); r.err != nil {
+		if r.dh, r.local = m.newDH(group, m.cfg.Rand); r.local != nil {
 			return r
 		}
 	}
 	if peer == nil {
 		return r
 	}
-	if r.shared, r.err = r.dh.Shared(peer); r.err == nil {
+	if r.shared, r.badPeer = r.dh.Shared(peer); r.badPeer == nil {
 		r.dh.Zero()
 	}
 	return r
