@@ -40,6 +40,26 @@ func TestRetransmissionMakesOneState(t *testing.T) {
 	}
 }
 
+// TestFirstMessageSeenButNotAnswered: nothing is sent, least of all an empty
+// datagram.
+func TestFirstMessageSeenButNotAnswered(t *testing.T) {
+	w, a, b := two(t, 1)
+	w.ask(a, b, 1)
+	w.flush()
+	first := Packet{Local: w.at(b), Remote: w.at(a), Data: a.sent[0]}
+	b.m.Handle(w.now, first)
+	for _, x := range b.m.mains {
+		x.answers.remember(checksum(first.Data), nil)
+	}
+	w.flush()
+	sent := len(b.sent)
+	b.m.Handle(w.now, first)
+	w.flush()
+	if len(b.sent) != sent {
+		t.Errorf("%q was sent", b.sent[sent:])
+	}
+}
+
 // message1From is a first message of some address.
 func message1From(t *testing.T, n uint64) (netip.AddrPort, []byte) {
 	choices := mainOffer(t).choices()

@@ -47,11 +47,14 @@ func (m *Machine) again(msg message, key saKey) (found bool, err error) {
 	if x == nil {
 		return false, nil
 	}
-	if reply, ok := x.answers.seen(msg.sum); ok {
-		m.send(x.path, reply)
-		return true, nil
+	reply, ok := x.answers.seen(msg.sum)
+	if !ok {
+		return true, errDuplicate
 	}
-	return true, errDuplicate
+	if reply != nil {
+		m.send(x.path, reply)
+	}
+	return true, nil
 }
 
 func (m *Machine) acceptMessage1(now time.Time, msg message, sa []byte, rcookie [8]byte) error {
