@@ -44,7 +44,23 @@ func (m *Machine) settle(now time.Time, q *quickMode) {
 		q.pair.In = append(q.pair.In, sadb.SAID{Dst: s.local.Addr(), Proto: suite.Proto, SPI: q.spis[suite.Proto]})
 		q.pair.Out = append(q.pair.Out, sadb.SAID{Dst: s.remote.Addr(), Proto: suite.Proto, SPI: q.pick.Peer[i]})
 	}
-	q.lifetime = sadb.Lifetime{Soft: q.pick.Lifetime.Fraction(m.renewAt(q.initiator), 1000), Hard: q.pick.Lifetime}
+	q.lifetime = sadb.Lifetime{Soft: m.softLimits(q.pick.Lifetime, q.initiator), Hard: q.pick.Lifetime}
+}
+
+// softLimits returns when a pair is renewed.
+func (m *Machine) softLimits(hard sadb.Limits, initiator bool) sadb.Limits {
+	soft := hard.Fraction(m.renewVolumeAt(initiator), 1000)
+	soft.Time = hard.Fraction(m.renewAt(initiator), 1000).Time
+	return soft
+}
+
+// renewVolumeAt is renewAt for bytes and packets. A transfer that has used
+// most of them uses up the rest in no time, and the negotiation needs some.
+func (m *Machine) renewVolumeAt(initiator bool) uint64 {
+	if initiator {
+		return m.fraction(700, 740)
+	}
+	return m.fraction(760, 800)
 }
 
 // installDirection puts one direction in force and goes on.
