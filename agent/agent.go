@@ -85,6 +85,7 @@ type Agent struct {
 	journal    *journal
 	book       *sadb.Book
 	talks      talks
+	proven     proven
 	halves     map[sadb.PairID]half
 	overlays   map[sadb.FilterID]overlay
 	returned   map[sadb.FilterID]returned
@@ -139,13 +140,14 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, calls: make(chan func(time.Time), maxCalls), done: make(chan struct{}),
 		started: now, store: st, source: &localSource{library: cfg.Library}, assigned: kept.Assigned, last: kept.Last,
-		journal: newJournal(cfg.Log), book: sadb.NewBook(), talks: newTalks(),
+		journal: newJournal(cfg.Log), book: sadb.NewBook(), talks: newTalks(), proven: proven{},
 		halves: map[sadb.PairID]half{}, overlays: map[sadb.FilterID]overlay{}, returned: map[sadb.FilterID]returned{},
 		failures: failures{}, adopted: map[sadb.PairID]bool{}, rekeying: map[sadb.PairID]bool{},
 		joined: make(chan joined, 1), problems: map[string]string{}}
 	a.inForce.snapshot = newSnapshot(&policy.Compiled{})
 	for _, p := range kept.Pairs {
 		a.book.Put(p)
+		a.proven.put(plain(p.Remote), now)
 	}
 	if damaged != "" {
 		a.reportDamage(now, damaged)

@@ -295,12 +295,13 @@ func TestTamperingIsReported(t *testing.T) {
 	})
 }
 
-func TestTooManyNegotiationsWaitTheirTurn(t *testing.T) {
+func TestTooManyNegotiationsOfProvenPeersWaitTheirTurn(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.assign("secure-server")
 		var filter sadb.FilterID
 		for i := range maxTalks + 10 {
 			remote := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
+			r.out(ike.MainMode{SA: ike.ISAKMPSA{Local: addrPort(alice()), Remote: addrPort(remote), Initiator: true}})
 			if i == 0 { // the driver makes one, the others are made up
 				r.send(tcp(remote, 80))
 				filter = one[ike.Initiate](r).Quick.Filter

@@ -59,13 +59,36 @@ func (a *Agent) guard(now time.Time) {
 	a.putOverlays(now)
 }
 
-// putOverlays gives the driver every temporary filter again.
+// putOverlays gives the driver every temporary filter again, the soft ones last
+// and only where all above them are there: none of the traffic they also cover
+// may leave in clear for want of what keeps it secured.
 func (a *Agent) putOverlays(now time.Time) {
+	naked := map[sadb.FilterID]bool{}
 	for id, o := range a.overlays {
-		if o.filter.Expires.Before(now) || a.putOverlay(now, o) != nil {
-			delete(a.overlays, id)
+		if o.kind != softOverlay && !a.putAgain(now, id, o) {
+			naked[o.filter.Parent] = true
 		}
 	}
+	for id, o := range a.overlays {
+		switch {
+		case o.kind != softOverlay:
+		case naked[o.filter.Parent]:
+			a.removeOverlay(now, id)
+		default:
+			a.putAgain(now, id, o)
+		}
+	}
+}
+
+// putAgain gives the driver a temporary filter again and forgets it if that
+// fails; one that is over has not failed.
+func (a *Agent) putAgain(now time.Time, id sadb.FilterID, o overlay) bool {
+	over := o.filter.Expires.Before(now)
+	if !over && a.putOverlay(now, o) == nil {
+		return true
+	}
+	delete(a.overlays, id)
+	return over
 }
 
 // guarded returns the filters with security required wherever a temporary

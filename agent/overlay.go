@@ -23,8 +23,10 @@ const (
 	responseWait = 150 * time.Second
 	// maxResponses is how many temporary filters one peer may make.
 	maxResponses = 16
-	// maxOverlays bounds them all.
+	// maxOverlays bounds them all, maxSoft the soft ones: what strangers can
+	// bring about leaves room for what keeps traffic secured.
 	maxOverlays = 16384
+	maxSoft     = maxOverlays / 4 * 3
 	// returnedFor is how long a return to clear is listed.
 	returnedFor = time.Hour
 )
@@ -62,8 +64,12 @@ type returned struct {
 // beginning.
 func (a *Agent) putOverlay(now time.Time, o overlay) error {
 	former, again := a.overlays[o.filter.ID]
-	if !again && len(a.overlays) >= maxOverlays {
-		return fmt.Errorf("there are %d temporary filters already", maxOverlays)
+	limit := maxOverlays
+	if o.kind == softOverlay {
+		limit = maxSoft
+	}
+	if !again && len(a.overlays) >= limit {
+		return fmt.Errorf("there are %d temporary filters already", limit)
 	}
 	ctx, cancel := a.driverContext()
 	defer cancel()
@@ -114,6 +120,7 @@ func (a *Agent) protect(now time.Time, p sadb.Pair) {
 		err = a.putOverlay(now, o)
 	}
 	if err != nil {
+		a.cutSoft(now, p) // nothing would stand above it
 		a.event(now, control.EventAgent, "error", fmt.Sprintf("traffic with %s is secured, but the data path does not keep it so: %v", p.Remote, err),
 			map[string]string{"peer": p.Remote.String()})
 	}
@@ -218,8 +225,8 @@ func (a *Agent) easeWaiting(now time.Time, t *talk, f policy.CompiledFilter) {
 		a.release(now, t)
 	case f.Action.ClearDelay == 0:
 		a.soften(now, t, f, "the negotiation is under way")
-	default:
-		a.timers.at(now.Add(f.Action.ClearDelay), func(now time.Time) { a.softenLate(now, t, f.Action.ClearDelay) })
+	case !t.eases.pending():
+		t.eases = a.timers.at(now.Add(f.Action.ClearDelay), func(now time.Time) { a.softenLate(now, t, f.Action.ClearDelay) })
 	}
 }
 
@@ -251,14 +258,47 @@ func (a *Agent) soften(now time.Time, t *talk, f policy.CompiledFilter, why stri
 	}
 }
 
-// harden ends the clear traffic that a new pair secures.
+// harden ends the clear traffic that a new pair secures. Clear traffic that
+// goes beyond the pair is decided anew, now that the peer has shown that it can
+// do better; not at each rekey.
 func (a *Agent) harden(now time.Time, p sadb.Pair) {
+	if p.Replaces == 0 {
+		a.cutSoft(now, p)
+	}
 	for id, o := range a.overlays {
 		if o.kind == softOverlay && o.filter.Parent == p.Filter && p.Selector.Contains(o.filter.Selector) {
 			a.removeOverlay(now, id)
 		}
 	}
 	delete(a.returned, p.Filter)
+}
+
+// cutSoft ends the clear traffic that may have a part in common with a pair.
+func (a *Agent) cutSoft(now time.Time, p sadb.Pair) {
+	for id, o := range a.overlays {
+		if o.kind == softOverlay && o.filter.Parent == p.Filter && mayMeet(p.Selector, o.filter.Selector) {
+			a.removeOverlay(now, id)
+		}
+	}
+}
+
+// mayMeet reports whether two selectors of one filter may both match some
+// packet. It leaves ICMP type and code out: the filter's hold for both.
+func mayMeet(s, t sadb.Selector) bool {
+	return addrsMeet(s.Local, t.Local) && addrsMeet(s.Remote, t.Remote) &&
+		(s.Proto == 0 || t.Proto == 0 || s.Proto == t.Proto) &&
+		portsMeet(s.LocalPorts, t.LocalPorts) && portsMeet(s.RemotePorts, t.RemotePorts)
+}
+
+// addrsMeet holds "me" and "any" to meet everything.
+func addrsMeet(a, b sadb.Addrs) bool {
+	firstA, lastA, okA := a.Bounds()
+	firstB, lastB, okB := b.Bounds()
+	return !okA || !okB || firstA.BitLen() == firstB.BitLen() && !lastA.Less(firstB) && !lastB.Less(firstA)
+}
+
+func portsMeet(p, q sadb.Ports) bool {
+	return p.IsAny() || q.IsAny() || p.From <= q.To && q.From <= p.To
 }
 
 // filterEnded books that an overlay has expired.

@@ -174,6 +174,7 @@ func (a *Agent) established(now time.Time, o ike.Established) {
 	delete(a.rekeying, p.Replaces)
 	a.book.Put(p)
 	a.bookChanged(now)
+	a.prove(now, p.Remote)
 	a.protect(now, p)
 	a.harden(now, p)
 	a.finish(o)
@@ -193,12 +194,12 @@ func (a *Agent) refusePair(now time.Time, p sadb.Pair) {
 // same traffic.
 func (a *Agent) finish(o ike.Established) {
 	if t := a.talks.byRequest[o.Request]; t != nil {
-		a.talks.remove(t)
+		a.forget(t)
 		return
 	}
 	t := a.talks.byKey[talkKey{o.Pair.Filter, o.Pair.Selector}]
 	if t != nil && t.request == 0 {
-		a.talks.remove(t)
+		a.forget(t)
 	}
 }
 
@@ -335,6 +336,7 @@ func (a *Agent) mainMode(now time.Time, o ike.MainMode) {
 		a.event(now, control.EventMainModeDown, "info", fmt.Sprintf("main mode with %s ended: %s", remote, o.Ended), fields)
 		return
 	}
+	a.prove(now, remote)
 	a.event(now, control.EventMainModeUp, "info", fmt.Sprintf("main mode with %s: it is %s", remote, o.SA.Principal), fields)
 	if !o.SA.Initiator {
 		a.alive(now, remote)

@@ -203,11 +203,11 @@ func (a *Agent) remake(now, at time.Time, p sadb.Pair) {
 		a.bookChanged(now)
 	}
 	key := talkKey{p.Filter, p.Selector}
-	if a.talks.byKey[key] != nil || len(a.talks.byKey) >= maxTalks || pairEnds(p).Before(now) {
+	if a.talks.byKey[key] != nil || pairEnds(p).Before(now) || !a.roomFor(now, true) {
 		return
 	}
 	t := &talk{key: key, local: p.Local, remote: p.Remote, since: now, why: "its former association is gone", wanted: true, response: p.DefaultResponse}
-	a.talks.byKey[key] = t
+	a.talks.add(t, true)
 	a.later(t, at)
 }
 

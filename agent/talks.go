@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"container/list"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -14,10 +15,6 @@ import (
 )
 
 const (
-	// maxTalks bounds what packets from made-up addresses can make the agent
-	// remember, maxRunning what they can make it do at once.
-	maxTalks   = 4096
-	maxRunning = 1024
 	// whenBusy is about how long a negotiation waits for a free place.
 	whenBusy = time.Second
 	// forgetTalk is how long a failed negotiation is remembered after the
@@ -47,43 +44,13 @@ type talk struct {
 	response bool
 	failed   int
 	last     *ike.Failed
-}
-
-// talks is the negotiations by what they are for and by request.
-type talks struct {
-	byKey     map[talkKey]*talk
-	byRequest map[uint64]*talk
-	requests  uint64
-}
-
-func newTalks() talks {
-	return talks{byKey: map[talkKey]*talk{}, byRequest: map[uint64]*talk{}}
-}
-
-func (ts *talks) all() []*talk {
-	all := make([]*talk, 0, len(ts.byKey))
-	for _, t := range ts.byKey {
-		all = append(all, t)
-	}
-	return all
-}
-
-func (ts *talks) remove(t *talk) {
-	if ts.byKey[t.key] == t {
-		delete(ts.byKey, t.key)
-	}
-	delete(ts.byRequest, t.request)
-}
-
-// evict forgets one that has failed and that no traffic asks for.
-func (ts *talks) evict() bool {
-	for _, t := range ts.byKey {
-		if t.request == 0 && !t.wanted {
-			ts.remove(t)
-			return true
-		}
-	}
-	return false
+	// wakes is for the next attempt or for oblivion, eases for the end of the
+	// time that the traffic waits.
+	wakes, eases *timer
+	// spared: it never gives way to another. Else place in queue says when.
+	spared bool
+	queue  *list.List
+	place  *list.Element
 }
 
 // acquire answers the driver's wish for an association.
@@ -140,16 +107,11 @@ func talkable(ip netip.Addr) bool {
 }
 
 // talkFor returns the negotiation that serves e, a new one if need be; nil
-// when there are too many.
+// when there are too many with proven peers.
 func (a *Agent) talkFor(now time.Time, f policy.CompiledFilter, e driver.Acquire) *talk {
 	key := talkKey{f.ID, narrow(f.Selector, e.Flow)}
 	if t := a.talks.byKey[key]; t != nil {
 		return t
-	}
-	if len(a.talks.byKey) >= maxTalks && !a.talks.evict() {
-		a.event(now, control.EventFailed, "warning", "too many negotiations wait; traffic of another peer is dropped until some have ended",
-			map[string]string{"peer": e.Flow.Remote.String()})
-		return nil
 	}
 	t := &talk{key: key, local: e.Flow.Local, remote: e.Flow.Remote, since: now, why: "outbound " + describeFlow(e.Flow)}
 	if zone := a.facts.Zone(t.local); zone != "" && t.local.Zone() == "" {
@@ -159,7 +121,13 @@ func (a *Agent) talkFor(now time.Time, f policy.CompiledFilter, e driver.Acquire
 	if f.Mode == sadb.Tunnel {
 		t.local, t.remote = f.TunnelLocal, f.TunnelRemote
 	}
-	a.talks.byKey[key] = t
+	proven := a.hasProven(t.remote)
+	if !a.roomFor(now, proven) {
+		a.event(now, control.EventFailed, "warning", "too many negotiations wait; traffic of another peer is dropped until some have ended",
+			map[string]string{"peer": e.Flow.Remote.String()})
+		return nil
+	}
+	a.talks.add(t, proven)
 	return t
 }
 
@@ -177,7 +145,7 @@ func (a *Agent) begin(now time.Time, t *talk) {
 		a.cancel(now, t)
 		return
 	}
-	if len(a.talks.byRequest) >= maxRunning {
+	if !a.roomToRun(now, t) {
 		a.later(t, now.Add(jitter(whenBusy)))
 		return
 	}
@@ -185,11 +153,10 @@ func (a *Agent) begin(now time.Time, t *talk) {
 }
 
 func (a *Agent) initiate(now time.Time, t *talk, in ike.Initiate) {
-	a.talks.requests++
-	in.Request, in.NoInitialContact = a.talks.requests, a.hasAdopted(t.remote)
+	a.talks.run(t)
+	t.wanted = false
+	in.Request, in.NoInitialContact = t.request, a.hasAdopted(t.remote)
 	a.cfg.IKE.Submit(in)
-	t.request, t.wanted = in.Request, false
-	a.talks.byRequest[t.request] = t
 }
 
 // hasAdopted reports whether a pair of an earlier process with that peer is in
@@ -206,7 +173,8 @@ func (a *Agent) hasAdopted(remote netip.Addr) bool {
 // later sets the time of the next attempt.
 func (a *Agent) later(t *talk, at time.Time) {
 	t.start = at
-	a.timers.at(at, func(now time.Time) { a.wake(now, t) })
+	a.timers.stop(t.wakes)
+	t.wakes = a.timers.at(at, func(now time.Time) { a.wake(now, t) })
 }
 
 // wake is the time of the next attempt: made, if traffic has asked; else the
@@ -220,9 +188,9 @@ func (a *Agent) wake(now time.Time, t *talk) {
 		return
 	}
 	a.release(now, t)
-	a.timers.at(now.Add(forgetTalk), func(now time.Time) {
+	t.wakes = a.timers.at(now.Add(forgetTalk), func(now time.Time) {
 		if t.request == 0 && !t.wanted && !t.start.Add(forgetTalk).After(now) {
-			a.talks.remove(t)
+			a.forget(t)
 		}
 	})
 }
@@ -243,20 +211,20 @@ func (a *Agent) abandon(now time.Time, e driver.Acquire) {
 	}
 }
 
-// cancel gives a negotiation up: policy no longer wants it.
+// cancel gives a negotiation up: policy no longer wants it, or it gives way.
 func (a *Agent) cancel(now time.Time, t *talk) {
 	if t.request != 0 {
 		a.cfg.IKE.Submit(ike.Cancel{Request: t.request})
 	}
-	a.talks.remove(t)
+	a.forget(t)
 	a.release(now, t)
 }
 
 // failed handles the end of a negotiation that came to nothing.
 func (a *Agent) failed(now time.Time, o ike.Failed) {
 	t := a.talks.byRequest[o.Request]
-	if o.Code == ike.FailCancelled && t == nil {
-		return
+	if o.Request != 0 && t == nil {
+		return // given up meanwhile
 	}
 	var retry time.Time
 	if t != nil {
@@ -267,11 +235,11 @@ func (a *Agent) failed(now time.Time, o ike.Failed) {
 		return
 	}
 	if t.response {
-		a.talks.remove(t)
+		a.forget(t)
 		return
 	}
-	delete(a.talks.byRequest, t.request)
-	t.request, t.last = 0, &o
+	a.talks.rest(t)
+	t.last = &o
 	t.failed++
 	a.later(t, retry)
 	a.afterFailure(now, t, o)
