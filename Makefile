@@ -24,7 +24,7 @@ test: lint
 test-full: lint
 	@test/install-packages test
 	@$(MAKE) --no-print-directory build
-	@IPSECAGENT_FULL=1 test/run
+	@IPSECAGENT_FULL=1 test/run && test/keep-results
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "gofmt would change these files" >&2; exit 1; }

@@ -271,6 +271,8 @@ func TestRekeyUnderTrafficLosesNothing(t *testing.T) {
 		t.Errorf("in clear: %v", found[0])
 	}
 	ups := strings.Count(a.mustCtl("events", "-o", "json"), `"`+control.EventSAUp+`"`)
+	_, loss, _ := strings.Cut(pings.output(), " transmitted, ")
+	t.Logf("figure: %d associations in %d MB; of %d echo requests %s", ups, transfers*60, transfers*240, strings.SplitN(loss, ", time", 2)[0])
 	if ups < 5*transfers {
 		t.Errorf("only %d associations were established for %d transfers of 60 MB", ups, transfers)
 	}

@@ -31,7 +31,9 @@ func TestDemo(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the demo: %v\n%s", err, tail(string(out), 8000))
 	}
-	if took := time.Since(begin); took > time.Minute {
+	took := time.Since(begin)
+	t.Logf("figure: the demo took %.0f s", took.Seconds())
+	if took > time.Minute {
 		t.Errorf("the demo took %v", took)
 	}
 	phase := func(name string) []packet { return readCapture(t, filepath.Join(dir, name+".pcap")) }
@@ -52,6 +54,8 @@ func TestDemo(t *testing.T) {
 	if n := count(secured, holdsMarker); n > 0 {
 		t.Errorf("secured phase: the file's text is in %d packets", n)
 	}
+	t.Logf("figure: secured phase: %d packets, %d of them ESP, %d IKE, %d in clear that may not be, %d with the file's text",
+		len(secured), count(secured, packet.esp), count(secured, packet.ike), len(leaks(secured, demoAllowed)), count(secured, holdsMarker))
 	// 100 MB in packets of at most 64 KiB.
 	if n := count(secured, packet.esp); n < 1600 {
 		t.Errorf("secured phase: only %d ESP packets", n)

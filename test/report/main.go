@@ -1,6 +1,7 @@
 // Command report reads the output of "go test -json", prints a line for each
-// package and the output of what failed, and fails unless every test that the
-// required list names has run and passed.
+// package, the figures that tests log ("figure: …") and the output of what
+// failed, and fails unless every test that the required list names has run and
+// passed.
 package main
 
 import (
@@ -75,6 +76,9 @@ func (r *report) take(e event) {
 	switch e.Action {
 	case "output", "build-output":
 		r.printed[key] = append(r.printed[key], e.Output)
+		if _, figure, ok := strings.Cut(e.Output, "figure: "); ok {
+			fmt.Fprintf(r.out, "     %s: %s\n", key, strings.TrimSpace(figure))
+		}
 	case "pass", "skip", "fail":
 		if e.Test == "" {
 			fmt.Fprintf(r.out, "%-4s %-24s %6.1f s\n", e.Action, pkg, e.Elapsed)
