@@ -63,12 +63,11 @@ func (m *Machine) deleted(now time.Time, s *isakmp, d wire.Delete) {
 // the Windows kind do not end them with it, and those that do say so.
 //
 // A delete of pairs that the network has let this one overtake comes too late:
-// its hash can no longer be verified, and what cannot be verified ends nothing.
-// Unless there is another ISAKMP SA with the peer and it repeats the delete
-// under that one, such a pair stays until its lifetime ends, or until the
-// peer's INITIAL-CONTACT when it comes again. What is sent on it until then
-// is lost, never in clear. To keep the keys for a while, only to believe late
-// deletes, would have an ISAKMP SA outlive its own end.
+// its hash can no longer be verified, nor that of its repetitions, and what
+// cannot be verified ends nothing. Such a pair stays until its lifetime ends,
+// or until the peer's INITIAL-CONTACT when it comes again. What is sent on it
+// until then is lost, never in clear. To keep the keys for a while, only to
+// believe late deletes, would have an ISAKMP SA outlive its own end.
 func (m *Machine) deletedSA(now time.Time, s *isakmp, key saKey) {
 	if old := m.sas[key]; old != nil && old.sameHosts(s.path) && old.principal == s.principal {
 		m.endSA(now, old, "deleted by the peer")
