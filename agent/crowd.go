@@ -169,7 +169,7 @@ func (a *Agent) giveWay(now time.Time, strangers *list.List) bool {
 	t := oldest.Value.(*talk)
 	if t.request != 0 && now.Sub(a.talks.reported) >= crowdedEvery {
 		a.talks.reported = now
-		a.event(now, control.EventFailed, "warning", "more negotiations with peers that have never answered than can be under way: the oldest are given up; see whether packets with made-up addresses reach this host",
+		a.event(now, control.EventFailed, "warning", "more negotiations with peers that have not proven themselves than can be under way: the oldest are given up; see whether packets with made-up addresses reach this host",
 			map[string]string{"peer": t.remote.String()})
 	}
 	a.cancel(now, t)

@@ -64,12 +64,8 @@ type returned struct {
 // beginning.
 func (a *Agent) putOverlay(now time.Time, o overlay) error {
 	former, again := a.overlays[o.filter.ID]
-	limit := maxOverlays
-	if o.kind == softOverlay {
-		limit = maxSoft
-	}
-	if !again && len(a.overlays) >= limit {
-		return fmt.Errorf("there are %d temporary filters already", limit)
+	if !again && len(a.overlays) >= maxOverlays {
+		return fmt.Errorf("there are %d temporary filters already", maxOverlays)
 	}
 	ctx, cancel := a.driverContext()
 	defer cancel()
@@ -247,6 +243,9 @@ func (a *Agent) soften(now time.Time, t *talk, f policy.CompiledFilter, why stri
 	o := overlayFor(softOverlay, f.Filter, t.key.selector, now.Add(softLifetime))
 	o.filter.Action, o.why = sadb.Action{Kind: sadb.Permit}, why
 	former, again := a.overlays[o.filter.ID]
+	if !again && len(a.overlays) >= maxSoft {
+		a.roomForSoft(now)
+	}
 	if err := a.putOverlay(now, o); err != nil {
 		a.event(now, control.EventAgent, "warning", fmt.Sprintf("traffic with %s may go in clear, but the data path does not let it: %v", t.remote, err),
 			map[string]string{"peer": t.remote.String()})
@@ -255,6 +254,25 @@ func (a *Agent) soften(now time.Time, t *talk, f policy.CompiledFilter, why stri
 	if !again || former.why != why {
 		a.event(now, control.EventClear, "warning", fmt.Sprintf("traffic with %s goes in clear: %s", t.remote, why),
 			map[string]string{"peer": t.remote.String(), "filter": f.Name, "flow": t.key.selector.String()})
+	}
+}
+
+// roomForSoft keeps the soft filters below their bound: the oldest gives way, so
+// that made-up peers keep no other from falling back to clear. What it let go is
+// held and negotiated anew.
+func (a *Agent) roomForSoft(now time.Time) {
+	n, oldest := 0, overlay{}
+	for _, o := range a.overlays {
+		if o.kind != softOverlay {
+			continue
+		}
+		n++
+		if n == 1 || o.since.Before(oldest.since) {
+			oldest = o
+		}
+	}
+	if n >= maxSoft {
+		a.removeOverlay(now, oldest.filter.ID)
 	}
 }
 

@@ -192,19 +192,33 @@ func TestNewDataPathKeepsANarrowPairClosed(t *testing.T) {
 	}
 }
 
-func TestSoftFiltersLeaveRoomForSecuredOnes(t *testing.T) {
+func TestSoftFiltersLeaveRoomForOthers(t *testing.T) {
 	delayedInBubble(t, func(t *testing.T, r *rig) {
-		for i := range maxSoft {
-			id := sadb.NewFilterID("soft", stranger(i).String())
-			r.agent.overlays[id] = overlay{kind: softOverlay, filter: sadb.Filter{ID: id, Expires: time.Now().Add(time.Hour)}}
+		put := func(i int, kind overlayKind) sadb.FilterID {
+			id := sadb.NewFilterID(string(kind), stranger(i).String())
+			r.agent.overlays[id] = overlay{kind: kind, filter: sadb.Filter{ID: id, Expires: time.Now().Add(time.Hour)},
+				since: time.Now().Add(time.Duration(i) * time.Second)}
+			return id
 		}
-		r.send(tcp(carol(), 80))
-		r.out(noAnswer(one[ike.Initiate](r)))
-		if n := r.softOverlays(); n != 0 {
-			t.Errorf("%d soft filters stand", n)
+		oldest := put(0, softOverlay)
+		for i := range maxSoft - 1 {
+			put(i+1, softOverlay)
 		}
 		p := r.narrowed()
 		r.wantSecured(p)
+		r.softened()
+		if _, ok := r.agent.overlays[oldest]; ok {
+			t.Error("the oldest soft filter stays")
+		}
+		n := 0
+		for _, o := range r.agent.overlays {
+			if o.kind == softOverlay {
+				n++
+			}
+		}
+		if n != maxSoft {
+			t.Errorf("%d soft filters, want %d", n, maxSoft)
+		}
 	})
 }
 

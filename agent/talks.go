@@ -86,6 +86,9 @@ func (a *Agent) acquire(now time.Time, e driver.Acquire) {
 // justSecured reports whether the wish for an association has crossed its
 // fulfilment: the driver has asked before it got the pair that serves the flow.
 func (a *Agent) justSecured(now time.Time, f sadb.FilterID, flow sadb.Flow) bool {
+	if !a.hasProven(flow.Remote) {
+		return false // a flood of strangers costs no search of the book
+	}
 	p, ok := a.serving(f, flow.Remote)
 	return ok && p.Selector.Matches(flow) && now.Sub(p.Since) < whenBusy
 }
@@ -123,7 +126,7 @@ func (a *Agent) talkFor(now time.Time, f policy.CompiledFilter, e driver.Acquire
 	}
 	proven := a.hasProven(t.remote)
 	if !a.roomFor(now, proven) {
-		a.event(now, control.EventFailed, "warning", "too many negotiations wait; traffic of another peer is dropped until some have ended",
+		a.event(now, control.EventFailed, "warning", "too many negotiations with proven peers wait; traffic of another peer is dropped until some have ended",
 			map[string]string{"peer": e.Flow.Remote.String()})
 		return nil
 	}
