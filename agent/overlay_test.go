@@ -192,33 +192,32 @@ func TestNewDataPathKeepsANarrowPairClosed(t *testing.T) {
 	}
 }
 
+// fillSoft makes up as many soft filters as there may be, and returns the
+// oldest.
+func fillSoft(a *Agent) (oldest sadb.FilterID) {
+	for i := range maxSoft {
+		id := sadb.NewFilterID("soft", stranger(i).String())
+		a.overlays[id] = overlay{kind: softOverlay, filter: sadb.Filter{ID: id, Expires: time.Now().Add(time.Hour)},
+			since: time.Now().Add(time.Duration(i) * time.Second)}
+	}
+	return sadb.NewFilterID("soft", stranger(0).String())
+}
+
 func TestSoftFiltersLeaveRoomForOthers(t *testing.T) {
 	delayedInBubble(t, func(t *testing.T, r *rig) {
-		put := func(i int, kind overlayKind) sadb.FilterID {
-			id := sadb.NewFilterID(string(kind), stranger(i).String())
-			r.agent.overlays[id] = overlay{kind: kind, filter: sadb.Filter{ID: id, Expires: time.Now().Add(time.Hour)},
-				since: time.Now().Add(time.Duration(i) * time.Second)}
-			return id
-		}
-		oldest := put(0, softOverlay)
-		for i := range maxSoft - 1 {
-			put(i+1, softOverlay)
-		}
+		var oldest sadb.FilterID
+		r.loop(func(a *Agent) { oldest = fillSoft(a) })
 		p := r.narrowed()
 		r.wantSecured(p)
 		r.softened()
-		if _, ok := r.agent.overlays[oldest]; ok {
-			t.Error("the oldest soft filter stays")
-		}
-		n := 0
-		for _, o := range r.agent.overlays {
-			if o.kind == softOverlay {
-				n++
+		r.loop(func(a *Agent) {
+			if _, ok := a.overlays[oldest]; ok {
+				t.Error("the oldest soft filter stays")
 			}
-		}
-		if n != maxSoft {
-			t.Errorf("%d soft filters, want %d", n, maxSoft)
-		}
+			if n := len(a.overlays); n != maxSoft+1 {
+				t.Errorf("%d temporary filters, want the soft ones and one", n)
+			}
+		})
 	})
 }
 
