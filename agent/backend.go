@@ -42,6 +42,19 @@ func (a *Agent) Reload(ctx context.Context) (control.AssignResult, error) {
 	})
 }
 
+// Problem sets what makes the state degraded, by kind: something that the
+// agent's surroundings know. Words "" end it.
+func (a *Agent) Problem(ctx context.Context, kind, words string) error {
+	_, err := ask(ctx, a, func(now time.Time) (struct{}, error) {
+		if words != "" {
+			a.event(now, control.EventAgent, "error", words, nil)
+		}
+		a.problem(kind, words)
+		return struct{}{}, nil
+	})
+	return err
+}
+
 // Events returns the events of the past and, with follow, those to come until
 // ctx ends.
 func (a *Agent) Events(ctx context.Context, follow bool) (<-chan control.Event, error) {

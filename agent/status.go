@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/netip"
 	"os"
@@ -94,6 +95,7 @@ func (a *Agent) status(now time.Time) control.Status {
 	if err != nil && a.lost == "" {
 		problems = append(problems, "the state of the data path cannot be read: "+err.Error())
 	}
+	problems = append(problems, a.unsecurable()...)
 	if state.ClearLost {
 		problems = append(problems, "more peers than can be listed exchange traffic in clear with this host")
 	}
@@ -101,6 +103,32 @@ func (a *Agent) status(now time.Time) control.Status {
 		Agent:  control.AgentStatus{Version: a.cfg.Version, PID: os.Getpid(), Started: a.started, Host: a.cfg.Hostname},
 		Policy: a.policyStatus(), DataPath: a.dataPath(state), Secured: a.secured(state), InClear: a.inClear(now, state),
 		Negotiating: a.negotiating(), Failures: a.lastFailures(), Problems: problems}
+}
+
+// maxUnsecurable bounds how many peers the problems name.
+const maxUnsecurable = 8
+
+// unsecurable names the peers that this host wants to be secured with and
+// cannot, for a reason that somebody has to mend: a key, a method, a policy.
+// That a peer does not answer is no such reason.
+func (a *Agent) unsecurable() []string {
+	var words []string
+	for k, f := range a.failures {
+		mendable := f.Code == string(ike.FailPSK) || f.Code == string(ike.FailAuth) ||
+			f.Code == string(ike.FailNoProposal) || f.Code == string(ike.FailPolicy)
+		if k.own && mendable && !a.pairedWith(k.remote) {
+			words = append(words, fmt.Sprintf("traffic with %s cannot be secured: %s", k.remote, f.Reason))
+		}
+	}
+	slices.Sort(words)
+	if more := len(words) - maxUnsecurable; more > 0 {
+		words = append(words[:maxUnsecurable], fmt.Sprintf("and %d more peers", more))
+	}
+	return words
+}
+
+func (a *Agent) pairedWith(remote netip.Addr) bool {
+	return slices.ContainsFunc(a.book.All(), func(p sadb.Pair) bool { return plain(p.Remote) == remote })
 }
 
 func (a *Agent) policyStatus() control.PolicyStatus {
@@ -163,7 +191,8 @@ func (a *Agent) securedPeer(p sadb.Pair, counters map[sadb.SAID]driver.SAState) 
 func (a *Agent) inClear(now time.Time, state driver.State) []control.ClearPeer {
 	list := []control.ClearPeer{}
 	for _, c := range bothWays(state.Clear) {
-		if !a.securedSince(c) {
+		// What passed before the policy in force is not its doing.
+		if !a.securedSince(c) && !c.Last.Before(a.inForce.applied) {
 			list = append(list, control.ClearPeer{Peer: c.Remote.String(), Local: c.Local.String(), Rule: a.ruleOf(c.Filter, false),
 				Filter: string(c.Filter), Since: c.Since, Last: c.Last, Packets: c.Packets, Why: a.whyClear(c), Inbound: c.Inbound})
 		}

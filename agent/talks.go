@@ -72,6 +72,10 @@ func (a *Agent) acquire(now time.Time, e driver.Acquire) {
 		a.abandon(now, e)
 		return
 	}
+	if e.Clear && t.asked == nil {
+		a.event(now, control.EventInClear, "info", fmt.Sprintf("traffic with %s goes in clear until it is secured: the filter allows it, and there is no association yet", t.remote),
+			map[string]string{"peer": t.remote.String(), "rule": f.Rule, "filter": string(f.ID)})
+	}
 	t.asked, t.wanted = &e, true
 	a.easeWaiting(now, t, f)
 	switch {

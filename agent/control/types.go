@@ -270,7 +270,8 @@ const (
 	EventSAUp           = "sa-up"
 	EventSADown         = "sa-down"
 	EventFailed         = "negotiation-failed"
-	EventClear          = "fallback-to-clear"
+	EventInClear        = "in-clear"          // and a negotiation has begun
+	EventClear          = "fallback-to-clear" // because it failed, or ended
 	EventTampered       = "tampered"
 	EventResync         = "resync"
 	EventAdopted        = "sa-adopted"

@@ -55,6 +55,7 @@ type wiring struct {
 	log      *slog.Logger
 
 	keys      *keys
+	badKeys   string // why the keys did not load at start; "": they did
 	socket    net.Listener
 	transport *udp.Transport
 	driver    driver.Driver
@@ -89,7 +90,7 @@ func (w *wiring) openKeys() {
 	w.keys = newKeys(&w.settings)
 	warnings, err := w.keys.load()
 	if err != nil {
-		w.log.Error("the preshared keys do not load, none is in force: mend them and run 'ipsecctl reload'", "error", err.Error())
+		w.badKeys = "the preshared keys do not load, none is in force: mend them and run 'ipsecctl reload': " + err.Error()
 	}
 	for _, words := range warnings {
 		w.log.Warn("preshared keys", "warning", words)
@@ -144,11 +145,18 @@ type backend struct {
 	keys *keys
 }
 
+// keysProblem is the kind of the problem that the preshared keys do not load.
+const keysProblem = "keys"
+
 // Reload reads the keys, then what the agent reads.
 func (b backend) Reload(ctx context.Context) (control.AssignResult, error) {
 	warnings, err := b.keys.load()
 	if err != nil {
-		return control.AssignResult{}, &control.Error{Code: control.Invalid, Message: "the preshared keys do not load, those before stay in force: " + err.Error()}
+		words := "the preshared keys do not load, those before stay in force: " + err.Error()
+		return control.AssignResult{}, errors.Join(&control.Error{Code: control.Invalid, Message: words}, b.Problem(ctx, keysProblem, words))
+	}
+	if err := b.Problem(ctx, keysProblem, ""); err != nil {
+		return control.AssignResult{}, err
 	}
 	result, err := b.Agent.Reload(ctx)
 	result.Warnings = append(result.Warnings, warnings...)
@@ -188,6 +196,11 @@ func together(ctx context.Context, parts ...func(context.Context) error) error {
 }
 
 func (w *wiring) reloadOnHangup(ctx context.Context, b backend) {
+	if w.badKeys != "" {
+		if err := b.Problem(ctx, keysProblem, w.badKeys); err != nil {
+			w.log.Error(w.badKeys)
+		}
+	}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)

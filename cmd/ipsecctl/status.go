@@ -159,8 +159,12 @@ func failureFacts(p *printer, f control.Failure) [][2]string {
 	add("we offered:", strings.Join(f.Offered, ", "))
 	add("peer offered:", strings.Join(f.Received, ", "))
 	add("rule:", f.Rule)
-	if !f.Retry.IsZero() {
+	switch {
+	case f.Retry.IsZero():
+	case f.Retry.After(p.now):
 		add("next try:", p.in(f.Retry))
+	default:
+		add("next try:", "when traffic asks for it")
 	}
 	return rows
 }
