@@ -3,15 +3,14 @@ GO ?= go
 export CGO_ENABLED = 0
 BIN := bin
 
-.PHONY: build demo test test-full lint bench mutants clean
+.PHONY: build demo test test-full lint bench clean
 
 build:
 	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
 
 # Two hosts in network namespaces, a policy, traffic secured: shown.
-demo:
+demo: build
 	@test/install-packages demo
-	@$(MAKE) --no-print-directory build
 	@test/demo
 
 # Everything, long figures sampled by fixed seeds.
@@ -27,7 +26,7 @@ test-full: lint
 	@IPSECAGENT_FULL=1 test/run && test/keep-results
 
 lint:
-	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "gofmt would change these files" >&2; exit 1; }
+	@files=$$("$$($(GO) env GOROOT)/bin/gofmt" -l .) || exit 1; test -z "$$files" || { echo "gofmt would change: $$files" >&2; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 

@@ -88,6 +88,8 @@ func TestDemoLeavesNothingOnInterrupt(t *testing.T) {
 	eventually(t, 40*time.Second, "the demo is at step 2", func() bool { return strings.Contains(p.output(), "2. alice") })
 	// Ctrl-C goes to the whole group of the terminal.
 	syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)
+	time.Sleep(150 * time.Millisecond) // an impatient second one
+	syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)
 	select {
 	case <-p.done:
 	case <-time.After(20 * time.Second):
