@@ -42,6 +42,8 @@ func (p *program) agent(ctx context.Context, s settings) error {
 }
 
 func makeFolders(s *settings) error {
+	// A convenience for who writes the first policy: /etc may be read-only.
+	_ = os.MkdirAll(s.PoliciesDir, 0o755)
 	return errors.Join(
 		os.MkdirAll(s.RunDir, 0o755),
 		os.MkdirAll(s.StateDir, 0o700),
