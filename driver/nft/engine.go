@@ -29,6 +29,7 @@ type engine struct {
 	retired map[sadb.FilterID]figures // counted in sets that are gone
 	since   map[peerKey]time.Time     // when peers in clear were first seen
 	unswept bool                      // sets or chains not in use are still there
+	flags   uint32                    // of the table
 	closing bool
 }
 
@@ -47,7 +48,7 @@ func open(cfg Config) (_ *Table, err error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	e := &engine{cfg: cfg, retired: map[sadb.FilterID]figures{}, since: map[peerKey]time.Time{}}
+	e := &engine{cfg: cfg, flags: tableOwner | tablePersist, retired: map[sadb.FilterID]figures{}, since: map[peerKey]time.Time{}}
 	if e.conn, err = dial(); err != nil {
 		return nil, err
 	}
@@ -55,11 +56,11 @@ func open(cfg Config) (_ *Table, err error) {
 		requests: make(chan func(*engine)), done: make(chan struct{}),
 		asked: make(chan Asked, 64), tampered: make(chan driver.Tampered, 16),
 	}
+	e.newEpoch()
 	if err = e.claim(); err != nil {
 		e.conn.nl.Close()
 		return nil, err
 	}
-	e.newEpoch()
 	if err = t.start(e); err != nil {
 		e.conn.nl.Close()
 		return nil, err
@@ -81,8 +82,11 @@ func (e *engine) claim() error {
 	if err != nil {
 		return err
 	}
+	if e.cfg.held {
+		return e.claimHeld()
+	}
 	if exists && flags&tablePersist == 0 {
-		return fmt.Errorf("a table of this name is there and not ours: remove it with 'nft delete table inet %s' or configure another name", e.cfg.Table)
+		return e.claimOwned(flags)
 	}
 	var b batch
 	e.addTable(&b)
@@ -92,10 +96,27 @@ func (e *engine) claim() error {
 		return nil
 	case errors.Is(err, unix.EPERM) && exists:
 		return fmt.Errorf("another data path holds it: stop the other one of this network namespace first (%w)", err)
-	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
+	case refused(err) && e.cfg.Socket != nil:
+		return e.claimHeld()
+	case refused(err):
 		return fmt.Errorf("the kernel cannot keep a table for an owner: Linux 6.9 or newer is needed (%w)", err)
 	}
 	return err
+}
+
+// claimOwned takes over a table that is not persistent: it may be ours only
+// where the kernel has no persistent ones.
+func (e *engine) claimOwned(flags uint32) error {
+	if e.cfg.Socket != nil && flags&tableOwner != 0 {
+		persists, err := e.persists()
+		if err != nil {
+			return err
+		}
+		if !persists {
+			return e.claimHeld()
+		}
+	}
+	return fmt.Errorf("a table of this name is there and not ours: remove it with 'nft delete table inet %s' or configure another name", e.cfg.Table)
 }
 
 // tableFlags looks the table up. It is also the first question to the kernel.

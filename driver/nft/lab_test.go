@@ -30,6 +30,7 @@ var labs atomic.Uint32
 type lab struct {
 	t    *testing.T
 	a, b string
+	kept *os.File // the table's owner, where the process keeps it
 }
 
 // newLab makes the hosts: a has 10.9.0.1, fd09::1 and a TUN that is a second
@@ -124,8 +125,35 @@ func (l *lab) open() *Table {
 
 func (l *lab) tryOpen() (table *Table, err error) {
 	l.t.Helper()
-	in(l.t, l.a, func() { table, err = Open(testConfig()) })
+	return l.openWith(testConfig())
+}
+
+// openWith opens the table of host a. This process keeps its owner where the
+// kernel has no persistent tables.
+func (l *lab) openWith(cfg Config) (table *Table, err error) {
+	l.t.Helper()
+	cfg.Socket = l.socket
+	in(l.t, l.a, func() { table, err = Open(cfg) })
 	return table, err
+}
+
+// socket is Config.Socket: the same socket of host a each time.
+func (l *lab) socket() (int, error) {
+	if l.kept == nil {
+		in(l.t, l.a, func() {
+			fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+			if err != nil {
+				l.t.Error(err)
+				return
+			}
+			l.kept = os.NewFile(uintptr(fd), "table")
+			if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+				l.t.Error(err)
+			}
+		})
+		l.t.Cleanup(func() { l.kept.Close() })
+	}
+	return unix.FcntlInt(l.kept.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 }
 
 // apply puts filters in force or fails the test.

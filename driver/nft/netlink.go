@@ -189,7 +189,7 @@ const (
 func (e *engine) addTable(b *batch) {
 	b.add(unix.NFT_MSG_NEWTABLE, netlink.Create, func(ae attrs) {
 		ae.String(unix.NFTA_TABLE_NAME, e.cfg.Table)
-		ae.Uint32(unix.NFTA_TABLE_FLAGS, tableOwner|tablePersist)
+		ae.Uint32(unix.NFTA_TABLE_FLAGS, e.flags)
 	})
 }
 

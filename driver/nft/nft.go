@@ -40,7 +40,12 @@
 // the process ends, in whatever way, the table stays in force and the next Open
 // adopts it; until then the kernel no longer protects it, and a privileged
 // command that flushes all tables removes it (a process that holds the table
-// meanwhile is not part of this package). Older kernels are refused.
+// meanwhile is not part of this package).
+//
+// An older kernel removes an owned table when the socket that owns it is
+// closed. There the socket must come from a process that keeps it open
+// (Config.Socket); without one, such kernels are refused. The table then stays
+// owned between two data paths as well, and goes when nobody holds the socket.
 //
 // Not seen by any table: packets written to packet sockets (CAP_NET_RAW).
 package nft
@@ -69,6 +74,14 @@ type Config struct {
 	// ClearPeersMax bounds each set of peers in clear (one for each
 	// direction and family); 0: 4096.
 	ClearPeersMax int
+	// Socket returns a descriptor, owned by the caller, of a bound
+	// netfilter netlink socket of this network namespace that another
+	// process keeps open: the same socket each time. It is called where the
+	// kernel has no persistent tables (Linux before 6.9); nil: such kernels
+	// are refused.
+	Socket func() (fd int, err error)
+
+	held bool // tests: as if the kernel had no persistent tables
 }
 
 const (

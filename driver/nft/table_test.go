@@ -255,12 +255,23 @@ func TestForeignTableIsRefused(t *testing.T) {
 	}
 }
 
-// TestKilledOwner is its own helper process: with NFT_TEST_NAMESPACE it applies
-// a filter there and waits to be killed.
-func TestKilledOwner(t *testing.T) {
+func TestKilledOwner(t *testing.T) { killedOwner(t, "TestKilledOwner", testConfig()) }
+
+// TestKilledOwnerHeld: the same where the table goes with its socket, and a
+// process keeps that socket.
+func TestKilledOwnerHeld(t *testing.T) {
+	cfg := testConfig()
+	cfg.held = true
+	killedOwner(t, "TestKilledOwnerHeld", cfg)
+}
+
+// killedOwner is its own helper process: with NFT_TEST_NAMESPACE it applies a
+// filter there and waits to be killed.
+func killedOwner(t *testing.T, name string, cfg Config) {
 	if ns := os.Getenv("NFT_TEST_NAMESPACE"); ns != "" {
+		cfg.Socket = func() (int, error) { return 3, nil }
 		in(t, ns, func() {
-			table, err := Open(testConfig())
+			table, err := Open(cfg)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -274,7 +285,13 @@ func TestKilledOwner(t *testing.T) {
 	l.watchWire()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestKilledOwner$")
+	child := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+name+"$")
+	kept, err := l.socket()
+	if err != nil {
+		t.Fatal(err)
+	}
+	child.ExtraFiles = []*os.File{os.NewFile(uintptr(kept), "table")} // 3
+	defer child.ExtraFiles[0].Close()
 	child.Env = append(os.Environ(), "NFT_TEST_NAMESPACE="+l.a)
 	out, err := child.StdoutPipe()
 	if err != nil {
@@ -291,7 +308,10 @@ func TestKilledOwner(t *testing.T) {
 	if err := udp(t, l.a, "", "10.9.0.2:7000", 10, nil); !errors.Is(err, unix.EPERM) || l.arrived() != 0 {
 		t.Fatalf("a packet left after the owner was killed: %v", err)
 	}
-	table := l.open()
+	table, err := l.openWith(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := udp(t, l.a, "", "10.9.0.2:7000", 10, nil); !errors.Is(err, unix.EPERM) {
 		t.Errorf("adopting the table opened it: %v", err)
 	}
@@ -349,13 +369,9 @@ func TestRequestReportsAndLists(t *testing.T) {
 
 func TestClearPeersAreBounded(t *testing.T) {
 	l := newLab(t)
-	var table *Table
-	var err error
-	in(t, l.a, func() {
-		cfg := testConfig()
-		cfg.ClearPeersMax = 8
-		table, err = Open(cfg)
-	})
+	cfg := testConfig()
+	cfg.ClearPeersMax = 8
+	table, err := l.openWith(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

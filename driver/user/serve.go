@@ -97,7 +97,7 @@ func openPlane(ctx context.Context, cfg Config) (p *plane, err error) {
 func (c Config) nft() nft.Config {
 	return nft.Config{
 		Table: c.Table, Steer: c.Steer, Exempt: c.Exempt, TUN: c.TUN,
-		LogGroup: c.LogGroup, ClearPeersMax: clearPeersMax,
+		LogGroup: c.LogGroup, ClearPeersMax: clearPeersMax, Socket: c.TableSocket,
 	}
 }
 

@@ -59,6 +59,9 @@ type Config struct {
 	LogGroup   uint16 // nflog group by which the table reports first packets in clear
 	Workers    int    // threads that seal; 0: one for each processor, at most 8
 	Log        *slog.Logger
+	// TableSocket is nft.Config.Socket: where the table's owner comes from on
+	// kernels that remove a table with its owner; nil: they are refused.
+	TableSocket func() (fd int, err error)
 }
 
 // withDefaults returns c with its zero fields filled.
