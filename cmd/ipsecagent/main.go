@@ -1,6 +1,8 @@
 // Command ipsecagent is the agent of a host: it takes the assigned IPsec policy,
 // negotiates keys and has traffic secured. With the subcommand datapath it is
-// the process that secures packets; the agent starts it.
+// the process that secures packets; the agent starts it. With the subcommand
+// holder it keeps the nftables table on kernels that remove it with its owner;
+// the data path starts it.
 //
 // It holds the wiring alone: settings, what must be there before the start,
 // processes and signals. What the agent does is in package agent.
@@ -89,7 +91,7 @@ changes nothing of what is in force.`,
 	root.PersistentFlags().StringVar(&config, "config", defaultConfig, "settings file; drop-ins are agent.d/*.yaml beside it")
 	given.flags(root.PersistentFlags())
 	root.Flags().BoolVar(&onlyCheck, "check", false, "validate settings, policies and keys, and exit (6: not valid)")
-	root.AddCommand(p.dataPathCommand(&config))
+	root.AddCommand(p.dataPathCommand(&config), p.holderCommand(&config))
 	root.CompletionOptions.DisableDefaultCmd = true
 	return root
 }
@@ -150,4 +152,23 @@ protected afterwards. Stop the agent first.`,
 	given.dataPathFlags(c.Flags())
 	c.Flags().BoolVar(&stop, "stop", false, "end the running data path and take everything out of force")
 	return c
+}
+
+func (p *program) holderCommand(config *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "holder",
+		Short: "Keep the nftables table on a kernel before 6.9; the data path starts it",
+		Long: `holder keeps open the socket that owns the nftables table, on kernels that remove
+a table with its owner (Linux before 6.9). It does nothing else. The data path
+starts it there and gets the socket from it; if the data path ends, the table
+stays and drops what policy wants secured. 'ipsecagent datapath --stop' ends it.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := loadSettings(*config, overrides(cmd.Flags()))
+			if err != nil {
+				return invalid{err}
+			}
+			return p.holder(cmd.Context(), &s)
+		},
+	}
 }

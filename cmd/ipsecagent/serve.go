@@ -26,14 +26,17 @@ func (p *program) dataPath(ctx context.Context, s *settings) error {
 		return fmt.Errorf("make the folder of the data path's socket: %w", err)
 	}
 	log := s.logger(p.err)
-	if err := user.Serve(ctx, s.userConfig(log)); err != nil {
+	cfg, table := s.userConfig(log), newLease(s, log, p.err)
+	defer table.close()
+	cfg.TableSocket = table.take
+	if err := user.Serve(ctx, cfg); err != nil {
 		return err
 	}
 	log.Warn("the data path has ended: what policy wants secured is dropped until it runs again; to take everything out of force: ipsecagent datapath --stop")
 	return nil
 }
 
-// stopTimeout is how long a data path may take to end.
+// stopTimeout is how long a data path or a holder may take to end.
 const stopTimeout = 10 * time.Second
 
 // stopDataPath ends the data path and takes everything out of force.
@@ -44,20 +47,32 @@ func (p *program) stopDataPath(ctx context.Context, s *settings) error {
 	if _, err := control.NewClient(s.Socket, time.Second).Version(ctx); err == nil {
 		return fmt.Errorf("the agent runs (%s) and would start the data path again: stop it first (systemctl stop ipsecagent)", s.Socket)
 	}
-	if err := endDataPath(ctx, s.dataPathSocket()); err != nil {
+	if err := endListener(ctx, s.dataPathSocket(), "the data path"); err != nil {
 		return err
 	}
-	if err := user.Remove(s.userConfig(s.logger(p.err))); err != nil {
+	if err := p.remove(s); err != nil {
 		return fmt.Errorf("take the data path out of force: %w", err)
+	}
+	if err := endListener(ctx, s.holderSocket(), "the holder"); err != nil {
+		return err
 	}
 	fmt.Fprintln(p.out, "The data path is down, and everything it had in force is removed: filters, associations, nftables table, ip rule, routes.")
 	fmt.Fprintln(p.out, "TRAFFIC OF THIS HOST IS NOT PROTECTED. To protect it again: systemctl start ipsecagent")
 	return nil
 }
 
-// endDataPath ends the process that listens on the socket and waits until it
+// remove takes everything out of force that is left in the kernel.
+func (p *program) remove(s *settings) error {
+	log := s.logger(p.err)
+	cfg, table := s.userConfig(log), newLease(s, log, p.err)
+	defer table.close()
+	cfg.TableSocket = table.take
+	return user.Remove(cfg)
+}
+
+// endListener ends the process that listens on the socket and waits until it
 // is gone. None is no error.
-func endDataPath(ctx context.Context, socket string) error {
+func endListener(ctx context.Context, socket, what string) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
 	pid, err := control.Listener(ctx, socket)
@@ -69,22 +84,25 @@ func endDataPath(ctx context.Context, socket string) error {
 	}
 	process, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return fmt.Errorf("data path, process %d: %w", pid, err)
+		return fmt.Errorf("%s, process %d: %w", what, pid, err)
 	}
 	defer unix.Close(process)
 	if err := unix.PidfdSendSignal(process, unix.SIGTERM, nil, 0); err != nil {
-		return fmt.Errorf("end the data path, process %d: %w", pid, err)
+		return fmt.Errorf("end %s, process %d: %w", what, pid, err)
 	}
-	return awaitEnd(ctx, process, pid)
+	if !awaitEnd(ctx, process) {
+		return fmt.Errorf("%s (process %d) does not end: end it with 'kill -KILL %d' and repeat this command", what, pid, pid)
+	}
+	return nil
 }
 
-// awaitEnd waits until the process has ended.
-func awaitEnd(ctx context.Context, process, pid int) error {
+// awaitEnd waits until the process has ended, and reports whether it has.
+func awaitEnd(ctx context.Context, process int) bool {
 	for ctx.Err() == nil {
 		fds := []unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}
 		if n, err := unix.Poll(fds, 100); n > 0 && err == nil {
-			return nil
+			return true
 		}
 	}
-	return fmt.Errorf("the data path (process %d) does not end: end it with 'kill -KILL %d' and repeat this command", pid, pid)
+	return false
 }

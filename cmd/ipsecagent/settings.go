@@ -126,6 +126,9 @@ func (l levelFlag) Type() string { return "level" }
 // dataPathSocket is where the data path listens for the agent.
 func (s *settings) dataPathSocket() string { return filepath.Join(s.RunDir, "datapath.sock") }
 
+// holderSocket is where the holder listens for the data path.
+func (s *settings) holderSocket() string { return filepath.Join(s.RunDir, "holder.sock") }
+
 func (s *settings) stateFile() string { return filepath.Join(s.StateDir, "state.db") }
 
 // assignedKeys is the file that keeps the keys of 'ipsecctl assign --auth'.
