@@ -72,8 +72,8 @@ func (a *attacher) compare(pid int) {
 		return // it reads the same settings file
 	}
 	running, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil {
-		return
+	if err != nil || len(running) == 0 {
+		return // it has just ended
 	}
 	for _, arg := range a.settings.DataPath.arguments() {
 		if !strings.Contains(string(running), arg+"\x00") {
