@@ -71,7 +71,7 @@ func TestLossyNetwork(t *testing.T) {
 			t.Errorf("seed %d: the request was never answered", seed)
 		}
 	}
-	t.Logf("%d of %d runs established on both ends within 125 s", good, runs)
+	t.Logf("figure: %d of %d runs established on both ends within 125 s", good, runs)
 	if good*100 < runs*98 {
 		t.Errorf("only %d of %d runs", good, runs)
 	}
