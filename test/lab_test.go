@@ -211,7 +211,7 @@ func (h *host) startAgent(policies map[string]string) {
 		"--state-dir", filepath.Join(h.dir, "state"), "--run-dir", h.dir, "--socket", h.socket(),
 		"--policies-dir", filepath.Join(h.dir, "policies.d"), "--secrets-dir", filepath.Join(h.dir, "secrets.d"),
 		"--config", "")
-	eventually(h.t, 20*time.Second, h.ns+": the agent answers", func() bool {
+	eventually(h.t, 40*time.Second, h.ns+": the agent answers", func() bool {
 		_, code := h.ctl("version")
 		return code == 0
 	})

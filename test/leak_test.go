@@ -36,7 +36,7 @@ func secured(t *testing.T, tag string) (a, b *host) {
 		h.assign("require-all", key)
 	}
 	for _, to := range []string{b.v4, b.v6} {
-		eventually(t, 30*time.Second, "traffic to "+to+" is secured", func() bool { return a.ping(to, 1) == 1 })
+		eventually(t, 60*time.Second, "traffic to "+to+" is secured", func() bool { return a.ping(to, 1) == 1 })
 	}
 	return a, b
 }
@@ -166,7 +166,7 @@ func TestNothingLeaks(t *testing.T) {
 				t.Error("no ESP on the wire: nothing was carried at all")
 			}
 			if c.heals {
-				eventually(t, 20*time.Second, "secured traffic passes again", func() bool {
+				eventually(t, 60*time.Second, "secured traffic passes again", func() bool {
 					return a.ping(b.v4, 1) == 1 && a.ping(b.v6, 1) == 1
 				})
 			}

@@ -84,7 +84,7 @@ secrets { ike-peer { secret = "%[5]s" } }
 		`mount --bind "$1" /run && LD_PRELOAD="$2" exec /usr/lib/ipsec/charon`, "sh", run, shim(t))
 	cmd.Env = append(os.Environ(), "STRONGSWAN_CONF="+filepath.Join(h.dir, "strongswan.conf"), "XFRMNULL_LOG="+c.log)
 	startProcess(t, h.ns+" charon", cmd)
-	eventually(t, 20*time.Second, "charon has a control socket", func() bool {
+	eventually(t, 40*time.Second, "charon has a control socket", func() bool {
 		_, err := os.Stat(filepath.Join(run, "charon.vici"))
 		return err == nil
 	})
@@ -105,7 +105,7 @@ func (c *charon) swanctl(args ...string) (string, error) {
 // plane runs the peer's data path.
 func (c *charon) plane(args ...string) *process {
 	p := c.h.start("/usr/bin/python3", append([]string{"peers/dataplane.py", c.log, c.h.v4}, args...)...)
-	eventually(c.h.t, 20*time.Second, "the peer's data path is up", func() bool { return strings.Contains(p.output(), "ready") })
+	eventually(c.h.t, 40*time.Second, "the peer's data path is up", func() bool { return strings.Contains(p.output(), "ready") })
 	return p
 }
 
@@ -147,7 +147,7 @@ func TestStrongSwanAnswersUs(t *testing.T) {
 			us.assign("peer", key)
 			wire := us.capture("wire")
 			us.ping(peer.v4, 1) // asks for the association
-			eventually(t, 20*time.Second, "an association is established", func() bool { return saysEstablished(us) })
+			eventually(t, 40*time.Second, "an association is established", func() bool { return saysEstablished(us) })
 			c.plane("serve")
 			if got := us.ping(peer.v4, 5); got != 5 {
 				t.Errorf("%d of 5 echo requests answered under ESP", got)
@@ -183,7 +183,7 @@ func TestWeAnswerStrongSwan(t *testing.T) {
 			if out, err := c.swanctl("--initiate", "--child", "net", "--timeout", "20"); err != nil {
 				t.Fatalf("strongSwan could not initiate: %v\n%s", err, out)
 			}
-			eventually(t, 20*time.Second, "an association is established", func() bool { return saysEstablished(us) })
+			eventually(t, 40*time.Second, "an association is established", func() bool { return saysEstablished(us) })
 			p := c.plane("ping", us.v4, "5")
 			select {
 			case <-p.done:
@@ -229,7 +229,7 @@ func TestStrongSwanWithAnotherKey(t *testing.T) {
 	if out, err := c.swanctl("--initiate", "--child", "net", "--timeout", "10"); err == nil {
 		t.Errorf("strongSwan is satisfied:\n%s", out)
 	}
-	eventually(t, 10*time.Second, "an event that says why", func() bool {
+	eventually(t, 40*time.Second, "an event that says why", func() bool {
 		out, _ := us.ctl("events", "-o", "json")
 		return strings.Contains(out, "preshared key does not match")
 	})
