@@ -50,6 +50,11 @@ type Requirement struct {
 	Key string
 	// CA is the distinguished name of the authority (certificates).
 	CA string
+	// ExcludeCAName: do not tell the peer the name of the authority.
+	ExcludeCAName bool
+	// MapToAccount: the principal is the account that the certificate maps
+	// to; without a mapping it is refused.
+	MapToAccount bool
 	// AcceptPrincipals are the identities welcome; empty: every one the
 	// method itself trusts.
 	AcceptPrincipals []string
@@ -84,9 +89,14 @@ type Claim struct {
 // Session is one authentication of one peer. Its methods may block, so they
 // run in the worker pool, one at a time.
 type Session interface {
-	// Local returns this side's claim.
+	// Local returns this side's claim as far as it can be made by now. It is
+	// asked before each message that carries a part of it: the GSS name goes
+	// with the SA, CAs with the key exchange, ID and Certs with the proof, by
+	// when Remote has told which authorities the peer asks for.
 	Local() Claim
-	// Remote takes the peer's claim, unproven. An error refuses it.
+	// Remote takes the peer's claim, unproven, as far as it is known: it is
+	// called after each message that carried a part of it, with all parts so
+	// far. An error refuses it.
 	Remote(Claim) error
 	// Seeds returns the preshared keys to derive SKEYID from, the best one
 	// first; nil: SKEYID starts from g^xy. An initiator uses the first, a
@@ -105,8 +115,14 @@ type Session interface {
 // Error is a failed authentication with its reason in words. Reason is for
 // this host's administrator and never sent to the peer.
 type Error struct {
+	// Code tells reasons apart for scripts: "clock-skew",
+	// "certificate-expired", ...; docs/troubleshooting.md lists them all.
+	// Empty: the method says no more than that it failed.
+	Code   string
 	Reason string
-	Err    error
+	// Hint is what to do about it; empty: Reason says it.
+	Hint string
+	Err  error
 }
 
 // Error returns the reason.

@@ -154,6 +154,16 @@ type SetPolicy struct{ Policy Policy }
 // Cancel gives up a request: policy no longer wants it.
 type Cancel struct{ Request uint64 }
 
+// SetTrace says of which peers the exchanges are put out in readable form. The
+// zero value: of none.
+type SetTrace struct {
+	All   bool
+	Peers []netip.Addr
+	// Keys: also put out KeyLog. Root only; the caller notes it in the audit
+	// log.
+	Keys bool
+}
+
 func (Packet) input()      {}
 func (Initiate) input()    {}
 func (WorkDone) input()    {}
@@ -166,6 +176,7 @@ func (Close) input()       {}
 func (Adopt) input()       {}
 func (SetPolicy) input()   {}
 func (Cancel) input()      {}
+func (SetTrace) input()    {}
 
 // Output is what a Machine's Poll gives.
 type Output interface{ output() }
@@ -221,6 +232,7 @@ type Failed struct {
 	// Offered and Received are the two offers, where a comparison failed.
 	Offered, Received []string
 	Differs           string // the first item that differs
+	Hint              string // what to do about it; "" when Reason says it
 }
 
 // FailCode is why a negotiation failed.
@@ -260,6 +272,23 @@ type Dropped struct {
 	Count  int
 }
 
+// Traced is a step of an exchange in readable form, for a peer that SetTrace
+// names: a message with its payloads decrypted, or a decision. Keys, hashes and
+// proofs are redacted.
+type Traced struct {
+	Local, Remote netip.AddrPort
+	Sent          bool // false: received, or a decision when Text says so
+	Text          string
+}
+
+// KeyLog is a line of one of Wireshark's key tables.
+type KeyLog struct {
+	Table string // "ikev1_decryption_table" or "esp_sa"
+	Line  string
+}
+
+func (Traced) output()      {}
+func (KeyLog) output()      {}
 func (Send) output()        {}
 func (Work) output()        {}
 func (ReserveSPI) output()  {}

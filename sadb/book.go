@@ -42,6 +42,8 @@ type Pair struct {
 	Method        string     `json:"method"`    // how it was proven
 	Since         time.Time  `json:"since"`
 	Replaces      PairID     `json:"replaces,omitempty"`
+	// Encap is the UDP encapsulation of both directions; zero: none.
+	Encap Encap `json:"encap,omitzero"`
 	// DefaultResponse: made by the default response rule.
 	DefaultResponse bool `json:"defaultResponse,omitempty"`
 }
