@@ -30,8 +30,12 @@ lint:
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 
+# The data path in memory; then IKE against strongSwan's, which takes root and
+# a quiet machine.
 bench:
+	@test/install-packages test
 	$(GO) test -run '^$$' -bench . -benchmem ./bench/...
+	$(GO) run ./bench/handshakes
 
 clean:
 	rm -rf $(BIN) out

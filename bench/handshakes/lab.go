@@ -1,0 +1,91 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// server is the address of the end that answers.
+func server() netip.Addr { return netip.AddrFrom4([4]byte{10, 79, 0, 1}) }
+
+// peerAddr is the address of the nth peer, counted from 0.
+func peerAddr(n int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, 79, byte(1 + n/250), byte(1 + n%250)})
+}
+
+// lab is two network namespaces joined by a veth pair: one has the server's
+// address, the other one an address for each peer.
+type lab struct {
+	dir       string
+	shim      string // compiled
+	one, many string // namespaces
+	peers     int
+}
+
+func newLab(o options) (*lab, error) {
+	dir, err := os.MkdirTemp("", "handshakes-")
+	if err != nil {
+		return nil, err
+	}
+	l := &lab{dir: dir, shim: filepath.Join(dir, "xfrmnull.so"), peers: o.peers,
+		one: fmt.Sprintf("bench-%d-one", os.Getpid()), many: fmt.Sprintf("bench-%d-many", os.Getpid())}
+	if err := l.build(o); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *lab) build(o options) error {
+	if o.only != "ours" {
+		if err := command("gcc", "-Wall", "-Werror", "-shared", "-fPIC", "-O2", "-o", l.shim, o.shim, "-ldl"); err != nil {
+			return err
+		}
+	}
+	steps := []string{
+		"netns add " + l.one, "netns add " + l.many,
+		"-n " + l.many + " link add veth0 type veth peer name veth0 netns " + l.one,
+		fmt.Sprintf("-n %s addr add %s/16 dev veth0", l.one, server()),
+		"-n " + l.one + " link set lo up", "-n " + l.many + " link set lo up",
+		"-n " + l.one + " link set veth0 up", "-n " + l.many + " link set veth0 up",
+	}
+	for _, s := range steps {
+		if err := command("ip", strings.Fields(s)...); err != nil {
+			return err
+		}
+	}
+	return l.addAddresses()
+}
+
+func (l *lab) addAddresses() error {
+	var batch strings.Builder
+	for n := range l.peers {
+		fmt.Fprintf(&batch, "addr add %s/16 dev veth0\n", peerAddr(n))
+	}
+	cmd := exec.Command("ip", "-n", l.many, "-batch", "-")
+	cmd.Stdin = strings.NewReader(batch.String())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("add addresses: %w: %s", err, out)
+	}
+	return nil
+}
+
+// close takes everything down again. What was never made is no error.
+func (l *lab) close() {
+	for _, ns := range []string{l.one, l.many} {
+		_ = command("ip", "netns", "del", ns)
+	}
+	_ = os.RemoveAll(l.dir)
+}
+
+func command(name string, args ...string) error {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}

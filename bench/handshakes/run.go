@@ -1,0 +1,67 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// run measures what is asked for and prints it.
+func run(o options, out io.Writer) error {
+	if os.Geteuid() != 0 {
+		return errors.New("needs root, for network namespaces")
+	}
+	var all []scenario
+	for _, name := range o.names {
+		s, err := findScenario(name)
+		if err != nil {
+			return err
+		}
+		all = append(all, s)
+	}
+	l, err := newLab(o)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	fmt.Fprintf(out, "%d peers, %d rounds, medians (ratios: also lowest and highest)\n", o.peers, o.rounds)
+	printHead(out)
+	for _, s := range all {
+		if err := l.compare(o, s, out); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	return nil
+}
+
+// compare measures both in turn.
+func (l *lab) compare(o options, s scenario, out io.Writer) error {
+	var ours, charon []figure
+	for range o.rounds {
+		if o.only != "charon" {
+			f, err := l.ours(o, s)
+			if err != nil {
+				return fmt.Errorf("ours: %w", err)
+			}
+			ours = append(ours, f)
+		}
+		if o.only != "ours" {
+			f, err := l.charon(o, s)
+			if err != nil {
+				return fmt.Errorf("charon: %w", err)
+			}
+			charon = append(charon, f)
+		}
+	}
+	if ours != nil {
+		printFigures(out, s.name, "ours", ours)
+	}
+	if charon != nil {
+		printFigures(out, s.name, "charon", charon)
+	}
+	if ours != nil && charon != nil {
+		printRatios(out, s.name, ours, charon)
+	}
+	return nil
+}
