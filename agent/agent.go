@@ -142,7 +142,7 @@ func New(cfg Config) (*Agent, error) {
 		started: now, store: st, source: &localSource{library: cfg.Library}, assigned: kept.Assigned, last: kept.Last,
 		journal: newJournal(cfg.Log), book: sadb.NewBook(), talks: newTalks(), proven: proven{},
 		halves: map[sadb.PairID]half{}, overlays: map[sadb.FilterID]overlay{}, returned: map[sadb.FilterID]returned{},
-		failures: failures{}, adopted: map[sadb.PairID]bool{}, rekeying: map[sadb.PairID]bool{},
+		failures: newFailures(), adopted: map[sadb.PairID]bool{}, rekeying: map[sadb.PairID]bool{},
 		joined: make(chan joined, 1), problems: map[string]string{}}
 	a.inForce.snapshot = newSnapshot(&policy.Compiled{})
 	for _, p := range kept.Pairs {
@@ -227,7 +227,7 @@ func (a *Agent) events() <-chan driver.Event {
 // end keeps what must outlive the process. It removes nothing that is in force.
 func (a *Agent) end() {
 	a.writePairs(time.Now())
-	a.journal.add(time.Now(), control.Event{Kind: control.EventAgent, Severity: "info",
+	a.journal.add(time.Now(), control.Event{Kind: control.EventAgentEnded, Severity: "info",
 		Message: "the agent has ended; filters and associations stay in force"})
 	a.journal.close()
 	close(a.done)

@@ -2,10 +2,12 @@ package agent
 
 import (
 	"container/list"
+	"fmt"
 	"net/netip"
 	"time"
 
 	"ipsecagent/agent/control"
+	"ipsecagent/auth"
 )
 
 const (
@@ -169,7 +171,7 @@ func (a *Agent) giveWay(now time.Time, strangers *list.List) bool {
 	t := oldest.Value.(*talk)
 	if t.request != 0 && now.Sub(a.talks.reported) >= crowdedEvery {
 		a.talks.reported = now
-		a.event(now, control.EventFailed, "warning", "more negotiations with peers that have not proven themselves than can be under way: the oldest are given up; see whether packets with made-up addresses reach this host",
+		a.event(now, control.EventCrowded, "warning", "more negotiations with peers that have not proven themselves than can be under way: the oldest are given up; see whether packets with made-up addresses reach this host",
 			map[string]string{"peer": t.remote.String()})
 	}
 	a.cancel(now, t)
@@ -179,20 +181,30 @@ func (a *Agent) giveWay(now time.Time, strangers *list.List) bool {
 // proven is the peers that have proven their identity to this process, or hold
 // a pair with it, and when they last did. Nothing that a packet alone says
 // brings a peer here.
-type proven map[netip.Addr]time.Time
+type proven map[netip.Addr]acquaintance
+
+// acquaintance is when a peer last proved its identity, and which it was in
+// main mode; method 0: in an earlier process.
+type acquaintance struct {
+	at        time.Time
+	method    auth.Method
+	principal auth.Principal
+}
 
 // put remembers a peer; the one that was last heard of longest ago makes place.
 func (p proven) put(peer netip.Addr, now time.Time) {
 	if _, again := p[peer]; !again && len(p) >= maxProven {
 		oldest := peer
 		for o, at := range p {
-			if oldest == peer || at.Before(p[oldest]) {
+			if oldest == peer || at.at.Before(p[oldest].at) {
 				oldest = o
 			}
 		}
 		delete(p, oldest)
 	}
-	p[peer] = now
+	was := p[peer]
+	was.at = now
+	p[peer] = was
 }
 
 // prove remembers that a peer has proven its identity, and spares what is under
@@ -203,6 +215,20 @@ func (a *Agent) prove(now time.Time, remote netip.Addr) {
 		if plain(t.remote) == plain(remote) {
 			a.talks.spare(t)
 		}
+	}
+}
+
+// meet remembers which identity the peer at an address has proven, and reports
+// another one than before: a host replaced, or one that has no business there.
+// Of preshared keys several may be in use with one peer, each with its name.
+func (a *Agent) meet(now time.Time, remote netip.Addr, method auth.Method, principal auth.Principal) {
+	peer := plain(remote)
+	a.proven.put(peer, now)
+	former := a.proven[peer]
+	a.proven[peer] = acquaintance{now, method, principal}
+	if former.method == method && former.principal != principal && method != auth.PSK {
+		a.event(now, control.EventIdentityChanged, "warning", fmt.Sprintf("the peer at %s is %s now, it was %s", remote, principal, former.principal),
+			map[string]string{"peer": remote.String(), "principal": string(principal), "former": string(former.principal)})
 	}
 }
 

@@ -122,7 +122,7 @@ func (a *Agent) loseDriver(now time.Time, why string) error {
 	}
 	a.lost = why
 	a.problem("data path", why+": what must be secured is dropped until it is back")
-	a.event(now, control.EventAgent, "error", why+"; what must be secured is dropped until it is back", nil)
+	a.event(now, control.EventDataPathLost, "error", why+"; what must be secured is dropped until it is back", nil)
 	a.reconnect()
 	return nil
 }
@@ -144,7 +144,7 @@ func (a *Agent) joinDriver(now time.Time, j joined) {
 	}
 	a.cfg.Driver, a.lost = j.driver, ""
 	a.problem("data path", "")
-	a.event(now, control.EventAgent, "info", "the data path is back", nil)
+	a.event(now, control.EventDataPathBack, "info", "the data path is back", nil)
 	a.guard(now)
 	a.enforceAgain(now)
 	if a.inForce.state == 0 || a.inForce.rejected != "" || a.behind {

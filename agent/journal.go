@@ -36,6 +36,7 @@ type journal struct {
 	ring      []control.Event // oldest first
 	followers map[chan control.Event]bool
 	buckets   map[string]*bucket
+	types     map[string]control.EventType // by kind
 }
 
 // bucket limits the events of one kind.
@@ -46,7 +47,11 @@ type bucket struct {
 }
 
 func newJournal(log *slog.Logger) *journal {
-	return &journal{log: log, followers: map[chan control.Event]bool{}, buckets: map[string]*bucket{}}
+	types := map[string]control.EventType{}
+	for _, t := range control.EventTypes() {
+		types[t.Kind] = t
+	}
+	return &journal{log: log, followers: map[chan control.Event]bool{}, buckets: map[string]*bucket{}, types: types}
 }
 
 // add records an event, unless its kind comes too fast: then it is counted and
@@ -60,7 +65,8 @@ func (j *journal) add(now time.Time, e control.Event) {
 	if !b.take(now) {
 		return
 	}
-	e.Time = now
+	e.Time, e.ID = now, j.types[e.Kind].ID
+	e.Windows2000, e.Windows = j.types[e.Kind].Numbers(e.Fields)
 	e = cleaned(e)
 	if b.suppressed > 0 {
 		e.Fields["suppressed"] = strconv.Itoa(b.suppressed)
@@ -113,8 +119,8 @@ func printable(s string, limit int) string {
 
 // write logs e with those of its fields that fit a line.
 func (j *journal) write(e control.Event) {
-	attrs := []slog.Attr{slog.String("event", e.Kind)}
-	size := len(e.Kind) + len(e.Message) + len(e.Peer) + 64 // time, level, names
+	attrs := []slog.Attr{slog.String("event", e.Kind), slog.Int("id", e.ID)}
+	size := len(e.Kind) + len(e.Message) + len(e.Peer) + 72 // time, level, names, ID
 	if e.Peer != "" {
 		attrs = append(attrs, slog.String("peer", e.Peer))
 	}

@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -160,5 +164,37 @@ func TestTimersRunInOrder(t *testing.T) {
 	}
 	if next, ok := ts.next(); !ok || !next.Equal(start.Add(9)) {
 		t.Errorf("next %v", next)
+	}
+}
+
+// TestEveryEventHasANumber reads the source: what the agent reports is of a
+// kind that control declares, and control gives each of those its number.
+func TestEveryEventHasANumber(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := 0
+	for _, name := range files {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || len(call.Args) < 2 {
+				return true
+			}
+			if f, ok := call.Fun.(*ast.SelectorExpr); ok && f.Sel.Name == "event" {
+				calls++
+				if kind, ok := call.Args[1].(*ast.SelectorExpr); !ok || !strings.HasPrefix(kind.Sel.Name, "Event") {
+					t.Errorf("%s: an event of a kind that control does not declare", name)
+				}
+			}
+			return true
+		})
+	}
+	if calls < 20 {
+		t.Errorf("%d events found: does the test still see them?", calls)
 	}
 }

@@ -179,7 +179,7 @@ func (a *Agent) established(now time.Time, o ike.Established) {
 	a.harden(now, p)
 	a.finish(o)
 	a.alive(now, p.Remote)
-	a.failures.forget(plain(p.Remote))
+	a.failures.settle(plain(p.Remote))
 	a.event(now, control.EventSAUp, "info", fmt.Sprintf("secured with %s: %s", p.Remote, p.Flow), a.pairFields(p))
 }
 
@@ -336,6 +336,7 @@ func (a *Agent) mainMode(now time.Time, o ike.MainMode) {
 		a.event(now, control.EventMainModeDown, "info", fmt.Sprintf("main mode with %s ended: %s", remote, o.Ended), fields)
 		return
 	}
+	a.meet(now, remote, o.SA.Method, o.SA.Principal)
 	a.prove(now, remote)
 	a.event(now, control.EventMainModeUp, "info", fmt.Sprintf("main mode with %s: it is %s", remote, o.SA.Principal), fields)
 	if !o.SA.Initiator {

@@ -25,7 +25,7 @@ const (
 // start puts in force what is assigned, or leaves the driver as it is where
 // that cannot be known.
 func (a *Agent) start(now time.Time) {
-	a.event(now, control.EventAgent, "info", "the agent has started", map[string]string{"version": a.cfg.Version})
+	a.event(now, control.EventAgentStarted, "info", "the agent has started", map[string]string{"version": a.cfg.Version})
 	a.readHost(now)
 	if a.assigned == nil {
 		a.startUnknown(now)

@@ -17,72 +17,6 @@ import (
 	"ipsecagent/sadb"
 )
 
-// maxFailures is how many peers' last failures are remembered, of those that
-// this host began and of the others each.
-const maxFailures = 256
-
-// failures is the last failure of each peer. Those of negotiations that a peer
-// began have a share of their own: a stranger with made-up addresses must not
-// push out what this host has met.
-type failures map[failureKey]control.Failure
-
-type failureKey struct {
-	remote netip.Addr
-	own    bool // this host began
-}
-
-func (f failures) forget(remote netip.Addr) {
-	delete(f, failureKey{remote, true})
-	delete(f, failureKey{remote, false})
-}
-
-// of returns the last failure with a peer, preferably of this host's own
-// attempts.
-func (f failures) of(remote netip.Addr) (control.Failure, bool) {
-	if v, ok := f[failureKey{remote, true}]; ok {
-		return v, true
-	}
-	v, ok := f[failureKey{remote, false}]
-	return v, ok
-}
-
-// put remembers a failure; the oldest of its share makes place.
-func (f failures) put(k failureKey, v control.Failure) {
-	n, oldest := 0, k
-	for o, was := range f {
-		if o.own != k.own || o == k {
-			continue
-		}
-		n++
-		if oldest == k || was.Time.Before(f[oldest].Time) {
-			oldest = o
-		}
-	}
-	if n >= maxFailures {
-		delete(f, oldest)
-	}
-	f[k] = v
-}
-
-// recordFailure remembers and reports a negotiation that failed. retry: when
-// the next attempt is made; zero: not by this host.
-func (a *Agent) recordFailure(now time.Time, o ike.Failed, retry time.Time) {
-	a.failures.put(failureKey{plain(o.Remote), !retry.IsZero()}, control.Failure{Time: now, Peer: o.Remote.String(), Rule: a.ruleOf(o.Filter, false), Step: o.Step,
-		Code: string(o.Code), Reason: printable(o.Reason, maxMessage), Retry: retry,
-		Offered: printables(o.Offered), Received: printables(o.Received), Differs: printable(o.Differs, maxField)})
-	a.event(now, control.EventFailed, "warning", "negotiation with "+o.Remote.String()+" failed: "+o.Reason,
-		map[string]string{"peer": o.Remote.String(), "local": o.Local.String(), "step": o.Step, "code": string(o.Code), "rule": a.ruleOf(o.Filter, false),
-			"offered": strings.Join(o.Offered, ", "), "received": strings.Join(o.Received, ", "), "differs": o.Differs})
-}
-
-func printables(words []string) []string {
-	var out []string
-	for _, w := range words[:min(len(words), 32)] {
-		out = append(out, printable(w, maxField))
-	}
-	return out
-}
-
 // Status says what is in force, with whom traffic is secured, with whom not,
 // and what failed.
 func (a *Agent) Status(ctx context.Context) (control.Status, error) {
@@ -113,10 +47,8 @@ const maxUnsecurable = 8
 // That a peer does not answer is no such reason.
 func (a *Agent) unsecurable() []string {
 	var words []string
-	for k, f := range a.failures {
-		mendable := f.Code == string(ike.FailPSK) || f.Code == string(ike.FailAuth) ||
-			f.Code == string(ike.FailNoProposal) || f.Code == string(ike.FailPolicy)
-		if k.own && mendable && !a.pairedWith(k.remote) {
+	for k, f := range a.failures.lasting() {
+		if k.own && mendable(f.Code) && !a.pairedWith(k.remote) {
 			words = append(words, fmt.Sprintf("traffic with %s cannot be secured: %s", k.remote, f.Reason))
 		}
 	}
@@ -125,6 +57,16 @@ func (a *Agent) unsecurable() []string {
 		words = append(words[:maxUnsecurable], fmt.Sprintf("and %d more peers", more))
 	}
 	return words
+}
+
+// mendable reports whether somebody has to change something before a
+// negotiation that failed for this reason can succeed.
+func mendable(code string) bool {
+	switch ike.FailCode(code) {
+	case ike.FailNoAnswer, ike.FailProtocol, ike.FailLocal, ike.FailCancelled:
+		return false
+	}
+	return true
 }
 
 func (a *Agent) pairedWith(remote netip.Addr) bool {
@@ -304,11 +246,18 @@ func (a *Agent) negotiating() []control.Negotiating {
 	return list
 }
 
-// lastFailures returns the failures, newest first.
+// maxShown bounds the failures of a status.
+const maxShown = 256
+
+// lastFailures returns the last failure of each peer that was not secured
+// since, newest first.
 func (a *Agent) lastFailures() []control.Failure {
-	list := slices.Collect(maps.Values(a.failures))
+	list := []control.Failure{}
+	for _, f := range a.failures.lasting() {
+		list = append(list, f)
+	}
 	slices.SortFunc(list, func(x, y control.Failure) int { return y.Time.Compare(x.Time) })
-	return list
+	return list[:min(len(list), maxShown)]
 }
 
 // SAs lists the ISAKMP SAs and the pairs in force.

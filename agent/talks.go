@@ -130,7 +130,7 @@ func (a *Agent) talkFor(now time.Time, f policy.CompiledFilter, e driver.Acquire
 	}
 	proven := a.hasProven(t.remote)
 	if !a.roomFor(now, proven) {
-		a.event(now, control.EventFailed, "warning", "too many negotiations with proven peers wait; traffic of another peer is dropped until some have ended",
+		a.event(now, control.EventCrowded, "warning", "too many negotiations with proven peers wait; traffic of another peer is dropped until some have ended",
 			map[string]string{"peer": e.Flow.Remote.String()})
 		return nil
 	}
@@ -237,7 +237,7 @@ func (a *Agent) failed(now time.Time, o ike.Failed) {
 	if t != nil {
 		retry = now.Add(backoff(a.mayClear(t.key.filter), t.failed))
 	}
-	a.recordFailure(now, o, retry)
+	a.recordFailure(now, o, t, retry)
 	if t == nil {
 		return
 	}

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -102,30 +101,6 @@ func TestCallersThatGiveUpAreLetGo(t *testing.T) {
 		wantCode(t, err, control.TimedOut)
 		close(release)
 	})
-}
-
-func TestFailuresAreBoundedAndStrangersApart(t *testing.T) {
-	f := failures{}
-	at := func(i int) control.Failure { return control.Failure{Time: time.Unix(int64(i), 0)} }
-	peer := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
-	f.put(failureKey{bob(), true}, at(0))
-	for i := range 3 * maxFailures {
-		f.put(failureKey{peer(i), false}, at(i+1))
-	}
-	if _, ok := f.of(bob()); !ok || len(f) != maxFailures+1 {
-		t.Errorf("%d failures, bob's is there: %v", len(f), ok)
-	}
-	if _, ok := f.of(peer(0)); ok {
-		t.Error("the oldest is not the one that went")
-	}
-	f.put(failureKey{bob(), false}, at(9999))
-	if v, _ := f.of(bob()); v.Time.Unix() != 0 {
-		t.Error("a stranger in bob's name hides what happened with bob")
-	}
-	f.forget(bob())
-	if _, ok := f.of(bob()); ok {
-		t.Error("not forgotten")
-	}
 }
 
 func TestWhatReturnsToClearIsListedForAWhile(t *testing.T) {

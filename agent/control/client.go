@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -88,6 +89,13 @@ func (c *Client) Policy(ctx context.Context, name string, effective bool) (v Pol
 // SAs returns the associations in force.
 func (c *Client) SAs(ctx context.Context) (v SAList, err error) {
 	err = c.call(ctx, http.MethodGet, "/v1/sas", nil, &v)
+	return v, err
+}
+
+// Why returns what is known of one peer.
+func (c *Client) Why(ctx context.Context, peer netip.Addr) (v Why, err error) {
+	q := url.Values{"peer": {peer.String()}}
+	err = c.call(ctx, http.MethodGet, "/v1/why?"+q.Encode(), nil, &v)
 	return v, err
 }
 

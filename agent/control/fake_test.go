@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -68,6 +69,10 @@ func (f *fake) Policy(_ context.Context, name string, effective bool) (PolicyVie
 
 func (f *fake) SAs(context.Context) (SAList, error) {
 	return SAList{SchemaVersion: SchemaVersion}, f.err
+}
+
+func (f *fake) Why(_ context.Context, peer netip.Addr) (Why, error) {
+	return Why{SchemaVersion: SchemaVersion, Peer: peer.String(), State: PeerNever}, f.err
 }
 
 func (f *fake) Events(ctx context.Context, follow bool) (<-chan Event, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"net/url"
 	"strings"
 	"unicode"
@@ -113,6 +114,19 @@ func policyQuery(q url.Values) (name string, effective bool, err error) {
 	}
 	effective, err = boolParam(q, "effective")
 	return name, effective, err
+}
+
+// peerQuery reads the address of a peer from the parameter "peer"; known are
+// all parameters of the request.
+func peerQuery(q url.Values, known ...string) (netip.Addr, error) {
+	if err := onlyKeys(q, known...); err != nil {
+		return netip.Addr{}, err
+	}
+	peer, err := netip.ParseAddr(q.Get("peer"))
+	if err != nil {
+		return netip.Addr{}, invalid("parameter peer=%q: it is the address of a peer", q.Get("peer"))
+	}
+	return peer.Unmap().WithZone(""), nil
 }
 
 // boolParam reads a parameter that is true or false; absent is false.

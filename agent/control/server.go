@@ -102,6 +102,7 @@ func (s *server) handler() http.Handler {
 	mux.Handle("GET /v1/policies", s.read(s.policies))
 	mux.Handle("GET /v1/policy", s.read(s.policy))
 	mux.Handle("GET /v1/sas", s.read(func(r *http.Request) (any, error) { return b.SAs(r.Context()) }))
+	mux.Handle("GET /v1/why", s.read(s.why))
 	mux.Handle("GET /v1/events", s.permit(accessRead, http.HandlerFunc(s.events)))
 	mux.Handle("POST /v1/assign", s.change(s.assign))
 	mux.Handle("POST /v1/unassign", s.change(without(b.Unassign)))
@@ -183,6 +184,14 @@ func (s *server) policy(r *http.Request) (any, error) {
 		return nil, err
 	}
 	return s.cfg.Backend.Policy(r.Context(), name, effective)
+}
+
+func (s *server) why(r *http.Request) (any, error) {
+	peer, err := peerQuery(r.URL.Query(), "peer")
+	if err != nil {
+		return nil, err
+	}
+	return s.cfg.Backend.Why(r.Context(), peer)
 }
 
 func (s *server) assign(r *http.Request) (any, error) {

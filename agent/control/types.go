@@ -8,12 +8,13 @@ package control
 
 import (
 	"context"
+	"net/netip"
 	"time"
 )
 
 // SchemaVersion of the JSON answers: the minor number grows with additions,
 // the major one with anything else.
-const SchemaVersion = "1.0"
+const SchemaVersion = "1.1"
 
 // Backend is the agent as the control socket sees it. Each call is answered by
 // the agent's loop. Errors of type *Error keep their code.
@@ -29,6 +30,8 @@ type Backend interface {
 	// compiled for this host, in order, with what is exempt.
 	Policy(ctx context.Context, name string, effective bool) (PolicyView, error)
 	SAs(ctx context.Context) (SAList, error)
+	// Why says what is known of one peer, however little.
+	Why(ctx context.Context, peer netip.Addr) (Why, error)
 	// Events returns past events from the agent's ring, oldest first, and,
 	// with follow, those that come until ctx ends; then it closes.
 	Events(ctx context.Context, follow bool) (<-chan Event, error)
@@ -171,19 +174,60 @@ type Negotiating struct {
 	Why   string    `json:"why"` // what asked for it
 }
 
-// Failure is a negotiation that failed.
+// Failure is a negotiation that failed, or the same one again and again.
 type Failure struct {
-	Time    time.Time `json:"time"`
-	Peer    string    `json:"peer"`
-	Rule    string    `json:"rule,omitempty"`
-	Step    string    `json:"step"`
-	Code    string    `json:"code"`
-	Reason  string    `json:"reason"`
-	Retry   time.Time `json:"retry,omitzero"`
-	Offered []string  `json:"offered,omitempty"`
-	// Received is the peer's offer, Differs the first item that differs.
+	Time time.Time `json:"time"` // of the last time
+	// First is when it failed for the first time in this way, Times how often
+	// it has since, one after the other.
+	First time.Time `json:"first"`
+	Times int       `json:"times"`
+	Peer  string    `json:"peer"`
+	Local string    `json:"local,omitempty"`
+	// Own: this host began the negotiation; else the peer did.
+	Own    bool   `json:"own"`
+	Rule   string `json:"rule,omitempty"`
+	Filter string `json:"filter,omitempty"` // ID; empty: not known at this step
+	Step   string `json:"step"`
+	// Code is one of the reason codes of docs/troubleshooting.md.
+	Code   string    `json:"code"`
+	Reason string    `json:"reason"`
+	Hint   string    `json:"hint,omitempty"` // what to do about it
+	Retry  time.Time `json:"retry,omitzero"`
+	// Offered is what this host wanted or accepts, Received what the peer
+	// offered, Differs the first item that differs.
+	Offered  []string `json:"offered,omitempty"`
 	Received []string `json:"received,omitempty"`
 	Differs  string   `json:"differs,omitempty"`
+}
+
+// The states of a peer.
+const (
+	PeerSecured     = "secured"
+	PeerPartly      = "secured in part" // other traffic of it goes in clear
+	PeerInClear     = "in clear"
+	PeerNegotiating = "negotiating"
+	PeerFailed      = "failed"
+	PeerNever       = "never negotiated"
+	PeerNoRule      = "not negotiated" // no rule asks for security with it
+)
+
+// Why is what is known of one peer: how its traffic goes now, which filters
+// decide, and what failed.
+type Why struct {
+	SchemaVersion string    `json:"schemaVersion"`
+	Peer          string    `json:"peer"`
+	State         string    `json:"state"`          // one of the Peer constants
+	Since         time.Time `json:"since,omitzero"` // of that state, where it is known
+	Words         string    `json:"words"`          // the state in a sentence
+	// Filters are those that speak of the peer, in the order of decision;
+	// MoreFilters is how many are left out.
+	Filters     []FilterView  `json:"filters"`
+	MoreFilters int           `json:"moreFilters,omitempty"`
+	MainMode    []MainModeSA  `json:"mainMode"`
+	Secured     []SecuredPeer `json:"secured"`
+	InClear     []ClearPeer   `json:"inClear"`
+	Negotiating []Negotiating `json:"negotiating"`
+	Failures    []Failure     `json:"failures"` // newest first, also those made good since
 }
 
 // PolicyInfo is a policy that can be assigned.
@@ -248,32 +292,3 @@ type MainModeSA struct {
 	Expires    time.Time `json:"expires"`
 	QuickModes int       `json:"quickModes"`
 }
-
-// Event is something that happened, also a structured log line.
-type Event struct {
-	Time time.Time `json:"time"`
-	// Kind is one of the Event constants.
-	Kind     string            `json:"kind"`
-	Severity string            `json:"severity"` // "info", "warning", "error"
-	Peer     string            `json:"peer,omitempty"`
-	Message  string            `json:"message"` // in words, one line
-	Fields   map[string]string `json:"fields,omitempty"`
-}
-
-// The kinds of events.
-const (
-	EventPolicyApplied  = "policy-applied"
-	EventPolicyRejected = "policy-rejected"
-	EventPolicyRemoved  = "policy-unassigned"
-	EventMainModeUp     = "main-mode-up"
-	EventMainModeDown   = "main-mode-down"
-	EventSAUp           = "sa-up"
-	EventSADown         = "sa-down"
-	EventFailed         = "negotiation-failed"
-	EventInClear        = "in-clear"          // and a negotiation has begun
-	EventClear          = "fallback-to-clear" // because it failed, or ended
-	EventTampered       = "tampered"
-	EventResync         = "resync"
-	EventAdopted        = "sa-adopted"
-	EventAgent          = "agent"
-)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"ipsecagent/agent/control"
@@ -75,6 +76,17 @@ func (b *backend) SAs(context.Context) (control.SAList, error) {
 	}, b.err
 }
 
+func (b *backend) Why(_ context.Context, peer netip.Addr) (control.Why, error) {
+	s := busyStatus()
+	w := control.Why{SchemaVersion: control.SchemaVersion, Peer: peer.String(), State: control.PeerInClear, Since: ago(2 * time.Hour),
+		Words: "policy allows it for now: nothing in common", Filters: someFilters()[2:], MoreFilters: 3, InClear: s.InClear[1:],
+		MainMode: []control.MainModeSA{}, Secured: []control.SecuredPeer{}, Negotiating: s.Negotiating, Failures: s.Failures[:1]}
+	if peer.Is6() {
+		w = control.Why{SchemaVersion: control.SchemaVersion, Peer: peer.String(), State: control.PeerNoRule, Words: "no rule asks for security with it"}
+	}
+	return w, b.err
+}
+
 func (b *backend) Events(ctx context.Context, follow bool) (<-chan control.Event, error) {
 	out := make(chan control.Event)
 	go func() {
@@ -115,6 +127,7 @@ func busyStatus() control.Status {
 		Failures: []control.Failure{
 			{
 				Time: ago(90 * time.Second), Peer: "10.0.0.5", Rule: "all IP traffic", Step: "main mode message 2", Code: "no-proposal",
+				First: ago(10 * time.Minute), Times: 3, Local: "10.0.0.1", Own: true, Filter: "f1", Hint: "give both policies a method in common",
 				Reason: "the peer accepts none of our main mode methods: give both the same one", Retry: now().Add(4 * time.Minute),
 				Offered: []string{"aes256-sha256-ecp256", "aes128-sha256-modp2048"}, Received: []string{"3des-sha1-modp1024"}, Differs: "encryption: aes256 against 3des",
 			},
@@ -136,6 +149,6 @@ func someEvents() []control.Event {
 	return []control.Event{
 		{Time: ago(time.Hour), Kind: control.EventPolicyApplied, Severity: "info", Message: `policy "server" is in force: 2 filters`},
 		{Time: ago(5 * time.Minute), Kind: control.EventSAUp, Severity: "info", Peer: "10.0.0.2", Message: "secured with 10.0.0.2: esp-aes256gcm", Fields: map[string]string{"spiIn": "0x01020304"}},
-		{Time: ago(time.Minute), Kind: control.EventFailed, Severity: "warning", Peer: "10.0.0.5", Message: "no proposal chosen\x1b]0;owned\x07\nforged line"},
+		{Time: ago(time.Minute), ID: 404, Windows2000: 546, Windows: 4653, Kind: control.EventFailed, Severity: "warning", Peer: "10.0.0.5", Message: "no proposal chosen\x1b]0;owned\x07\nforged line"},
 	}
 }

@@ -76,6 +76,7 @@ func TestOutput(t *testing.T) {
 		"policy show", "policy show --effective", "policy show client -o json", "policy show server --effective -o yaml",
 		"sa list", "sa list -o json",
 		"events", "events -o json", "events -o yaml",
+		"why 10.0.0.5", "why 10.0.0.5 -o json", "why fd00::7", "why --help",
 		"assign client", "unassign", "unassign -o json", "reload",
 		"--help", "assign --help", "status --help", "policy --help", "policy show --help", "events --help",
 	}
@@ -177,6 +178,9 @@ func TestExitCodes(t *testing.T) {
 		{"assign client --auth psk-file:/no/such/file", socket, control.NotFound, "/no/such/file"},
 		{"assign ../x", socket, control.Invalid, "/"},
 		{"assign x", refusingSocket, control.NotFound, `\u001b`},
+		{"why", socket, control.Usage, "1 arg"},
+		{"why web1", socket, control.Usage, "the address of a peer"},
+		{"why 10.0.0.5", refusingSocket, control.NotFound, `\u001b`},
 		{"status", filepath.Join(t.TempDir(), "none"), control.NotReachable, "systemctl start ipsecagent"},
 		{"version", filepath.Join(t.TempDir(), "none"), control.NotReachable, "systemctl start ipsecagent"},
 	}

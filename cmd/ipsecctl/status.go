@@ -143,9 +143,30 @@ func printNegotiating(p *printer, list []control.Negotiating) {
 func printFailures(p *printer, list []control.Failure) {
 	p.heading("Failed", len(list))
 	for _, f := range list {
-		p.line("  %s  %s, in %s", f.Peer, p.ago(f.Time), f.Step)
+		p.line("  %s  %s: %s%s, begun by %s%s", f.Peer, p.ago(f.Time), f.Code, inStep(f.Step), starter(f.Own), again(p, f))
 		p.facts("      ", failureFacts(p, f))
 	}
+}
+
+func inStep(step string) string {
+	if step == "" {
+		return ""
+	}
+	return " in " + step
+}
+
+func starter(own bool) string {
+	if own {
+		return "this host"
+	}
+	return "the peer"
+}
+
+func again(p *printer, f control.Failure) string {
+	if f.Times < 2 {
+		return ""
+	}
+	return fmt.Sprintf(", %d times since %s", f.Times, p.ago(f.First))
 }
 
 func failureFacts(p *printer, f control.Failure) [][2]string {
@@ -159,6 +180,7 @@ func failureFacts(p *printer, f control.Failure) [][2]string {
 	add("we offered:", strings.Join(f.Offered, ", "))
 	add("peer offered:", strings.Join(f.Received, ", "))
 	add("rule:", f.Rule)
+	add("do:", f.Hint)
 	switch {
 	case f.Retry.IsZero():
 	case f.Retry.After(p.now):
