@@ -9,8 +9,10 @@ import (
 	"strings"
 )
 
-// server is the address of the end that answers.
-func server() netip.Addr { return netip.AddrFrom4([4]byte{10, 79, 0, 1}) }
+// server is the address of the end that answers, gateway that of the namespace
+// of the peers on the same link.
+func server() netip.Addr  { return netip.AddrFrom4([4]byte{10, 78, 0, 1}) }
+func gateway() netip.Addr { return netip.AddrFrom4([4]byte{10, 78, 0, 2}) }
 
 // peerAddr is the address of the nth peer, counted from 0.
 func peerAddr(n int) netip.Addr {
@@ -18,7 +20,8 @@ func peerAddr(n int) netip.Addr {
 }
 
 // lab is two network namespaces joined by a veth pair: one has the server's
-// address, the other one an address for each peer.
+// address, the other one an address for each peer. The peers are behind a
+// gateway, or the kernel's table of neighbours would be measured too.
 type lab struct {
 	dir       string
 	shim      string // compiled
@@ -49,9 +52,11 @@ func (l *lab) build(o options) error {
 	steps := []string{
 		"netns add " + l.one, "netns add " + l.many,
 		"-n " + l.many + " link add veth0 type veth peer name veth0 netns " + l.one,
-		fmt.Sprintf("-n %s addr add %s/16 dev veth0", l.one, server()),
+		fmt.Sprintf("-n %s addr add %s/30 dev veth0", l.one, server()),
+		fmt.Sprintf("-n %s addr add %s/30 dev veth0", l.many, gateway()),
 		"-n " + l.one + " link set lo up", "-n " + l.many + " link set lo up",
 		"-n " + l.one + " link set veth0 up", "-n " + l.many + " link set veth0 up",
+		fmt.Sprintf("-n %s route add 10.79.0.0/16 via %s", l.one, gateway()),
 	}
 	for _, s := range steps {
 		if err := command("ip", strings.Fields(s)...); err != nil {
@@ -64,7 +69,7 @@ func (l *lab) build(o options) error {
 func (l *lab) addAddresses() error {
 	var batch strings.Builder
 	for n := range l.peers {
-		fmt.Fprintf(&batch, "addr add %s/16 dev veth0\n", peerAddr(n))
+		fmt.Fprintf(&batch, "addr add %s/32 dev lo\n", peerAddr(n))
 	}
 	cmd := exec.Command("ip", "-n", l.many, "-batch", "-")
 	cmd.Stdin = strings.NewReader(batch.String())
