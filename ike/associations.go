@@ -111,6 +111,7 @@ func (m *Machine) finishQuick(now time.Time, q *quickMode) {
 	clear(q.shared)
 	q.shared, q.dh = nil, nil
 	delete(m.quicks, q.pair.ID)
+	m.peers.removeQuick(q)
 	m.keepQuick(now, q)
 	request := uint64(0)
 	if q.request != nil {

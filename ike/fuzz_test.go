@@ -47,7 +47,7 @@ func FuzzMachine(f *testing.F) {
 		if len(in) > 400 {
 			return
 		}
-		s := &script{w: newWorld(nil, 1), bytes: in}
+		s := &script{w: newWorld(t, 1), bytes: in}
 		ring, err := psk.Parse("test", []byte(goodKey))
 		if err != nil {
 			t.Fatal(err)

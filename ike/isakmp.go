@@ -98,6 +98,7 @@ func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []
 		}
 	}
 	m.sas[s.key()] = s
+	m.peers.addSA(s)
 	s.expiry = m.timers.set(nil, s.expires, func(now time.Time) { m.closeSA(now, s, "lifetime over") })
 	s.renewal = m.timers.set(nil, now.Add(x.choice.Life/1000*time.Duration(m.renewAt(s.initiator))), func(now time.Time) { m.renewMain(now, s) })
 	m.put(MainMode{SA: s.status()})
@@ -112,7 +113,7 @@ const peerSAs = 16
 func (m *Machine) crowdOut(now time.Time, s *isakmp) {
 	var oldest *isakmp
 	n := 0
-	for _, t := range m.sas {
+	for _, t := range m.peers.at(s.remote.Addr()).sas {
 		if t.sameHosts(s.path) && t.principal == s.principal {
 			if n++; oldest == nil || t.compare(oldest) < 0 {
 				oldest = t
@@ -150,7 +151,7 @@ func (m *Machine) renewMain(now time.Time, s *isakmp) {
 // newest returns the ISAKMP SA that new quick modes with the peer of s use.
 func (m *Machine) newest(s *isakmp) *isakmp {
 	best := s
-	for _, t := range m.sas {
+	for _, t := range m.peers.at(s.remote.Addr()).sas {
 		if t.sameHosts(s.path) && t.principal == s.principal && t.compare(best) > 0 {
 			best = t
 		}
@@ -179,6 +180,7 @@ func (m *Machine) endSA(now time.Time, s *isakmp, reason string) {
 		return
 	}
 	delete(m.sas, s.key())
+	m.peers.removeSA(s)
 	m.timers.stop(s.expiry)
 	m.timers.stop(s.renewal)
 	m.put(MainMode{SA: s.status(), Ended: reason})

@@ -62,6 +62,7 @@ type Machine struct {
 	pairs     map[sadb.PairID]*pairState
 	quicks    map[sadb.PairID]*quickMode // under way, in either role
 	inbound   map[sadb.SAID]sadb.PairID
+	peers     peers              // by address
 	attempts  map[netip.Addr]int // failed authentications as initiator
 	drops     drops
 	strangers strangers
@@ -86,6 +87,7 @@ func New(cfg Config) *Machine {
 		pairs:      map[sadb.PairID]*pairState{},
 		quicks:     map[sadb.PairID]*quickMode{},
 		inbound:    map[sadb.SAID]sadb.PairID{},
+		peers:      peers{},
 		attempts:   map[netip.Addr]int{},
 		drops:      drops{counts: map[Dropped]int{}},
 		strangers:  strangers{waiting: map[netip.Addr]int{}},

@@ -40,6 +40,7 @@ func (m *Machine) sendMessage1(now time.Time, x *mainMode) {
 	x.icookie, x.rcookie, x.step, x.busy = cookie, [8]byte{}, awaitMessage2, false
 	x.answers, x.tries = answers{}, 0
 	m.mains[x.key()] = x
+	m.peers.addMain(x)
 	m.repeatMain(now, x, maxSends, wire.AppendClear(nil, x.header(), []wire.Payload{{Type: wire.SAPayload, Body: x.sai}}))
 }
 

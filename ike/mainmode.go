@@ -192,6 +192,9 @@ func (m *Machine) endMain(x *mainMode) {
 	if m.mains[x.key()] == x {
 		delete(m.mains, x.key())
 	}
+	if x.initiator {
+		m.peers.removeMain(x)
+	}
 }
 
 // failMain ends x with a reason, for each request that waits for it.
@@ -250,7 +253,7 @@ func (m *Machine) mainExpired(now time.Time, x *mainMode) {
 // overtaken reports whether the peer of x has succeeded in another main mode
 // since: it started anew because our answers were lost.
 func (m *Machine) overtaken(x *mainMode) bool {
-	for _, s := range m.sas {
+	for _, s := range m.peers.at(x.remote.Addr()).sas {
 		if s.sameHosts(x.path) && s.since.After(x.started) {
 			return true
 		}

@@ -55,7 +55,13 @@ func randomFrom(seed uint64) io.Reader {
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
-	return &world{t: t, now: epoch, net: iketest.New(seed)}
+	w := &world{t: t, now: epoch, net: iketest.New(seed)}
+	t.Cleanup(func() {
+		for _, h := range w.hosts {
+			checkPeers(t, h.m)
+		}
+	})
+	return w
 }
 
 func keyring(t testing.TB, text string) *psk.Keyring {

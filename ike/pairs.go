@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -35,6 +36,7 @@ func (m *Machine) enterPair(now time.Time, q *quickMode) {
 		p.main = q.request.Main
 	}
 	m.pairs[p.pair.ID] = p
+	m.peers.addPair(p)
 	old := m.pairs[p.pair.Replaces]
 	if old == nil || !q.initiator {
 		return
@@ -81,6 +83,7 @@ func (m *Machine) endPair(now time.Time, p *pairState, reason string, tell bool)
 func (m *Machine) forgetPair(p *pairState) {
 	m.forgetInbound(p.pair)
 	delete(m.pairs, p.pair.ID)
+	m.peers.removePair(p)
 	m.timers.stop(p.retire)
 	if old := m.pairs[p.pair.Replaces]; old != nil && p.pair.Initiator {
 		old.renewing = false
@@ -91,7 +94,7 @@ func (m *Machine) forgetPair(p *pairState) {
 // there is none the peer learns from the lifetime.
 func (m *Machine) tellDelete(now time.Time, p *pairState) {
 	var best *isakmp
-	for _, s := range m.sas {
+	for _, s := range m.peers.at(p.pair.Remote).sas {
 		if s.owns(p.pair) && (best == nil || s.compare(best) > 0) {
 			best = s
 		}
@@ -109,7 +112,7 @@ func (s *isakmp) owns(p sadb.Pair) bool {
 
 func (m *Machine) pairsWith(s *isakmp) int {
 	n := 0
-	for _, p := range m.pairs {
+	for _, p := range m.peers.at(s.remote.Addr()).pairs {
 		if s.owns(p.pair) {
 			n++
 		}
@@ -121,8 +124,12 @@ func (m *Machine) hasPairs(s *isakmp) bool { return m.pairsWith(s) > 0 }
 
 // sortedPairs returns the pairs that fit, oldest first.
 func (m *Machine) sortedPairs(fits func(p sadb.Pair) bool) []*pairState {
+	return sortPairs(slices.Collect(maps.Values(m.pairs)), fits)
+}
+
+func sortPairs(from []*pairState, fits func(p sadb.Pair) bool) []*pairState {
 	var all []*pairState
-	for _, p := range m.pairs {
+	for _, p := range from {
 		if fits(p.pair) {
 			all = append(all, p)
 		}
@@ -141,7 +148,7 @@ func (m *Machine) sortedPairs(fits func(p sadb.Pair) bool) []*pairState {
 
 // latest returns the newest pair that carries what p carries.
 func (m *Machine) latest(p sadb.Pair) *pairState {
-	all := m.sortedPairs(func(o sadb.Pair) bool {
+	all := m.pairsAt(p.Remote, func(o sadb.Pair) bool {
 		return o.Selector == p.Selector && o.Mode == p.Mode && o.Local == p.Local && o.Remote == p.Remote && o.Principal == p.Principal
 	})
 	if len(all) == 0 {
@@ -211,8 +218,12 @@ func (m *Machine) close(now time.Time, in Close) {
 
 // adopt makes a pair of an earlier process known.
 func (m *Machine) adopt(in Adopt) {
+	if old := m.pairs[in.Pair.ID]; old != nil {
+		m.peers.removePair(old)
+	}
 	p := &pairState{pair: in.Pair, main: in.Main, quick: in.Quick}
 	m.pairs[in.Pair.ID] = p
+	m.peers.addPair(p)
 	m.rememberInbound(in.Pair)
 }
 

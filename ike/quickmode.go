@@ -114,6 +114,7 @@ func (m *Machine) enterQuick(now time.Time, q *quickMode) error {
 	q.sa.quicks[q.id] = q
 	q.sa.count++
 	m.quicks[q.pair.ID] = q
+	m.peers.addQuick(q)
 	m.keepQuick(now, q)
 	return nil
 }
@@ -144,6 +145,7 @@ func (m *Machine) forgetQuick(q *quickMode) {
 	m.stopRepeat(q.resend)
 	m.timers.stop(q.life)
 	delete(m.quicks, q.pair.ID)
+	m.peers.removeQuick(q)
 	if q.sa.quicks[q.id] == q {
 		delete(q.sa.quicks, q.id)
 	}
