@@ -36,7 +36,7 @@ func TestDemo(t *testing.T) {
 	if took > time.Minute {
 		t.Errorf("the demo took %v", took)
 	}
-	phase := func(name string) []packet { return readCapture(t, filepath.Join(dir, name+".pcap")) }
+	phase := func(name string) []packet { return readCapture(t, filepath.Join(dir, name+".pcap"), false) }
 
 	for _, name := range []string{"phase1", "phase3"} {
 		if found := leaks(phase(name), demoAllowed); len(found) > 0 {

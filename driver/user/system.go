@@ -100,11 +100,14 @@ func (s *system) ensureLink(link netlink.Link) (was bool, err error) {
 		return false, err
 	}
 	a := link.Attrs()
-	if a.Flags&net.FlagUp != 0 && a.MTU == tunMTU {
+	if a.Flags&net.FlagUp != 0 && a.MTU == tunMTU && a.TxQLen == tunQueue {
 		return true, nil
 	}
 	if err := s.nl.LinkSetMTU(link, tunMTU); err != nil {
 		return false, fmt.Errorf("set MTU of %s: %w", s.cfg.TUN, err)
+	}
+	if err := s.nl.LinkSetTxQLen(link, tunQueue); err != nil {
+		return false, fmt.Errorf("set queue length of %s: %w", s.cfg.TUN, err)
 	}
 	if err := s.nl.LinkSetUp(link); err != nil {
 		return false, fmt.Errorf("set %s up: %w", s.cfg.TUN, err)
