@@ -68,6 +68,7 @@ type Machine struct {
 	strangers strangers
 	hints     hintLimit // answers in clear
 	reports   hintLimit // reports about peers that have proven nothing
+	anonymous bool      // says nothing of itself by vendor IDs
 }
 
 // New returns a Machine that refuses everything until SetPolicy.

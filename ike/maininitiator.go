@@ -3,6 +3,7 @@ package ike
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"ipsecagent/auth"
@@ -18,19 +19,12 @@ const silentKE = 3
 func (m *Machine) startMain(now time.Time, p path, offer MainOffer, waiting ...*request) {
 	x := &mainMode{path: p, initiator: true, step: awaitMessage2, started: now,
 		until: now.Add(giveUp), offer: m.able(offer), waiting: waiting}
-	x.own = x.offer.choices()
-	if len(x.own) == 0 {
-		m.failMain(now, x, Failed{Step: "main mode message 1", Code: FailLocal,
-			Reason: "there is nothing to offer: the policy names no main-mode method that this host can compute, or no authentication method that it is set up for"})
-		return
-	}
-	x.sai = mainSA(x.own)
-	m.sendMessage1(now, x)
+	m.beginAnew(now, x)
 }
 
-// sendMessage1 begins or begins anew: with fresh cookies, so that nothing of
-// an earlier try can be taken for an answer.
-func (m *Machine) sendMessage1(now time.Time, x *mainMode) {
+// beginAnew begins, or begins again: with fresh cookies, so that nothing of an
+// earlier try can be taken for an answer. Kerberos needs its name first.
+func (m *Machine) beginAnew(now time.Time, x *mainMode) {
 	m.endMain(x)
 	cookie, err := m.randomCookie()
 	if err != nil {
@@ -38,10 +32,88 @@ func (m *Machine) sendMessage1(now time.Time, x *mainMode) {
 		return
 	}
 	x.icookie, x.rcookie, x.step, x.busy = cookie, [8]byte{}, awaitMessage2, false
-	x.answers, x.tries = answers{}, 0
+	x.answers, x.tries, x.session = answers{}, 0, nil
 	m.mains[x.key()] = x
 	m.peers.addMain(x)
-	m.repeatMain(now, x, maxSends, wire.AppendClear(nil, x.header(), []wire.Payload{{Type: wire.SAPayload, Body: x.sai}}))
+	x.own = x.offer.choices()
+	if !offersKerberos(x.own) {
+		m.sendMessage1(now, x, nil)
+		return
+	}
+	x.requirement, x.attempt = x.nextRequirement(auth.Kerberos, m.attempts[x.remote.Addr()])
+	draft := *x
+	m.mainWork(x, func() any { return m.introduce(&draft) }, func(now time.Time, result any) {
+		m.introduced(now, x, result)
+	})
+}
+
+func offersKerberos(choices []mainChoice) bool {
+	return slices.ContainsFunc(choices, func(c mainChoice) bool { return c.Method == auth.Kerberos })
+}
+
+// withoutKerberos returns the choices that are left when there is no ticket to
+// be had.
+func withoutKerberos(choices []mainChoice) []mainChoice {
+	return slices.DeleteFunc(slices.Clone(choices), func(c mainChoice) bool { return c.Method == auth.Kerberos })
+}
+
+// introduction is a session for Kerberos and the name that goes with the SA.
+type introduction struct {
+	session auth.Session
+	name    []byte
+	err     error
+}
+
+// introduce runs in the pool. It asks no KDC for anything.
+func (m *Machine) introduce(x *mainMode) introduction {
+	var i introduction
+	i.session, i.err = m.authenticator(auth.Kerberos).Start(x.request())
+	if i.err == nil {
+		i.name = i.session.Local().GSS
+	}
+	return i
+}
+
+// request is what a session of x is started with.
+func (x *mainMode) request() auth.Request {
+	return auth.Request{Initiator: x.initiator, Local: x.local.Addr(), Remote: x.remote.Addr(),
+		Requirement: x.requirement, Attempt: x.attempt}
+}
+
+// introduced sends message 1: without Kerberos, if this host cannot and the
+// policy names something else beside.
+func (m *Machine) introduced(now time.Time, x *mainMode, result any) {
+	i, ok := result.(introduction)
+	if !ok {
+		i.err = errWork
+	}
+	if i.err != nil {
+		x.own = withoutKerberos(x.own)
+	}
+	for n := range x.own {
+		if x.own[n].Method == auth.Kerberos {
+			x.own[n].name = i.name
+		}
+	}
+	x.session = i.session
+	m.sendMessage1(now, x, i.err)
+}
+
+// sendMessage1 sends the offer; cause is why it is smaller than the policy's.
+func (m *Machine) sendMessage1(now time.Time, x *mainMode, cause error) {
+	if len(x.own) == 0 && cause != nil {
+		x.choice.Method = auth.Kerberos
+		m.failAuth(now, x, cause)
+		return
+	}
+	if len(x.own) == 0 {
+		m.failMain(now, x, Failed{Step: "main mode message 1", Code: FailLocal,
+			Reason: "there is nothing to offer: the policy names no main-mode method that this host can compute, or no authentication method that it is set up for"})
+		return
+	}
+	x.sai = mainSA(x.own)
+	payloads := append([]wire.Payload{{Type: wire.SAPayload, Body: x.sai}}, m.offeredVendors(offersKerberos(x.own))...)
+	m.repeatMain(now, x, maxSends, wire.AppendClear(nil, x.header(), payloads))
 }
 
 func (m *Machine) repeatMain(now time.Time, x *mainMode, limit int, data []byte) {
@@ -54,7 +126,7 @@ func (m *Machine) repeatMain(now time.Time, x *mainMode, limit int, data []byte)
 // mainSilent is called when the sends of a message are used up.
 func (m *Machine) mainSilent(now time.Time, x *mainMode) {
 	if x.step == awaitMessage4 && x.hint == 0 && now.Before(x.until) {
-		m.sendMessage1(now, x)
+		m.beginAnew(now, x)
 		return
 	}
 	m.failMain(now, x, x.silence())
@@ -65,6 +137,8 @@ func (x *mainMode) silence() Failed {
 	peer := x.remote.Addr()
 	proving := x.step == awaitMessage6
 	switch {
+	case x.suspect != nil:
+		return *x.suspect
 	case x.hint != 0 && proving && x.choice.Method == auth.PSK:
 		return Failed{Code: FailPSK, Reason: fmt.Sprintf("%s answered with error notify %d when it saw our proof of identity: probably the preshared keys differ; enter the same key on both hosts", peer, x.hint)}
 	case x.hint != 0 && proving:
@@ -85,9 +159,11 @@ func (x *mainMode) silence() Failed {
 
 // begun is the result of the work before message 3.
 type begun struct {
-	session auth.Session
-	dh      keyExchange
-	err     error
+	session  auth.Session
+	dh       keyExchange
+	requests []wire.Payload // for certificates
+	token    []byte
+	err      error
 }
 
 // message2 takes the responder's choice.
@@ -96,17 +172,22 @@ func (m *Machine) message2(now time.Time, x *mainMode, msg message, plain wire.C
 		return errors.New("without responder cookie")
 	}
 	body, _ := plain.Find(wire.SAPayload)
-	choice, err := checkMainAnswer(x.own, body)
+	peer := readVendors(plain)
+	choice, err := checkMainAnswer(x.own, body, peer.gssapi)
 	if err != nil {
 		return err
 	}
 	delete(m.mains, x.key())
 	x.rcookie = msg.RCookie
 	m.mains[x.key()] = x
-	x.choice, x.hint = choice, 0
+	x.choice, x.peer, x.hint = choice, peer, 0
+	x.claim = auth.Claim{GSS: choice.name}
 	x.answers.remember(msg.sum, nil)
 	m.stopRepeat(x.resend)
-	x.requirement, x.attempt = x.nextRequirement(m.attempts[x.remote.Addr()])
+	if choice.Method != auth.Kerberos {
+		x.session = nil
+		x.requirement, x.attempt = x.nextRequirement(choice.Method, m.attempts[x.remote.Addr()])
+	}
 	draft := *x
 	m.mainWork(x, func() any { return m.beginMain(&draft) }, func(now time.Time, result any) {
 		m.begunMain(now, x, result)
@@ -114,21 +195,26 @@ func (m *Machine) message2(now time.Time, x *mainMode, msg message, plain wire.C
 	return nil
 }
 
-// nextRequirement takes the requirements of the chosen method in turn, one
-// failed attempt after the other, and then the next key of each.
-func (x *mainMode) nextRequirement(failed int) (auth.Requirement, int) {
-	reqs := x.requirements()
+// nextRequirement takes the requirements of a method in turn, one failed
+// attempt after the other, and then the next key of each.
+func (x *mainMode) nextRequirement(method auth.Method, failed int) (auth.Requirement, int) {
+	reqs := x.requirements(method)
 	return reqs[failed%len(reqs)], failed / len(reqs)
 }
 
 // beginMain runs in the pool.
 func (m *Machine) beginMain(x *mainMode) begun {
-	var b begun
-	b.session, b.err = m.authenticator(x.choice.Method).Start(auth.Request{Initiator: true,
-		Local: x.local.Addr(), Remote: x.remote.Addr(), Requirement: x.requirement, Attempt: x.attempt})
-	if b.err == nil {
-		b.dh, b.err = m.newDH(x.choice.Suite.Group, m.cfg.Rand)
+	b := begun{session: x.session}
+	if b.session == nil {
+		b.session, b.err = m.authenticator(x.choice.Method).Start(x.request())
+	} else if b.err = b.session.Remote(x.claim); b.err == nil {
+		b.token, b.err = b.session.Token(nil)
 	}
+	if b.err != nil {
+		return b
+	}
+	b.requests = requests(x.choice.Method, b.session.Local().CAs)
+	b.dh, b.err = m.newDH(x.choice.Suite.Group, m.cfg.Rand)
 	return b
 }
 
@@ -143,60 +229,79 @@ func (m *Machine) begunMain(now time.Time, x *mainMode, result any) {
 		nonce, b.err = m.random(ourNonce)
 	}
 	if b.err != nil {
-		m.failMain(now, x, Failed{Code: localCode(x.choice.Method, b.err), Reason: b.err.Error()})
+		m.failAuth(now, x, b.err)
 		return
 	}
 	x.session, x.dh, x.kei, x.ni = b.session, b.dh, b.dh.Public(), nonce
 	x.step = awaitMessage4
-	m.repeatMain(now, x, silentKE, wire.AppendClear(nil, x.header(), []wire.Payload{
-		{Type: wire.KEPayload, Body: x.kei}, {Type: wire.NoncePayload, Body: x.ni}}))
+	payloads := slices.Concat([]wire.Payload{{Type: wire.KEPayload, Body: x.kei}, {Type: wire.NoncePayload, Body: x.ni}},
+		b.requests, tokens(b.token))
+	m.repeatMain(now, x, silentKE, wire.AppendClear(nil, x.header(), payloads))
 }
 
 // claimed is the result of the work before message 5.
 type claimed struct {
-	keys      *crypt.Keys
-	id, proof []byte
-	badPeer   error
-	local     error
+	keys    *crypt.Keys
+	proof   proof
+	badPeer error
+	local   error
 }
 
 // message4 takes the responder's half of the key exchange.
 func (m *Machine) message4(_ time.Time, x *mainMode, msg message, plain wire.Chain) error {
-	ke, _ := plain.Find(wire.KEPayload)
-	nonce, _ := plain.Find(wire.NoncePayload)
-	if err := checkNonce(nonce); err != nil {
+	draft := *x
+	var err error
+	if draft.ker, draft.nr, err = x.keyValues(plain); err != nil {
 		return err
 	}
-	if err := checkKE(x.choice.Suite.Group, ke); err != nil {
+	if draft.claim.CAs, err = requested(plain); err != nil {
 		return err
 	}
 	if x.tries++; x.tries > maxKEWork {
 		return errors.New("too many of them")
 	}
-	draft := *x
-	draft.ker, draft.nr = ke, nonce
-	m.mainWork(x, func() any { return claimMain(&draft) }, func(now time.Time, result any) {
+	token, _ := plain.Find(wire.GSSPayload)
+	m.mainWork(x, func() any { return claimMain(&draft, token) }, func(now time.Time, result any) {
 		m.claimedMain(now, x, msg, &draft, result)
 	})
 	return nil
 }
 
 // claimMain runs in the pool, on a copy of the exchange.
-func claimMain(x *mainMode) claimed {
+func claimMain(x *mainMode, token []byte) claimed {
 	var c claimed
 	shared, err := x.dh.Shared(x.ker)
 	if err != nil {
 		c.badPeer = err
 		return c
 	}
-	x.dh.Zero()
 	defer clear(shared)
+	if c.badPeer = takeReply(x, token); c.badPeer != nil {
+		return c
+	}
+	x.dh.Zero()
 	if c.keys, c.local = deriveKeys(x.exchange(shared), seedsOf(x.session)[0]); c.local != nil {
 		return c
 	}
-	c.id = x.localID(x.session)
-	c.proof, c.local = x.session.Prove(func(extra []byte) []byte { return c.keys.HashI(x.sai, c.id, extra) })
+	if len(x.claim.CAs) > 0 {
+		c.local = x.session.Remote(x.claim)
+	}
+	if c.local == nil {
+		c.proof, c.local = x.prove(x.session, func(id, extra []byte) []byte { return c.keys.HashI(x.sai, id, extra) })
+	}
 	return c
+}
+
+// takeReply completes the GSS context with the responder's token.
+func takeReply(x *mainMode, token []byte) error {
+	if x.choice.Method != auth.Kerberos {
+		return nil
+	}
+	out, err := x.session.Token(token)
+	if err == nil && len(out) > 0 {
+		err = errMoreTokens
+	}
+	return err
 }
 
 // claimedMain sends message 5.
@@ -207,22 +312,34 @@ func (m *Machine) claimedMain(now time.Time, x *mainMode, msg message, draft *ma
 	}
 	if c.badPeer != nil {
 		m.drop(now, x.remote, "main mode message 4: "+c.badPeer.Error())
+		m.doubt(x, c.badPeer)
 		return
 	}
-	payloads := append([]wire.Payload{{Type: wire.IDPayload, Body: c.id}, {Type: wire.HashPayload, Body: c.proof}},
-		m.firstContact(x)...)
+	payloads := slices.Concat(c.proof.payloads(x.choice.Method), m.provenVendor(x.peer, true), m.firstContact(x))
 	var data []byte
 	if c.local == nil {
 		data, x.iv, c.local = seal(c.keys, x.header(), c.keys.IV(), payloads)
 	}
 	if c.local != nil {
-		m.failMain(now, x, Failed{Code: localCode(x.choice.Method, c.local), Reason: c.local.Error()})
+		m.failAuth(now, x, c.local)
 		return
 	}
-	x.ker, x.nr, x.keys, x.step = draft.ker, draft.nr, c.keys, awaitMessage6
+	x.ker, x.nr, x.claim, x.keys, x.step = draft.ker, draft.nr, draft.claim, c.keys, awaitMessage6
 	x.answers.remember(msg.sum, nil)
-	x.until, x.hint = now.Add(giveUp), 0
+	x.until, x.hint, x.suspect = now.Add(giveUp), 0, nil
 	m.repeatMain(now, x, maxSends, data)
+}
+
+// doubt notes that the peer, or somebody in its name, could not authenticate:
+// what the exchange will have failed of, unless something better comes soon.
+func (m *Machine) doubt(x *mainMode, err error) {
+	var refused *auth.Error
+	if !errors.As(err, &refused) || x.suspect != nil {
+		return
+	}
+	f := authFailure(x.choice.Method, err)
+	x.suspect, x.hint = &f, wire.AuthenticationFailed
+	x.resend.shorten()
 }
 
 // checked is the result of the work for message 6.
@@ -235,17 +352,19 @@ type checked struct {
 func (m *Machine) message6(_ time.Time, x *mainMode, msg message, _ wire.Chain) error {
 	chain, last, err := open(x.keys, msg, x.iv)
 	if err == nil {
-		err = proofShape().check(chain)
+		err = checkProofShape(x.choice.Method, chain)
 	}
 	if err != nil {
 		return err
 	}
-	id, _ := chain.Find(wire.IDPayload)
-	proof, _ := chain.Find(wire.HashPayload)
+	p, err := readProof(x.choice.Method, chain)
+	if err != nil {
+		return err
+	}
 	draft := *x
 	m.mainWork(x, func() any {
 		var c checked
-		c.principal, c.err = checkProof(draft.session, id, func(extra []byte) []byte { return draft.keys.HashR(draft.sai, id, extra) }, proof)
+		c.principal, c.err = p.check(draft.session, draft.claim, draft.keys.HashR, draft.sai)
 		return c
 	}, func(now time.Time, result any) {
 		c, ok := result.(checked)
@@ -262,10 +381,15 @@ func (m *Machine) checkedMain(now time.Time, x *mainMode, chain wire.Chain, last
 	if c.err != nil {
 		m.drop(now, x.remote, "main mode message 6: "+c.err.Error())
 		x.hint = wire.InvalidHashInformation
+		m.doubt(x, c.err)
 		x.resend.shorten()
 		return
 	}
-	if err := acceptPrincipal(x.requirement, c.principal); err != nil {
+	err := acceptPrincipal(x.requirement, c.principal)
+	if err == nil {
+		err = checkVendor(x.peer, chain)
+	}
+	if err != nil {
 		m.failMain(now, x, Failed{Code: FailAuth, Reason: err.Error()})
 		return
 	}

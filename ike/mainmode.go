@@ -28,30 +28,24 @@ func (s mainStep) String() string { return fmt.Sprintf("main mode message %d", u
 // handler is called. An error of a handler leaves the exchange as it was.
 type mainRule struct {
 	encrypted bool
-	shape     shape
+	shape     shape // of a message in clear
 	// handle gets the payloads of a message in clear; encrypted ones it opens
 	// itself.
 	handle func(m *Machine, now time.Time, x *mainMode, msg message, plain wire.Chain) error
 }
 
-func (s mainStep) rule() mainRule {
-	key := shape{once: []wire.PayloadType{wire.KEPayload, wire.NoncePayload}, any: []wire.PayloadType{wire.CertRequestPayload}}
-	switch s {
+func (x *mainMode) rule() mainRule {
+	switch x.step {
 	case awaitMessage2:
 		return mainRule{false, shape{once: []wire.PayloadType{wire.SAPayload}}, (*Machine).message2}
 	case awaitMessage3:
-		return mainRule{false, key, (*Machine).message3}
+		return mainRule{false, keyShape(x.choice.Method), (*Machine).message3}
 	case awaitMessage4:
-		return mainRule{false, key, (*Machine).message4}
+		return mainRule{false, keyShape(x.choice.Method), (*Machine).message4}
 	case awaitMessage5:
-		return mainRule{true, proofShape(), (*Machine).message5}
+		return mainRule{true, shape{}, (*Machine).message5}
 	}
-	return mainRule{true, proofShape(), (*Machine).message6}
-}
-
-// proofShape is that of the messages that prove an identity.
-func proofShape() shape {
-	return shape{once: []wire.PayloadType{wire.IDPayload, wire.HashPayload}, any: []wire.PayloadType{wire.NotifyPayload}}
+	return mainRule{true, shape{}, (*Machine).message6}
 }
 
 // mainMode is a main mode under way, in either role. Nothing of it but its
@@ -73,7 +67,11 @@ type mainMode struct {
 	choice mainChoice
 	sai    []byte // body of the initiator's SA payload as sent
 
-	session          auth.Session // initiator
+	peer  vendors
+	claim auth.Claim // what the peer has claimed so far
+	// session is the initiator's. One for Kerberos is there before the method
+	// is chosen: it knows the name that goes with the offer.
+	session          auth.Session
 	requirement      auth.Requirement
 	dh               keyExchange
 	kei, ker, ni, nr []byte
@@ -135,7 +133,7 @@ func (m *Machine) mainStep(now time.Time, x *mainMode, msg message) error {
 	if x.busy {
 		return errBusy
 	}
-	rule := x.step.rule()
+	rule := x.rule()
 	if msg.Encrypted() != rule.encrypted {
 		return fmt.Errorf("%s: encryption flag is wrong", x.step)
 	}
@@ -265,39 +263,4 @@ func (m *Machine) overtaken(x *mainMode) bool {
 func (x *mainMode) exchange(shared []byte) crypt.Exchange {
 	return crypt.Exchange{Suite: x.choice.Suite, ICookie: x.icookie, RCookie: x.rcookie,
 		Ni: x.ni, Nr: x.nr, KEi: x.kei, KEr: x.ker, Shared: shared}
-}
-
-// deriveKeys makes the keys of the ISAKMP SA; seed is nil for the methods
-// that start from g^xy.
-func deriveKeys(e crypt.Exchange, seed []byte) (*crypt.Keys, error) {
-	if seed == nil {
-		return e.Signature()
-	}
-	return e.PSK(seed)
-}
-
-// localID returns the body of this side's identification payload.
-func (x *mainMode) localID(s auth.Session) []byte {
-	claim := s.Local()
-	if claim.IDType == 0 {
-		addr := x.local.Addr()
-		claim.IDType = uint8(pickType(addr.Is6(), wire.IDIPv4, wire.IDIPv6))
-		claim.ID = addr.AsSlice()
-	}
-	return idBody(claim)
-}
-
-// checkProof verifies what a message 5 or 6 claims and proves.
-func checkProof(s auth.Session, idBody []byte, hash func(extra []byte) []byte, proof []byte) (auth.Principal, error) {
-	id, err := wire.ParseID(idBody)
-	if err != nil {
-		return "", err
-	}
-	if !fitsID(id) {
-		return "", fmt.Errorf("identification with protocol %d and port %d", id.Proto, id.Port)
-	}
-	if err := s.Remote(auth.Claim{IDType: uint8(id.Type), ID: id.Data}); err != nil {
-		return "", err
-	}
-	return s.Check(hash, proof)
 }

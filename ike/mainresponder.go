@@ -3,6 +3,7 @@ package ike
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"ipsecagent/auth"
@@ -35,7 +36,7 @@ func (m *Machine) message1(now time.Time, msg message) error {
 			return err
 		}
 	}
-	return m.acceptMessage1(now, msg, sa, rcookies[0])
+	return m.acceptMessage1(now, msg, chain, rcookies[0])
 }
 
 // again answers a first message that has an exchange already.
@@ -57,12 +58,14 @@ func (m *Machine) again(msg message, key saKey) (found bool, err error) {
 	return true, nil
 }
 
-func (m *Machine) acceptMessage1(now time.Time, msg message, sa []byte, rcookie [8]byte) error {
+func (m *Machine) acceptMessage1(now time.Time, msg message, chain wire.Chain, rcookie [8]byte) error {
 	offer, err := m.mainPolicy(msg.path)
 	if err != nil {
 		return fmt.Errorf("main mode message 1: %w", err)
 	}
-	peer, err := readMainSA(sa)
+	sa, _ := chain.Find(wire.SAPayload)
+	vendors := readVendors(chain)
+	peer, err := readMainSA(sa, vendors.gssapi)
 	var refused *errSA
 	if errors.As(err, &refused) {
 		m.notifyInClear(now, msg, rcookie, refused.notify)
@@ -70,19 +73,63 @@ func (m *Machine) acceptMessage1(now time.Time, msg message, sa []byte, rcookie 
 	if err != nil {
 		return fmt.Errorf("main mode message 1: %w", err)
 	}
-	own := offer.choices()
-	choice, ok := pick(own, peer.choices)
-	if !ok {
-		m.refuseMain(now, msg, rcookie, Failed{Code: FailNoProposal, Offered: mainWords(own), Received: peer.words, Differs: mainDiffers(own, peer.choices)})
+	x := &mainMode{path: msg.path, icookie: msg.ICookie, rcookie: rcookie, step: awaitMessage3,
+		started: now, offer: offer, peer: vendors, sai: sa}
+	if !x.choose(offer.choices(), peer) {
+		m.refuseMain(now, msg, rcookie, offer.choices(), peer)
 		return errors.New("main mode message 1: no common proposal")
 	}
-	x := &mainMode{path: msg.path, icookie: msg.ICookie, rcookie: rcookie, step: awaitMessage3,
-		started: now, offer: offer, choice: choice, sai: sa}
+	if x.choice.Method == auth.Kerberos {
+		return m.introduceResponder(now, x, msg, peer)
+	}
 	m.addHalfOpen(now, x)
-	reply := wire.AppendClear(nil, x.header(), []wire.Payload{{Type: wire.SAPayload, Body: answerSA(peer.proposal, choice.raw)}})
+	m.sendMessage2(x, msg, peer.proposal, nil)
+	return nil
+}
+
+// choose picks the method and the suite.
+func (x *mainMode) choose(own []mainChoice, peer received) (ok bool) {
+	x.choice, ok = pick(own, peer.choices)
+	x.claim.GSS = x.choice.name
+	return ok
+}
+
+// introduceResponder has the name of this host looked up, which its answer to
+// an offer of Kerberos carries. Should there be none, the offer is taken
+// without Kerberos.
+func (m *Machine) introduceResponder(now time.Time, x *mainMode, msg message, peer received) error {
+	if !m.strangers.begin(x.remote.Addr()) {
+		return errStrangers
+	}
+	m.addHalfOpen(now, x)
+	x.answers.remember(msg.sum, nil)
+	x.requirement = anyPrincipal(x.requirements(auth.Kerberos))
+	draft := *x
+	m.mainWork(x, func() any { return m.introduce(&draft) }, func(now time.Time, result any) {
+		i, ok := result.(introduction)
+		if !ok {
+			i.err = errWork
+		}
+		if i.err != nil && !x.choose(withoutKerberos(x.offer.choices()), peer) {
+			m.notifyInClear(now, msg, x.rcookie, wire.NoProposalChosen)
+			m.failAuth(now, x, i.err)
+			return
+		}
+		m.sendMessage2(x, msg, peer.proposal, i.name)
+	})
+	return nil
+}
+
+var errStrangers = errors.New("too much work for peers that have proven nothing")
+
+// sendMessage2 answers an offer.
+func (m *Machine) sendMessage2(x *mainMode, msg message, p wire.Proposal, name []byte) {
+	answer := []wire.Payload{{Type: wire.SAPayload, Body: answerSA(p, x.choice.raw, name)}}
+	x.choice.raw = wire.Transform{} // it has done its work
+	answer = fit(answer, m.answeredVendors(x.peer, x.choice.Method == auth.Kerberos), msg.size)
+	reply := wire.AppendClear(nil, x.header(), answer)
 	x.answers.remember(msg.sum, reply)
 	m.send(x.path, reply)
-	return nil
 }
 
 // mainPolicy asks what main mode with a peer may look like.
@@ -98,15 +145,15 @@ func (m *Machine) mainPolicy(p path) (MainOffer, error) {
 }
 
 // refuseMain tells the peer and, within bounds, the administrator.
-func (m *Machine) refuseMain(now time.Time, msg message, rcookie [8]byte, f Failed) {
+func (m *Machine) refuseMain(now time.Time, msg message, rcookie [8]byte, own []mainChoice, peer received) {
 	m.notifyInClear(now, msg, rcookie, wire.NoProposalChosen)
 	if !m.reports.allow(now, msg.remote.Addr()) {
 		return
 	}
-	f.Local, f.Remote = msg.local.Addr(), msg.remote.Addr()
-	f.Step = "main mode message 1"
-	f.Reason = "the peer offers nothing that policy accepts; first difference: " + f.Differs + "; give both ends one method in common"
-	m.put(f)
+	differs := mainDiffers(own, peer.choices)
+	m.put(Failed{Code: FailNoProposal, Local: msg.local.Addr(), Remote: msg.remote.Addr(), Step: "main mode message 1",
+		Offered: mainWords(own), Received: peer.words, Differs: differs,
+		Reason: "the peer offers nothing that policy accepts; first difference: " + differs + "; give both ends one method in common"})
 }
 
 func (m *Machine) addHalfOpen(now time.Time, x *mainMode) {
@@ -127,40 +174,51 @@ func (m *Machine) evict(now time.Time, crowd []*mainMode) {
 type keyed struct {
 	dh         keyExchange
 	candidates []candidate
-	badPeer    error // the peer's key exchange value is none
+	requests   []wire.Payload // for certificates
+	token      []byte
+	badPeer    error // the peer's key exchange value or token is none
 	local      error // this side cannot
 }
 
 // message3 computes the Diffie-Hellman secret and the keys. It is the first
 // thing that costs anything, and comes after our cookie has come back.
 func (m *Machine) message3(now time.Time, x *mainMode, msg message, plain wire.Chain) error {
-	ke, _ := plain.Find(wire.KEPayload)
-	nonce, _ := plain.Find(wire.NoncePayload)
-	if err := checkNonce(nonce); err != nil {
+	draft := *x
+	var err error
+	if draft.kei, draft.ni, err = x.keyValues(plain); err != nil {
 		return err
 	}
-	if err := checkKE(x.choice.Suite.Group, ke); err != nil {
+	if draft.claim.CAs, err = requested(plain); err != nil {
 		return err
 	}
 	if x.tries >= maxKEWork {
 		return errors.New("too many of them")
 	}
-	own, err := m.random(ourNonce)
-	if err != nil {
+	if draft.nr, err = m.random(ourNonce); err != nil {
 		return err
 	}
 	if !m.strangers.begin(x.remote.Addr()) {
-		return errors.New("too much work for peers that have proven nothing")
+		return errStrangers
 	}
 	m.evict(now, m.halfOpen.prove(x))
 	m.keepAlive(now, x, halfOpenLife)
 	x.tries++
-	draft := *x
-	draft.kei, draft.ni, draft.nr = ke, nonce, own
-	m.mainWork(x, func() any { return m.keyMain(&draft) }, func(now time.Time, result any) {
+	token, _ := plain.Find(wire.GSSPayload)
+	m.mainWork(x, func() any { return m.keyMain(&draft, token) }, func(now time.Time, result any) {
 		m.keyedMain(now, x, msg, &draft, result)
 	})
 	return nil
+}
+
+// keyValues takes the peer's key exchange value and nonce out of a message 3
+// or 4.
+func (x *mainMode) keyValues(plain wire.Chain) (ke, nonce []byte, err error) {
+	ke, _ = plain.Find(wire.KEPayload)
+	nonce, _ = plain.Find(wire.NoncePayload)
+	if err := checkNonce(nonce); err != nil {
+		return nil, nil, err
+	}
+	return ke, nonce, checkKE(x.choice.Suite.Group, ke)
 }
 
 // checkKE refuses a public value that is none of the group by its length
@@ -173,7 +231,7 @@ func checkKE(g sadb.Group, ke []byte) error {
 }
 
 // keyMain runs in the pool, on a copy of the exchange.
-func (m *Machine) keyMain(x *mainMode) keyed {
+func (m *Machine) keyMain(x *mainMode, token []byte) keyed {
 	var k keyed
 	var shared []byte
 	if k.dh, k.local = m.newDH(x.choice.Suite.Group, m.cfg.Rand); k.local != nil {
@@ -182,19 +240,49 @@ func (m *Machine) keyMain(x *mainMode) keyed {
 	if shared, k.badPeer = k.dh.Shared(x.kei); k.badPeer != nil {
 		return k
 	}
+	defer clear(shared)
 	k.dh.Zero()
 	x.ker = k.dh.Public()
 	k.candidates, k.local = m.candidates(x, shared)
-	clear(shared)
+	if k.local == nil && x.choice.Method == auth.Kerberos {
+		k.token, k.badPeer = k.candidates[0].accept(x.claim, token)
+	}
+	if k.local != nil || k.badPeer != nil {
+		return k
+	}
+	var authorities [][]byte
+	for _, c := range k.candidates {
+		authorities = append(authorities, c.session.Local().CAs...)
+	}
+	k.requests = requests(x.choice.Method, authorities)
 	return k
 }
 
-// candidates makes the keys of each way the peer may prove itself.
+// accept takes the initiator's name and token and returns ours.
+func (c candidate) accept(claim auth.Claim, token []byte) ([]byte, error) {
+	if err := c.session.Remote(claim); err != nil {
+		return nil, err
+	}
+	out, err := c.session.Token(token)
+	if err == nil && len(out) == 0 {
+		err = errMoreTokens
+	}
+	return out, err
+}
+
+// candidates makes the keys of each way the peer may prove itself. A GSS token
+// can be taken once: so there is one candidate for all rules of Kerberos, and
+// which of them welcomes the peer is decided when its principal is known.
 func (m *Machine) candidates(x *mainMode, shared []byte) ([]candidate, error) {
 	var all []candidate
+	reqs := x.requirements(x.choice.Method)
 	failed := fmt.Errorf("no requirement of the policy is of method %s", x.choice.Method)
-	for _, req := range x.requirements() {
-		s, err := m.authenticator(req.Method).Start(auth.Request{Local: x.local.Addr(), Remote: x.remote.Addr(), Requirement: req})
+	if x.choice.Method == auth.Kerberos {
+		reqs = []auth.Requirement{anyPrincipal(reqs)}
+	}
+	for _, req := range reqs {
+		x.requirement = req
+		s, err := m.authenticator(req.Method).Start(x.request())
 		if err != nil {
 			failed = err
 			continue
@@ -214,6 +302,20 @@ func (m *Machine) candidates(x *mainMode, shared []byte) ([]candidate, error) {
 	return all[:min(len(all), maxCandidates)], nil
 }
 
+// anyPrincipal is a requirement that welcomes whom any of reqs does.
+func anyPrincipal(reqs []auth.Requirement) auth.Requirement {
+	all := reqs[0]
+	all.AcceptPrincipals = nil
+	for _, r := range reqs {
+		if len(r.AcceptPrincipals) == 0 {
+			all.AcceptPrincipals = nil
+			break
+		}
+		all.AcceptPrincipals = append(all.AcceptPrincipals, r.AcceptPrincipals...)
+	}
+	return all
+}
+
 // maxCandidates bounds the keys that one message 5 is tried under.
 const maxCandidates = 8
 
@@ -226,11 +328,11 @@ func seedsOf(s auth.Session) [][]byte {
 	return [][]byte{nil}
 }
 
-// requirements returns those of the offer that are of the method chosen.
-func (x *mainMode) requirements() []auth.Requirement {
+// requirements returns those of the offer that are of a method.
+func (x *mainMode) requirements(method auth.Method) []auth.Requirement {
 	var all []auth.Requirement
 	for _, r := range x.offer.Auth {
-		if r.Method == x.choice.Method {
+		if r.Method == method {
 			all = append(all, r)
 		}
 	}
@@ -245,37 +347,39 @@ func (m *Machine) keyedMain(now time.Time, x *mainMode, msg message, draft *main
 	}
 	if k.badPeer != nil {
 		m.drop(now, x.remote, "main mode message 3: "+k.badPeer.Error())
+		m.suspectToken(now, x, msg, k.badPeer)
 		return
 	}
 	if k.local != nil {
 		m.notifyInClear(now, msg, x.rcookie, wire.AuthenticationFailed)
-		m.failMain(now, x, Failed{Code: localCode(x.choice.Method, k.local), Reason: k.local.Error()})
+		m.failAuth(now, x, k.local)
 		return
 	}
 	x.kei, x.ker, x.ni, x.nr = draft.kei, k.dh.Public(), draft.ni, draft.nr
-	x.candidates = k.candidates
+	x.claim, x.candidates, x.suspect = draft.claim, k.candidates, nil
 	x.iv = x.candidates[0].keys.IV()
 	x.step = awaitMessage5
-	reply := wire.AppendClear(nil, x.header(), []wire.Payload{
-		{Type: wire.KEPayload, Body: x.ker}, {Type: wire.NoncePayload, Body: x.nr}})
+	reply := wire.AppendClear(nil, x.header(), slices.Concat([]wire.Payload{
+		{Type: wire.KEPayload, Body: x.ker}, {Type: wire.NoncePayload, Body: x.nr}}, k.requests, tokens(k.token)))
 	x.answers.remember(msg.sum, reply)
 	m.send(x.path, reply)
 }
 
+// suspectToken notes a GSS token that was refused. Since anyone may have sent
+// it the exchange goes on, for a while.
+func (m *Machine) suspectToken(now time.Time, x *mainMode, msg message, err error) {
+	var refused *auth.Error
+	if !errors.As(err, &refused) || x.suspect != nil {
+		return
+	}
+	m.notifyInClear(now, msg, x.rcookie, wire.AuthenticationFailed)
+	f := authFailure(x.choice.Method, err)
+	x.suspect = &f
+	m.keepAlive(now, x, suspectLife)
+}
+
 // errWork is the result of work that ended in a way that it must not.
 var errWork = errors.New("internal error while computing; see the log of this host")
-
-// localCode tells a missing key from other failures of this side.
-func localCode(method auth.Method, err error) FailCode {
-	var refused *auth.Error
-	if !errors.As(err, &refused) {
-		return FailLocal
-	}
-	if method == auth.PSK {
-		return FailPSK
-	}
-	return FailAuth
-}
 
 // opened is message 5 as one candidate reads it.
 type opened struct {
@@ -288,7 +392,7 @@ type opened struct {
 type proven struct {
 	opened
 	principal auth.Principal
-	id, proof []byte // ours
+	ours      proof
 	err       error
 }
 
@@ -298,7 +402,7 @@ func (m *Machine) message5(now time.Time, x *mainMode, msg message, _ wire.Chain
 	var readable []opened
 	for _, c := range x.candidates {
 		chain, next, err := open(c.keys, msg, x.iv)
-		if err == nil && proofShape().check(chain) == nil {
+		if err == nil && checkProofShape(x.choice.Method, chain) == nil {
 			readable = append(readable, opened{c, chain, next})
 		}
 	}
@@ -313,22 +417,26 @@ func (m *Machine) message5(now time.Time, x *mainMode, msg message, _ wire.Chain
 	return nil
 }
 
-// proveMain runs in the pool: it checks the peer's proof and makes ours.
+// proveMain runs in the pool: it checks the peer's proof and makes ours. Of
+// several ways that fail, what is said of the first is reported.
 func proveMain(x *mainMode, readable []opened) proven {
-	var p proven
+	var failed error
 	for _, o := range readable {
-		id, _ := o.chain.Find(wire.IDPayload)
-		proof, _ := o.chain.Find(wire.HashPayload)
-		hash := func(extra []byte) []byte { return o.keys.HashI(x.sai, id, extra) }
-		p.opened = o
-		if p.principal, p.err = checkProof(o.session, id, hash, proof); p.err != nil {
+		p := proven{opened: o}
+		theirs, err := readProof(x.choice.Method, o.chain)
+		if err == nil {
+			p.principal, err = theirs.check(o.session, x.claim, o.keys.HashI, x.sai)
+		}
+		if err != nil {
+			if failed == nil {
+				failed = err
+			}
 			continue
 		}
-		p.id = x.localID(o.session)
-		p.proof, p.err = o.session.Prove(func(extra []byte) []byte { return o.keys.HashR(x.sai, p.id, extra) })
+		p.ours, p.err = x.prove(o.session, func(id, extra []byte) []byte { return o.keys.HashR(x.sai, id, extra) })
 		return p
 	}
-	return p
+	return proven{err: failed}
 }
 
 // suspectKey notes that a message 5 could not be read or proved nothing: most
@@ -343,7 +451,11 @@ func (m *Machine) suspectKey(now time.Time, x *mainMode, msg message, cause erro
 	if x.choice.Method == auth.PSK {
 		f = Failed{Code: FailPSK, Reason: fmt.Sprintf("preshared key does not match that of %s: enter the same key on both hosts", x.remote.Addr())}
 	}
-	if cause != nil {
+	var refused *auth.Error
+	switch {
+	case errors.As(cause, &refused) && x.choice.Method != auth.PSK:
+		f = authFailure(x.choice.Method, cause)
+	case cause != nil:
 		f.Reason += " (" + cause.Error() + ")"
 	}
 	x.suspect = &f
@@ -364,12 +476,16 @@ func (m *Machine) provenMain(now time.Time, x *mainMode, msg message, result any
 		m.drop(now, x.remote, "main mode message 5: "+p.err.Error())
 		return
 	}
-	if err := acceptPrincipal(p.requirement, p.principal); err != nil {
+	requirement, err := x.welcomes(p.requirement, p.principal)
+	if err == nil {
+		err = checkVendor(x.peer, p.chain)
+	}
+	if err != nil {
 		m.failMain(now, x, Failed{Code: FailAuth, Reason: err.Error()})
 		return
 	}
-	reply, last, err := seal(p.keys, x.header(), p.iv, []wire.Payload{
-		{Type: wire.IDPayload, Body: p.id}, {Type: wire.HashPayload, Body: p.proof}})
+	p.requirement = requirement
+	reply, last, err := seal(p.keys, x.header(), p.iv, slices.Concat(p.ours.payloads(x.choice.Method), m.provenVendor(x.peer, false)))
 	if err != nil {
 		m.failMain(now, x, Failed{Code: FailLocal, Reason: err.Error()})
 		return
@@ -378,4 +494,17 @@ func (m *Machine) provenMain(now time.Time, x *mainMode, msg message, result any
 	s := m.establishMain(now, x, p.candidate, last, p.principal)
 	m.send(x.path, reply)
 	m.initialContact(now, s, p.chain, x.started)
+}
+
+// welcomes returns the requirement that accepts a principal: the one it was
+// proven under, or of Kerberos the first that does.
+func (x *mainMode) welcomes(proven auth.Requirement, p auth.Principal) (auth.Requirement, error) {
+	if x.choice.Method == auth.Kerberos {
+		for _, r := range x.requirements(auth.Kerberos) {
+			if acceptPrincipal(r, p) == nil {
+				return r, nil
+			}
+		}
+	}
+	return proven, acceptPrincipal(proven, p)
 }

@@ -23,6 +23,7 @@ const (
 	attrLifeType     = 11
 	attrLifeDuration = 12
 	attrKeyLength    = 14
+	attrGSSName      = 16384 // draft-ietf-ipsec-isakmp-gss-auth
 )
 
 // Types of a lifetime, in both phases.
@@ -62,6 +63,7 @@ type mainChoice struct {
 	Suite  sadb.ISAKMPSuite
 	Method auth.Method
 	Life   time.Duration // 0: not said
+	name   []byte        // of method Kerberos: the GSS name of who sends it
 	raw    wire.Transform
 }
 
@@ -111,6 +113,9 @@ func (c mainChoice) transform(number int) wire.Transform {
 		wire.Uint16(attrGroup, uint16(c.Suite.Group)),
 		wire.Uint16(attrLifeType, lifeSeconds),
 		wire.Uint32(attrLifeDuration, seconds(c.Life)))
+	if len(c.name) > 0 {
+		attrs = append(attrs, wire.Attribute{Type: attrGSSName, Value: c.name})
+	}
 	return wire.Transform{Number: uint8(number), ID: keyIKE, Attributes: attrs}
 }
 
@@ -164,8 +169,9 @@ func oneSA(body []byte) (wire.SA, error) {
 }
 
 // readMainSA reads what a peer offers. A transform with anything unknown in it
-// is none of the choices; it does not spoil the rest.
-func readMainSA(body []byte) (received, error) {
+// is none of the choices; it does not spoil the rest. gssapi: the peer has said
+// that by method 65001 it means Kerberos.
+func readMainSA(body []byte, gssapi bool) (received, error) {
 	sa, err := oneSA(body)
 	if err != nil {
 		return received{}, err
@@ -176,6 +182,9 @@ func readMainSA(body []byte) (received, error) {
 	r := received{proposal: sa.Proposals[0]}
 	for _, t := range r.proposal.Transforms {
 		c, err := readMainTransform(t)
+		if err == nil && c.Method == auth.Kerberos && !gssapi {
+			err = fmt.Errorf("%s, XAUTH with a preshared key (method 65001 without the vendor ID GSSAPI)", c.Suite)
+		}
 		if err != nil {
 			r.words = append(r.words, err.Error())
 			continue
@@ -186,6 +195,9 @@ func readMainSA(body []byte) (received, error) {
 	return r, nil
 }
 
+// maxGSSName bounds the GSS name of a peer, in bytes.
+const maxGSSName = 512
+
 // readMainTransform reads one transform; the error says what is strange in it.
 func readMainTransform(t wire.Transform) (mainChoice, error) {
 	c := mainChoice{raw: t}
@@ -195,6 +207,10 @@ func readMainTransform(t wire.Transform) (mainChoice, error) {
 	lifeType := uint64(lifeSeconds)
 	for _, a := range t.Attributes {
 		v, ok := a.Uint()
+		if a.Type == attrGSSName && len(a.Value) <= maxGSSName {
+			c.name = a.Value
+			continue
+		}
 		if !ok {
 			return c, fmt.Errorf("attribute %d", a.Type)
 		}
@@ -253,7 +269,7 @@ func pick(own []mainChoice, peer []mainChoice) (mainChoice, bool) {
 				if p.Life != 0 {
 					o.Life = min(o.Life, p.Life)
 				}
-				o.raw = p.raw
+				o.raw, o.name = p.raw, p.name
 				return o, true
 			}
 		}
@@ -261,16 +277,23 @@ func pick(own []mainChoice, peer []mainChoice) (mainChoice, bool) {
 	return mainChoice{}, false
 }
 
-// answerSA returns the SA payload that takes one transform of a proposal.
-func answerSA(p wire.Proposal, t wire.Transform) []byte {
+// answerSA returns the SA payload that takes one transform of a proposal. In
+// the place of the peer's GSS name it has ours.
+func answerSA(p wire.Proposal, t wire.Transform, name []byte) []byte {
+	t.Attributes = slices.Clone(t.Attributes)
+	for i, a := range t.Attributes {
+		if a.Type == attrGSSName {
+			t.Attributes[i].Value = name
+		}
+	}
 	p.Transforms = []wire.Transform{t}
 	return saBody(p)
 }
 
 // checkMainAnswer returns which of own choices the responder took. The answer
 // must be one of them; attributes may come in another order or encoding.
-func checkMainAnswer(own []mainChoice, body []byte) (mainChoice, error) {
-	r, err := readMainSA(body)
+func checkMainAnswer(own []mainChoice, body []byte, gssapi bool) (mainChoice, error) {
+	r, err := readMainSA(body, gssapi)
 	if err != nil {
 		return mainChoice{}, err
 	}

@@ -237,7 +237,7 @@ func TestStrangeTransformsAreSkippedNotFatal(t *testing.T) {
 	own := mainOffer(t).choices()
 	for name, transform := range strange {
 		p := wire.Proposal{Number: 1, Protocol: wire.ProtoISAKMP, Transforms: []wire.Transform{transform, good}}
-		r, err := readMainSA(saBody(p))
+		r, err := readMainSA(saBody(p), true)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -245,14 +245,14 @@ func TestStrangeTransformsAreSkippedNotFatal(t *testing.T) {
 			t.Errorf("%s: spoils the rest: %v", name, r.words)
 		}
 		p.Transforms = []wire.Transform{transform}
-		if r, err = readMainSA(saBody(p)); err != nil {
+		if r, err = readMainSA(saBody(p), true); err != nil {
 			t.Fatal(err)
 		}
 		if c, ok := pick(own, r.choices); ok {
 			t.Errorf("%s: taken as %s", name, c)
 		}
 	}
-	if r, _ := readMainSA(saBody(wire.Proposal{Protocol: wire.ProtoISAKMP})); mainDiffers(own, r.choices) == "" {
+	if r, _ := readMainSA(saBody(wire.Proposal{Protocol: wire.ProtoISAKMP}), true); mainDiffers(own, r.choices) == "" {
 		t.Error("nothing readable, nothing said")
 	}
 }
@@ -271,11 +271,11 @@ func TestAnswersThatWereNotOffered(t *testing.T) {
 		"garbage":        {1},
 	}
 	for name, body := range cases {
-		if c, err := checkMainAnswer(own, body); err == nil {
+		if c, err := checkMainAnswer(own, body, true); err == nil {
 			t.Errorf("%s: taken as %s", name, c)
 		}
 	}
-	if _, err := checkMainAnswer(own, saBody(good)); err != nil {
+	if _, err := checkMainAnswer(own, saBody(good), true); err != nil {
 		t.Errorf("a good one: %v", err)
 	}
 	spis := map[sadb.Proto]sadb.SPI{sadb.ESP: 0x1000}

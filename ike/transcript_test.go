@@ -76,6 +76,7 @@ func newActor(t *testing.T, r transcript, initiator bool, random ...[]byte) *act
 	}
 	script := io.MultiReader(bytes.NewReader(bytes.Join(random, nil)), randomFrom(1))
 	a.m = New(Config{Rand: script, Auth: []auth.Authenticator{psk.New(keyring(t, r.PSK))}})
+	a.m.anonymous = true
 	a.m.newDH = func(sadb.Group, io.Reader) (keyExchange, error) { return recordedDH{public, r.GXY}, nil }
 	return a
 }

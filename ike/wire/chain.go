@@ -127,6 +127,9 @@ func appendSection(b []byte, next uint8, body []byte) []byte {
 	return append(b, body...)
 }
 
+// PayloadLen returns how many bytes a payload takes in a message.
+func PayloadLen(p Payload) int { return genericLen + len(p.Body) }
+
 // First returns the type of the first payload, for the header.
 func First(payloads []Payload) PayloadType {
 	if len(payloads) == 0 {
