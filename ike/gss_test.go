@@ -245,7 +245,7 @@ func TestMethod65001NeedsTheVendorID(t *testing.T) {
 		w, a, b := kerberosPair(t, 1, ta, tb, kerberosOffer(t), kerberosOffer(t))
 		w.net.OnNth(w.at(a), w.at(b), 1, func(data []byte) []byte {
 			return rewrite(t, data, func(p []wire.Payload) []wire.Payload {
-				return append(without(p, vidGSSAPI), vendorPayloads(id)...)
+				return append(withoutVendor(p, vidGSSAPI), vendorPayloads(id)...)
 			})
 		})
 		w.run(2 * time.Second)
@@ -260,12 +260,12 @@ func strip(t *testing.T, w *world, from, to *host, id string) {
 			if h, _, err := wire.ParseHeader(data); err != nil || h.Encrypted() {
 				return data
 			}
-			return rewrite(t, data, func(p []wire.Payload) []wire.Payload { return without(p, id) })
+			return rewrite(t, data, func(p []wire.Payload) []wire.Payload { return withoutVendor(p, id) })
 		})
 	}
 }
 
-func without(p []wire.Payload, id string) []wire.Payload {
+func withoutVendor(p []wire.Payload, id string) []wire.Payload {
 	return slices.DeleteFunc(slices.Clone(p), func(p wire.Payload) bool {
 		return p.Type == wire.VendorPayload && strings.HasPrefix(string(p.Body), id)
 	})
