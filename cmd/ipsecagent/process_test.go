@@ -59,10 +59,11 @@ func newHost(t *testing.T, ns string) *hostUnderTest {
 	return h
 }
 
-// end ends every process in the namespace and removes it.
+// end ends every process in the namespace and removes it. An agent that sees
+// its data path die starts another before its own turn comes.
 func (h *hostUnderTest) end() {
-	for _, pid := range h.pids() {
-		exec.Command("kill", "-KILL", pid).Run()
+	for pids := h.pids(); len(pids) > 0; pids = h.pids() {
+		exec.Command("kill", append([]string{"-KILL"}, pids...)...).Run()
 	}
 	for _, p := range h.processes {
 		p.Wait()
