@@ -77,13 +77,13 @@ func (m *Machine) deletedSA(now time.Time, s *isakmp, key saKey) {
 // deletedPair ends the pair that has the peer's inbound association as one of
 // its outbound ones.
 func (m *Machine) deletedPair(now time.Time, s *isakmp, out sadb.SAID) {
-	for _, p := range m.pairsAt(s.remote.Addr(), s.owns) {
+	for _, p := range m.pairsAt(s.ends(), s.owns) {
 		if contains(p.pair.Out, out) {
 			m.endPair(now, p, "deleted by the peer", false)
 			return
 		}
 	}
-	for _, q := range m.peers.at(s.remote.Addr()).quicks {
+	for _, q := range m.peers.at(s.ends()).quicks {
 		if q.installed && s.owns(q.pair) && contains(q.pair.Out, out) {
 			m.failQuick(now, q, Failed{Code: FailProtocol, Reason: "the peer deleted the associations before they were whole"})
 			return
@@ -169,12 +169,12 @@ func (m *Machine) initialContact(now time.Time, s *isakmp, chain wire.Chain, beg
 // forgetOlder ends what the peer says it no longer has: what was there before
 // the time given, of the same addresses and the same proven identity.
 func (m *Machine) forgetOlder(now time.Time, s *isakmp, before time.Time) {
-	for _, p := range m.pairsAt(s.remote.Addr(), s.owns) {
+	for _, p := range m.pairsAt(s.ends(), s.owns) {
 		if p.pair.Since.Before(before) {
 			m.endPair(now, p, "the peer has started anew", false)
 		}
 	}
-	for _, old := range m.peers.at(s.remote.Addr()).sas {
+	for _, old := range m.peers.at(s.ends()).sas {
 		if old != s && old.sameHosts(s.path) && old.principal == s.principal && old.since.Before(before) {
 			m.endSA(now, old, "the peer has started anew")
 		}

@@ -113,7 +113,7 @@ const peerSAs = 16
 func (m *Machine) crowdOut(now time.Time, s *isakmp) {
 	var oldest *isakmp
 	n := 0
-	for _, t := range m.peers.at(s.remote.Addr()).sas {
+	for _, t := range m.peers.at(s.ends()).sas {
 		if t.sameHosts(s.path) && t.principal == s.principal {
 			if n++; oldest == nil || t.compare(oldest) < 0 {
 				oldest = t
@@ -151,7 +151,7 @@ func (m *Machine) renewMain(now time.Time, s *isakmp) {
 // newest returns the ISAKMP SA that new quick modes with the peer of s use.
 func (m *Machine) newest(s *isakmp) *isakmp {
 	best := s
-	for _, t := range m.peers.at(s.remote.Addr()).sas {
+	for _, t := range m.peers.at(s.ends()).sas {
 		if t.sameHosts(s.path) && t.principal == s.principal && t.compare(best) > 0 {
 			best = t
 		}

@@ -88,7 +88,7 @@ func New(cfg Config) *Machine {
 		pairs:      map[sadb.PairID]*pairState{},
 		quicks:     map[sadb.PairID]*quickMode{},
 		inbound:    map[sadb.SAID]sadb.PairID{},
-		peers:      peers{},
+		peers:      newPeers(),
 		attempts:   map[netip.Addr]int{},
 		drops:      drops{counts: map[Dropped]int{}},
 		strangers:  strangers{waiting: map[netip.Addr]int{}},

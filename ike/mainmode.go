@@ -251,7 +251,7 @@ func (m *Machine) mainExpired(now time.Time, x *mainMode) {
 // overtaken reports whether the peer of x has succeeded in another main mode
 // since: it started anew because our answers were lost.
 func (m *Machine) overtaken(x *mainMode) bool {
-	for _, s := range m.peers.at(x.remote.Addr()).sas {
+	for _, s := range m.peers.at(x.ends()).sas {
 		if s.sameHosts(x.path) && s.since.After(x.started) {
 			return true
 		}

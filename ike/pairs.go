@@ -94,7 +94,7 @@ func (m *Machine) forgetPair(p *pairState) {
 // there is none the peer learns from the lifetime.
 func (m *Machine) tellDelete(now time.Time, p *pairState) {
 	var best *isakmp
-	for _, s := range m.peers.at(p.pair.Remote).sas {
+	for _, s := range m.peers.at(endsOf(p.pair)).sas {
 		if s.owns(p.pair) && (best == nil || s.compare(best) > 0) {
 			best = s
 		}
@@ -112,7 +112,7 @@ func (s *isakmp) owns(p sadb.Pair) bool {
 
 func (m *Machine) pairsWith(s *isakmp) int {
 	n := 0
-	for _, p := range m.peers.at(s.remote.Addr()).pairs {
+	for _, p := range m.peers.at(s.ends()).pairs {
 		if s.owns(p.pair) {
 			n++
 		}
@@ -148,7 +148,7 @@ func sortPairs(from []*pairState, fits func(p sadb.Pair) bool) []*pairState {
 
 // latest returns the newest pair that carries what p carries.
 func (m *Machine) latest(p sadb.Pair) *pairState {
-	all := m.pairsAt(p.Remote, func(o sadb.Pair) bool {
+	all := m.pairsAt(endsOf(p), func(o sadb.Pair) bool {
 		return o.Selector == p.Selector && o.Mode == p.Mode && o.Local == p.Local && o.Remote == p.Remote && o.Principal == p.Principal
 	})
 	if len(all) == 0 {

@@ -7,7 +7,14 @@ import (
 	"ipsecagent/sadb"
 )
 
-// peer is what there is with one address.
+// ends is two addresses: what there is with a peer is found by them.
+type ends struct{ local, remote netip.Addr }
+
+func (p path) ends() ends { return ends{p.local.Addr(), p.remote.Addr()} }
+
+func endsOf(p sadb.Pair) ends { return ends{p.Local, p.Remote} }
+
+// peer is what there is between two addresses.
 type peer struct {
 	mains  []*mainMode // that this host has begun
 	sas    []*isakmp
@@ -15,84 +22,81 @@ type peer struct {
 	quicks []*quickMode // under way
 }
 
-// peers finds by address what the maps of a Machine hold by other keys, oldest
-// first: a handshake costs the same however many other peers there are. The
-// remote address of what is in it does not change.
-type peers map[netip.Addr]*peer
+func (p peer) empty() bool { return len(p.mains)+len(p.sas)+len(p.pairs)+len(p.quicks) == 0 }
 
-// at returns what there is with an address. Taking something out leaves a list
-// that somebody walks over as it is.
-func (ps peers) at(remote netip.Addr) peer {
-	if p := ps[remote]; p != nil {
+// peers finds by addresses what the maps of a Machine hold by other keys, oldest
+// first: a handshake costs the same however many other peers there are. The
+// addresses of what is in it do not change.
+type peers struct {
+	all map[ends]*peer
+	// held counts what has come of a main mode, by remote address alone.
+	held map[netip.Addr]int
+}
+
+func newPeers() peers { return peers{all: map[ends]*peer{}, held: map[netip.Addr]int{}} }
+
+// at returns what there is between two addresses. Taking something out leaves a
+// list that somebody walks over as it is.
+func (ps peers) at(h ends) peer {
+	if p := ps.all[h]; p != nil {
 		return *p
 	}
 	return peer{}
 }
 
-func (ps peers) open(remote netip.Addr) *peer {
-	p := ps[remote]
+// change changes what there is between two addresses.
+func (ps peers) change(h ends, do func(p *peer)) {
+	p := ps.all[h]
 	if p == nil {
 		p = &peer{}
-		ps[remote] = p
+		ps.all[h] = p
 	}
-	return p
+	before := len(p.sas) + len(p.pairs) + len(p.quicks)
+	do(p)
+	ps.count(h.remote, len(p.sas)+len(p.pairs)+len(p.quicks)-before)
+	if p.empty() {
+		delete(ps.all, h)
+	}
 }
 
-func (p peer) empty() bool { return len(p.mains)+len(p.sas)+len(p.pairs)+len(p.quicks) == 0 }
-
-// close forgets an address with which there is nothing any more.
-func (ps peers) close(remote netip.Addr) {
-	if p := ps[remote]; p != nil && p.empty() {
-		delete(ps, remote)
+func (ps peers) count(remote netip.Addr, more int) {
+	if n := ps.held[remote] + more; n > 0 {
+		ps.held[remote] = n
+	} else {
+		delete(ps.held, remote)
 	}
 }
 
 func (ps peers) addMain(x *mainMode) {
-	p := ps.open(x.remote.Addr())
-	p.mains = append(p.mains, x)
+	ps.change(x.ends(), func(p *peer) { p.mains = append(p.mains, x) })
 }
 
 func (ps peers) removeMain(x *mainMode) {
-	if p := ps[x.remote.Addr()]; p != nil {
-		p.mains = without(p.mains, x)
-	}
-	ps.close(x.remote.Addr())
+	ps.change(x.ends(), func(p *peer) { p.mains = without(p.mains, x) })
 }
 
 func (ps peers) addSA(s *isakmp) {
-	p := ps.open(s.remote.Addr())
-	p.sas = append(p.sas, s)
+	ps.change(s.ends(), func(p *peer) { p.sas = append(p.sas, s) })
 }
 
 func (ps peers) removeSA(s *isakmp) {
-	if p := ps[s.remote.Addr()]; p != nil {
-		p.sas = without(p.sas, s)
-	}
-	ps.close(s.remote.Addr())
+	ps.change(s.ends(), func(p *peer) { p.sas = without(p.sas, s) })
 }
 
 func (ps peers) addPair(s *pairState) {
-	p := ps.open(s.pair.Remote)
-	p.pairs = append(p.pairs, s)
+	ps.change(endsOf(s.pair), func(p *peer) { p.pairs = append(p.pairs, s) })
 }
 
 func (ps peers) removePair(s *pairState) {
-	if p := ps[s.pair.Remote]; p != nil {
-		p.pairs = without(p.pairs, s)
-	}
-	ps.close(s.pair.Remote)
+	ps.change(endsOf(s.pair), func(p *peer) { p.pairs = without(p.pairs, s) })
 }
 
 func (ps peers) addQuick(q *quickMode) {
-	p := ps.open(q.sa.remote.Addr())
-	p.quicks = append(p.quicks, q)
+	ps.change(q.sa.ends(), func(p *peer) { p.quicks = append(p.quicks, q) })
 }
 
 func (ps peers) removeQuick(q *quickMode) {
-	if p := ps[q.sa.remote.Addr()]; p != nil {
-		p.quicks = without(p.quicks, q)
-	}
-	ps.close(q.sa.remote.Addr())
+	ps.change(q.sa.ends(), func(p *peer) { p.quicks = without(p.quicks, q) })
 }
 
 // without returns a list of its own that lacks v.
@@ -104,7 +108,7 @@ func without[T comparable](list []T, v T) []T {
 	return slices.Concat(list[:i], list[i+1:])
 }
 
-// pairsAt returns the pairs with a peer that fit, oldest first.
-func (m *Machine) pairsAt(remote netip.Addr, fits func(p sadb.Pair) bool) []*pairState {
-	return sortPairs(m.peers.at(remote).pairs, fits)
+// pairsAt returns the pairs between two addresses that fit, oldest first.
+func (m *Machine) pairsAt(h ends, fits func(p sadb.Pair) bool) []*pairState {
+	return sortPairs(m.peers.at(h).pairs, fits)
 }

@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -12,27 +13,32 @@ import (
 // and no less.
 func checkPeers(t testing.TB, m *Machine) {
 	t.Helper()
-	listed := 0
-	for addr, p := range m.peers {
+	listed, held := 0, map[netip.Addr]int{}
+	for addr, p := range m.peers.all {
 		if p.empty() {
-			t.Errorf("%s is kept for nothing", addr)
+			t.Errorf("%v is kept for nothing", addr)
 		}
+		held[addr.remote] += len(p.sas) + len(p.pairs) + len(p.quicks)
 		listed += len(p.mains) + len(p.sas) + len(p.pairs) + len(p.quicks)
+	}
+	maps.DeleteFunc(held, func(_ netip.Addr, n int) bool { return n == 0 })
+	if !maps.Equal(held, m.peers.held) {
+		t.Errorf("counted %v, there are %v", m.peers.held, held)
 	}
 	there := len(m.sas) + len(m.pairs) + len(m.quicks)
 	for _, s := range m.sas {
-		found(t, "ISAKMP SA", slices.Contains(m.peers.at(s.remote.Addr()).sas, s))
+		found(t, "ISAKMP SA", slices.Contains(m.peers.at(s.ends()).sas, s))
 	}
 	for _, p := range m.pairs {
-		found(t, "pair", slices.Contains(m.peers.at(p.pair.Remote).pairs, p))
+		found(t, "pair", slices.Contains(m.peers.at(endsOf(p.pair)).pairs, p))
 	}
 	for _, q := range m.quicks {
-		found(t, "quick mode", slices.Contains(m.peers.at(q.sa.remote.Addr()).quicks, q))
+		found(t, "quick mode", slices.Contains(m.peers.at(q.sa.ends()).quicks, q))
 	}
 	for _, x := range m.mains {
 		if x.initiator {
 			there++
-			found(t, "main mode", slices.Contains(m.peers.at(x.remote.Addr()).mains, x))
+			found(t, "main mode", slices.Contains(m.peers.at(x.ends()).mains, x))
 		}
 	}
 	if listed != there {
@@ -51,20 +57,21 @@ func found(t testing.TB, what string, ok bool) {
 // list as it was for who walks over it.
 func TestPeersMayChangeWhileWalkedOver(t *testing.T) {
 	addr := netip.MustParseAddr("192.0.2.9")
-	ps := peers{}
+	ps := newPeers()
+	h := ends{netip.MustParseAddr("192.0.2.1"), addr}
 	var all []*pairState
 	for id := range 5 {
-		p := &pairState{pair: sadb.Pair{ID: sadb.PairID(id + 1), Remote: addr}}
+		p := &pairState{pair: sadb.Pair{ID: sadb.PairID(id + 1), Local: h.local, Remote: addr}}
 		ps.addPair(p)
 		all = append(all, p)
 	}
 	var seen []*pairState
-	for _, p := range ps.at(addr).pairs {
+	for _, p := range ps.at(h).pairs {
 		ps.removePair(p)
 		seen = append(seen, p)
 	}
-	if !slices.Equal(seen, all) || len(ps) != 0 {
-		t.Errorf("saw %d of %d, %d addresses are left", len(seen), len(all), len(ps))
+	if !slices.Equal(seen, all) || len(ps.all)+len(ps.held) != 0 {
+		t.Errorf("saw %d of %d, %d addresses are left", len(seen), len(all), len(ps.all))
 	}
 	ps.removePair(all[0]) // gone already
 }

@@ -66,7 +66,7 @@ func (m *Machine) peerBusy(s *isakmp) error {
 // peerRunning is how many quick modes the peer of s has under way with us.
 func (m *Machine) peerRunning(s *isakmp) int {
 	n := 0
-	for _, t := range m.peers.at(s.remote.Addr()).sas {
+	for _, t := range m.peers.at(s.ends()).sas {
 		if t.sameHosts(s.path) {
 			n += t.running(false)
 		}

@@ -66,9 +66,8 @@ func (r *request) check() error {
 // serving returns the newest ISAKMP SA that may carry the request.
 func (m *Machine) serving(now time.Time, r *request) *isakmp {
 	var best *isakmp
-	for _, s := range m.peers.at(r.Remote.Unmap()).sas {
-		fits := s.local.Addr() == r.Local.Unmap() && s.remote.Addr() == r.Remote.Unmap() &&
-			s.usable(now) && s.satisfies(r.Main)
+	for _, s := range m.peers.at(ends{r.Local.Unmap(), r.Remote.Unmap()}).sas {
+		fits := s.usable(now) && s.satisfies(r.Main)
 		if fits && (best == nil || s.compare(best) > 0) {
 			best = s
 		}
@@ -79,7 +78,7 @@ func (m *Machine) serving(now time.Time, r *request) *isakmp {
 // joinable returns a main mode under way that offers just what r would.
 func (m *Machine) joinable(p path, r *request) *mainMode {
 	offer := m.able(r.Main)
-	for _, x := range m.peers.at(p.remote.Addr()).mains {
+	for _, x := range m.peers.at(p.ends()).mains {
 		if x.sameHosts(p) && len(x.waiting) < maxWaiting && reflect.DeepEqual(x.offer, offer) {
 			return x
 		}
@@ -164,6 +163,5 @@ func (m *Machine) firstContact(x *mainMode) []wire.Payload {
 
 // holds reports whether there is anything with the peer of x but x.
 func (m *Machine) holds(x *mainMode) bool {
-	p := m.peers.at(x.remote.Addr())
-	return len(p.pairs)+len(p.sas)+len(p.quicks) > 0
+	return m.peers.held[x.remote.Addr()] > 0
 }
