@@ -178,10 +178,11 @@ func (a *Agent) adoptPair(now, at time.Time, in ike.Adopt) {
 	a.timers.at(at, func(now time.Time) { a.rekey(now, p.ID) })
 }
 
-// newest returns the newest pair that carries what p carries.
+// newest returns the pair that carries what p carries on both ends, if several
+// can.
 func (a *Agent) newest(p sadb.Pair) (newest sadb.Pair) {
 	for _, q := range a.book.All() {
-		if q.Filter == p.Filter && q.Selector == p.Selector {
+		if q.Filter == p.Filter && q.Selector == p.Selector && (newest.ID == 0 || q.Outranks(newest)) {
 			newest = q
 		}
 	}
@@ -201,6 +202,9 @@ func (a *Agent) retire(now time.Time, id sadb.PairID) {
 func (a *Agent) remake(now, at time.Time, p sadb.Pair) {
 	if _, ok := a.book.Remove(p.ID); ok {
 		a.bookChanged(now)
+	}
+	if newer := a.newest(p); newer.ID != 0 && newer.Outranks(p) {
+		return
 	}
 	key := talkKey{p.Filter, p.Selector}
 	if a.talks.byKey[key] != nil || pairEnds(p).Before(now) || !a.roomFor(now, true) {

@@ -65,7 +65,7 @@ func TestRestartRetiresWhatWasReplaced(t *testing.T) {
 		p := r.secure(tcp(bob(), 80))
 		r.pass(time.Minute)
 		q := pairFor(ike.QuickOffer{Filter: p.Filter, Selector: p.Selector, Proposals: []sadb.Proposal{{Suites: p.Suites, Lifetime: p.Lifetime}}}, bob())
-		q.Replaces = p.ID
+		q.Replaces, q.Round = p.ID, p.Round+1
 		r.establish(0, q)
 		r.restart(nil)
 		if got := taken[ike.Adopt](r); len(got) != 2 {

@@ -35,11 +35,11 @@ const replayWindow = 1024
 // settle fixes what the pair is, once both sides have chosen.
 func (m *Machine) settle(now time.Time, q *quickMode) {
 	s := q.sa
-	id, replaces := q.pair.ID, q.pair.Replaces
+	id, replaces, round := q.pair.ID, q.pair.Replaces, q.pair.Round
 	q.pair = sadb.Pair{ID: id, Filter: q.offer.Filter, Local: s.local.Addr(), Remote: s.remote.Addr(),
 		Selector: q.selector, Flow: q.selector.String(), Mode: q.pick.Shape.Mode, Suites: q.pick.Suites,
 		Lifetime: q.pick.Lifetime, Initiator: q.initiator, Principal: string(s.principal), Method: s.method.String(),
-		Since: now, Replaces: replaces, DefaultResponse: q.offer.DefaultResponse}
+		Since: now, Replaces: replaces, Round: round, DefaultResponse: q.offer.DefaultResponse}
 	for i, suite := range q.pick.Suites {
 		q.pair.In = append(q.pair.In, sadb.SAID{Dst: s.local.Addr(), Proto: suite.Proto, SPI: q.spis[suite.Proto]})
 		q.pair.Out = append(q.pair.Out, sadb.SAID{Dst: s.remote.Addr(), Proto: suite.Proto, SPI: q.pick.Peer[i]})
@@ -87,6 +87,17 @@ func (m *Machine) installDirection(now time.Time, q *quickMode, dir sadb.Directi
 			then(now)
 		}
 	})
+}
+
+// installOutbound puts the outbound direction in force and finishes q, unless
+// a higher pair carries the traffic already.
+func (m *Machine) installOutbound(now time.Time, q *quickMode) {
+	q.step, q.mute = finishingQuick, m.outranked(q.pair)
+	if q.mute {
+		m.finishQuick(now, q)
+		return
+	}
+	m.installDirection(now, q, sadb.Out, func(now time.Time) { m.finishQuick(now, q) })
 }
 
 // replace says which associations of the old pair the new ones retire.

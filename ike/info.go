@@ -84,10 +84,15 @@ func (m *Machine) deletedPair(now time.Time, s *isakmp, out sadb.SAID) {
 		}
 	}
 	for _, q := range m.peers.at(s.ends()).quicks {
-		if q.installed && s.owns(q.pair) && contains(q.pair.Out, out) {
-			m.failQuick(now, q, Failed{Code: FailProtocol, Reason: "the peer deleted the associations before they were whole"})
-			return
+		if !q.installed || !s.owns(q.pair) || !contains(q.pair.Out, out) {
+			continue
 		}
+		if q.request == nil && m.outranked(q.pair) {
+			m.dropQuick(now, q)
+		} else {
+			m.failQuick(now, q, Failed{Code: FailProtocol, Reason: "the peer deleted the associations before they were whole"})
+		}
+		return
 	}
 }
 

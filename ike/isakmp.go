@@ -30,6 +30,7 @@ type isakmp struct {
 	since, expires   time.Time
 	final            answers // responder: message 5 to message 6
 
+	rounds    bool            // the peer may be told rounds of pairs (rank.go)
 	alive     time.Time       // when a message of the peer was last verified
 	forgotten bool            // the peer seems not to know it any more
 	closing   bool            // its message IDs are used up
@@ -38,7 +39,7 @@ type isakmp struct {
 	queue     []*request // wait for a quick mode to end
 	count     int        // quick modes begun
 
-	expiry, renewal *timer
+	expiry, renewal, spare *timer
 }
 
 // maxMessageIDs bounds what is remembered of one ISAKMP SA. At the limit it is
@@ -89,7 +90,7 @@ func (s *isakmp) satisfies(o MainOffer) bool {
 func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []byte, p auth.Principal) *isakmp {
 	s := &isakmp{path: x.path, icookie: x.icookie, rcookie: x.rcookie, initiator: x.initiator,
 		suite: x.choice.Suite, method: x.choice.Method, principal: p, requirement: c.requirement, offer: x.offer,
-		keys: c.keys, last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers,
+		keys: c.keys, last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers, rounds: x.peer.agent != nil,
 		seen: map[uint32]bool{}, quicks: map[uint32]*quickMode{}}
 	m.endMain(x)
 	for _, other := range x.candidates {
@@ -103,6 +104,7 @@ func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []
 	s.renewal = m.timers.set(nil, now.Add(x.choice.Life/1000*time.Duration(m.renewAt(s.initiator))), func(now time.Time) { m.renewMain(now, s) })
 	m.put(MainMode{SA: s.status()})
 	m.crowdOut(now, s)
+	m.watchSpare(now, s)
 	return s
 }
 
@@ -183,6 +185,7 @@ func (m *Machine) endSA(now time.Time, s *isakmp, reason string) {
 	m.peers.removeSA(s)
 	m.timers.stop(s.expiry)
 	m.timers.stop(s.renewal)
+	m.timers.stop(s.spare)
 	m.put(MainMode{SA: s.status(), Ended: reason})
 	queue := s.queue
 	s.queue = nil

@@ -135,7 +135,7 @@ func (m *Machine) handlePairs(now time.Time, in Input) {
 	case Close:
 		m.close(now, in)
 	case Adopt:
-		m.adopt(in)
+		m.adopt(now, in)
 	}
 }
 

@@ -24,6 +24,7 @@ type host struct {
 	spi  sadb.SPI
 
 	sas         map[sadb.SAID]sadb.SA
+	order       []sadb.SAID // outbound ones, the newest last
 	established []Established
 	failed      []Failed
 	ended       []Ended
@@ -120,6 +121,9 @@ func (w *world) output(h *host, o Output) {
 		h.answer(w, func() Input {
 			if h.refuseSA == nil {
 				h.sas[o.SA.ID] = o.SA
+				if o.SA.Dir == sadb.Out {
+					h.order = append(h.order, o.SA.ID)
+				}
 			}
 			return Installed{o.ID, h.refuseSA}
 		})

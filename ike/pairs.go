@@ -16,45 +16,22 @@ type pairState struct {
 	main     MainOffer // zero: ask policy
 	quick    QuickOffer
 	renewing bool
-	retire   *timer // of the pair it replaced
+	heard    bool   // the peer sends on it, or on one that outranks it
+	mute     bool   // outranked from the first: nothing is in force outbound
+	retire   *timer // of the pairs it outranks
+	under    saKey  // the ISAKMP SA it was made under
 }
 
-const (
-	// retireSoonest is how long an old pair stays at least after the new one
-	// is whole: packets are on their way.
-	retireSoonest = 5 * time.Second
-	// retireLatest is how long it stays if the new one carries nothing.
-	retireLatest = 60 * time.Second
-)
-
-// enterPair makes a finished quick mode's pair known. As initiator of a
-// rekey this side ends the old one, later.
+// enterPair makes a finished quick mode's pair known.
 func (m *Machine) enterPair(now time.Time, q *quickMode) {
-	p := &pairState{pair: q.pair, quick: q.offer}
+	p := &pairState{pair: q.pair, quick: q.offer, under: q.sa.key(), mute: q.mute, heard: q.heard || !q.initiator && q.ranked}
 	p.quick.Selector = q.selector
 	if q.request != nil {
 		p.main = q.request.Main
 	}
 	m.pairs[p.pair.ID] = p
 	m.peers.addPair(p)
-	old := m.pairs[p.pair.Replaces]
-	if old == nil || !q.initiator {
-		return
-	}
-	p.retire = m.timers.set(nil, now.Add(retireLatest), func(now time.Time) { m.retirePair(now, old.pair.ID) })
-}
-
-// retirePair ends a pair that a newer one has replaced, after the one that it
-// was to retire itself: with it goes whoever would do that.
-func (m *Machine) retirePair(now time.Time, id sadb.PairID) {
-	old := m.pairs[id]
-	if old == nil {
-		return
-	}
-	if old.retire != nil {
-		m.retirePair(now, old.pair.Replaces)
-	}
-	m.endPair(now, old, "replaced by a newer pair", true)
+	m.settleRanks(now, p)
 }
 
 func (m *Machine) rememberInbound(p sadb.Pair) {
@@ -76,6 +53,7 @@ func (m *Machine) endPair(now time.Time, p *pairState, reason string, tell bool)
 	}
 	m.forgetPair(p)
 	m.put(Ended{Pair: p.pair.ID, Reason: reason})
+	m.unmute(now, p.pair)
 }
 
 // forgetPair takes a pair out of all tables. One that it has replaced and not
@@ -102,12 +80,6 @@ func (m *Machine) tellDelete(now time.Time, p *pairState) {
 	if best != nil {
 		m.sendDelete(now, best, p.pair.In)
 	}
-}
-
-// owns reports whether a pair belongs to the peer of s: the same addresses and
-// the same proven identity, not the ISAKMP SA that it was made under.
-func (s *isakmp) owns(p sadb.Pair) bool {
-	return s.remote.Addr() == p.Remote && s.local.Addr() == p.Local && string(s.principal) == p.Principal
 }
 
 func (m *Machine) pairsWith(s *isakmp) int {
@@ -146,21 +118,10 @@ func sortPairs(from []*pairState, fits func(p sadb.Pair) bool) []*pairState {
 	return all
 }
 
-// latest returns the newest pair that carries what p carries.
-func (m *Machine) latest(p sadb.Pair) *pairState {
-	all := m.pairsAt(endsOf(p), func(o sadb.Pair) bool {
-		return o.Selector == p.Selector && o.Mode == p.Mode && o.Local == p.Local && o.Remote == p.Remote && o.Principal == p.Principal
-	})
-	if len(all) == 0 {
-		return nil
-	}
-	return all[len(all)-1]
-}
-
 // replacedBy returns the pair that a responder's new one takes over from.
 func (m *Machine) replacedBy(q *quickMode) sadb.PairID {
 	s := q.sa
-	old := m.latest(sadb.Pair{Selector: q.selector, Mode: q.pick.Shape.Mode,
+	old := m.top(sadb.Pair{Filter: q.offer.Filter, Selector: q.selector, Mode: q.pick.Shape.Mode,
 		Local: s.local.Addr(), Remote: s.remote.Addr(), Principal: string(s.principal)})
 	if old == nil {
 		return 0
@@ -169,25 +130,20 @@ func (m *Machine) replacedBy(q *quickMode) sadb.PairID {
 }
 
 // used is the first valid packet on an inbound association: the initiator of
-// an unconfirmed pair has confirmed it, and a replaced pair may go.
+// an unconfirmed pair has confirmed it, and what the pair outranks may go.
 func (m *Machine) used(now time.Time, id sadb.SAID) {
 	pair := m.inbound[id]
 	if q := m.quicks[pair]; q != nil {
+		q.heard = true
 		if q.step == awaitQuick3 {
 			m.confirm(now, q)
 		}
 		return
 	}
-	p := m.pairs[pair]
-	if p == nil || p.retire == nil {
-		return
+	if p := m.pairs[pair]; p != nil && !p.heard {
+		p.heard = true
+		m.retireBelow(now, p)
 	}
-	at := p.pair.Since.Add(retireSoonest)
-	if at.Before(now) {
-		at = now
-	}
-	old := p.pair.Replaces
-	p.retire = m.timers.set(p.retire, at, func(now time.Time) { m.retirePair(now, old) })
 }
 
 // gone: the driver has ended the pair already.
@@ -195,6 +151,7 @@ func (m *Machine) gone(now time.Time, id sadb.PairID) {
 	if p := m.pairs[id]; p != nil {
 		m.tellDelete(now, p)
 		m.forgetPair(p)
+		m.unmute(now, p.pair)
 	}
 }
 
@@ -217,22 +174,22 @@ func (m *Machine) close(now time.Time, in Close) {
 }
 
 // adopt makes a pair of an earlier process known.
-func (m *Machine) adopt(in Adopt) {
+func (m *Machine) adopt(now time.Time, in Adopt) {
 	if old := m.pairs[in.Pair.ID]; old != nil {
 		m.peers.removePair(old)
 	}
-	p := &pairState{pair: in.Pair, main: in.Main, quick: in.Quick}
+	p := &pairState{pair: in.Pair, main: in.Main, quick: in.Quick, heard: true}
 	m.pairs[in.Pair.ID] = p
 	m.peers.addPair(p)
 	m.rememberInbound(in.Pair)
+	m.settleRanks(now, p)
 }
 
-// rekey makes a new pair in place of one. Only the newest of several that
-// carry the same traffic is renewed; the others, left over from both ends
-// having asked at once, run out.
+// rekey makes a new pair in place of one. Of several that carry the same
+// traffic only the highest is renewed; the others are about to end.
 func (m *Machine) rekey(now time.Time, id sadb.PairID) {
 	p := m.pairs[id]
-	if p == nil || p.renewing || m.latest(p.pair) != p {
+	if p == nil || p.renewing || m.top(p.pair) != p {
 		return
 	}
 	r := &request{Initiate: Initiate{Local: p.pair.Local, Remote: p.pair.Remote, Main: p.main, Quick: p.quick,

@@ -19,7 +19,7 @@ func (m *Machine) startQuick(now time.Time, s *isakmp, r *request) {
 	if r.Quick.PFSAny && q.shape.PFS == 0 {
 		q.shape.PFS = s.suite.Group
 	}
-	q.pair.Replaces = r.Replaces
+	q.pair.Replaces, q.pair.Round = r.Replaces, m.nextRound(s)
 	if err := m.prepare(now, q); err != nil {
 		m.failRequest(r, Failed{Code: FailLocal, Step: "quick mode message 1", Reason: err.Error()})
 		return
@@ -47,6 +47,9 @@ func (m *Machine) sendQuick1(now time.Time, q *quickMode) {
 	s := q.sa
 	q.iv = s.keys.ExchangeIV(s.last, q.id)
 	body := q.bodyPayloads(quickSA(q.offer.Proposals, q.spis, q.shape), q.ni, q.idLocal, q.idRemote)
+	if s.rounds {
+		body = append(body, q.roundNotify())
+	}
 	data, err := q.seal(withHash(func(raw []byte) []byte { return s.keys.Hash1(q.id, raw) }, body))
 	if err != nil {
 		m.failQuick(now, q, Failed{Code: FailLocal, Reason: err.Error()})
@@ -118,6 +121,9 @@ func (q *quickMode) takeAnswer(chain wire.Chain) (ke []byte, err error) {
 	if err := q.sameIDs(b); err != nil {
 		return nil, err
 	}
+	if round, ok := saidRound(chain); ok {
+		q.pair.Round, q.ranked = round, true
+	}
 	q.nr = b.nonce
 	return b.ke, q.responderLifetime(chain)
 }
@@ -171,7 +177,6 @@ func (m *Machine) sendQuick3(now time.Time, q *quickMode, msg message) {
 		return
 	}
 	q.answers.remember(msg.sum, data)
-	q.step = finishingQuick
 	m.send(q.sa.path, data)
-	m.installDirection(now, q, sadb.Out, func(now time.Time) { m.finishQuick(now, q) })
+	m.installOutbound(now, q)
 }

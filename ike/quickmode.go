@@ -73,6 +73,9 @@ type quickMode struct {
 	lifetime          sadb.Lifetime
 	pair              sadb.Pair
 	installed         bool // the inbound associations, or some of them
+	ranked            bool // the peer speaks of rounds
+	mute              bool // outranked: nothing is put in force outbound
+	heard             bool // a valid packet came on an inbound association
 	resend            *repeater
 	answers           answers
 	life              *timer
@@ -162,6 +165,7 @@ func (m *Machine) dropQuick(now time.Time, q *quickMode) *request {
 	if q.installed {
 		m.forgetInbound(q.pair)
 		m.put(Ended{Pair: q.pair.ID, Reason: "its negotiation was not finished"})
+		m.unmute(now, q.pair)
 	}
 	return q.request
 }

@@ -98,6 +98,7 @@ func (m *Machine) acceptQuick(q *quickMode, chain wire.Chain) (quickBody, *refus
 	if err := checkPFS(q.shape.PFS, b.ke); err != nil {
 		return b, refuse(wire.InvalidKeyInformation, FailProtocol, "%v", err)
 	}
+	m.fixRound(q, chain)
 	q.ni, q.idLocal, q.idRemote = b.nonce, b.idR, b.idI
 	return b, nil
 }
@@ -224,6 +225,9 @@ func (m *Machine) sendQuick2(now time.Time, q *quickMode, msg message) {
 	if q.pick.Shorter {
 		body = append(body, q.lifetimeNotify())
 	}
+	if q.ranked {
+		body = append(body, q.roundNotify())
+	}
 	data, err := q.seal(withHash(func(raw []byte) []byte { return s.keys.Hash2(q.id, q.ni, raw) }, body))
 	if err != nil {
 		m.failQuick(now, q, Failed{Code: FailLocal, Reason: err.Error()})
@@ -240,7 +244,7 @@ func (m *Machine) sendQuick2(now time.Time, q *quickMode, msg message) {
 // unconfirmed ends a quick mode whose message 3 never came. That is no failure
 // if the initiator has started anew since, and succeeded.
 func (m *Machine) unconfirmed(now time.Time, q *quickMode) {
-	if p := m.latest(q.pair); p != nil && p.pair.Since.After(q.began) {
+	if p := m.top(q.pair); p != nil && (p.pair.Since.After(q.began) || p.pair.Outranks(q.pair)) {
 		m.sendDelete(now, q.sa, q.pair.In)
 		m.dropQuick(now, q)
 		return
@@ -266,7 +270,6 @@ func (m *Machine) quick3(now time.Time, q *quickMode, msg message, _ wire.Chain)
 // inbound ones.
 func (m *Machine) confirm(now time.Time, q *quickMode) {
 	m.stopRepeat(q.resend)
-	q.step = finishingQuick
 	m.keepQuick(now, q)
-	m.installDirection(now, q, sadb.Out, func(now time.Time) { m.finishQuick(now, q) })
+	m.installOutbound(now, q)
 }

@@ -63,12 +63,13 @@ func (r *request) check() error {
 	return nil
 }
 
-// serving returns the newest ISAKMP SA that may carry the request.
+// serving returns the ISAKMP SA that is to carry the request, of those that
+// may.
 func (m *Machine) serving(now time.Time, r *request) *isakmp {
 	var best *isakmp
 	for _, s := range m.peers.at(ends{r.Local.Unmap(), r.Remote.Unmap()}).sas {
 		fits := s.usable(now) && s.satisfies(r.Main)
-		if fits && (best == nil || s.compare(best) > 0) {
+		if fits && (best == nil || s.preferred(best)) {
 			best = s
 		}
 	}

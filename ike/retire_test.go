@@ -23,7 +23,7 @@ func TestOldPairStaysIfTheNewOneEnds(t *testing.T) {
 		a.m.Handle(w.now, Rekey{old.ID})
 		w.run(time.Second)
 		end(w, a, b)
-		w.run(2 * retireLatest)
+		w.run(2 * presumed)
 		if a.m.pairs[old.ID] == nil || len(a.m.pairs) != 1 || len(b.m.pairs) != 1 {
 			t.Errorf("%s: %d and %d pairs, ended %+v", name, len(a.m.pairs), len(b.m.pairs), a.ended)
 			continue
@@ -33,7 +33,7 @@ func TestOldPairStaysIfTheNewOneEnds(t *testing.T) {
 		if len(a.established) != 3 || a.newestPair().Replaces != old.ID {
 			t.Errorf("%s: the pair is not renewed again", name)
 		}
-		w.run(2 * retireLatest)
+		w.run(2 * presumed)
 		if a.m.pairs[old.ID] != nil || len(a.m.pairs) != 1 || len(a.m.inbound) != 1 {
 			t.Errorf("%s: at the end there are %d pairs", name, len(a.m.pairs))
 		}
@@ -54,7 +54,7 @@ func TestRetiredPairTakesItsPredecessorAlong(t *testing.T) {
 		t.Fatalf("%d pairs, ended %+v", len(a.established), a.ended)
 	}
 	w.traffic(a, a.newestPair())
-	w.run(2 * retireSoonest)
+	w.run(2 * quiet)
 	if len(a.m.pairs) != 1 || len(b.m.pairs) != 1 || a.m.pairs[a.newestPair().ID] == nil {
 		t.Errorf("%d and %d pairs are left", len(a.m.pairs), len(b.m.pairs))
 	}
@@ -77,5 +77,57 @@ func TestPeersRenewalLeavesOursAlone(t *testing.T) {
 	w.run(time.Second)
 	if len(a.established) != 2 {
 		t.Errorf("%d pairs were made, there must be one renewal", len(a.established))
+	}
+}
+
+// TestOldPairWaitsForTheResponder: message 3 of a renewal is lost for a minute.
+// The responder sends on the old pair all that time, so the initiator keeps it.
+func TestOldPairWaitsForTheResponder(t *testing.T) {
+	w, a, b := two(t, 1)
+	w.ask(a, b, 1)
+	w.run(time.Second)
+	old := a.newestPair()
+	sent := w.net.Counts(w.at(a), w.at(b)).Sent
+	for n := range 40 { // all but message 1
+		w.net.OnNth(w.at(a), w.at(b), sent+2+n, func(data []byte) []byte {
+			if w.now.Sub(epoch) > time.Minute {
+				return data
+			}
+			return nil
+		})
+	}
+	a.m.Handle(w.now, Rekey{old.ID})
+	for range 110 {
+		w.run(time.Second)
+		id, ok := b.outbound()
+		if _, there := a.sas[id]; !ok || !there {
+			t.Fatalf("after %s the responder sends on %v, which the initiator does not have", w.now.Sub(epoch), id)
+		}
+	}
+	w.run(time.Minute)
+	if len(a.m.pairs) != 1 || len(b.m.pairs) != 1 || a.m.pairs[a.newestPair().ID] == nil || a.newestPair().ID == old.ID {
+		t.Errorf("%d and %d pairs are left", len(a.m.pairs), len(b.m.pairs))
+	}
+}
+
+// TestPeerWithoutRounds: a peer that does not say rounds, another product, may
+// go on with the old pair after it has renewed it; that one stays until a
+// packet comes on the new one.
+func TestPeerWithoutRounds(t *testing.T) {
+	w, a, b := two(t, 1)
+	w.ask(a, b, 1)
+	w.run(time.Second)
+	for _, s := range b.m.sas {
+		s.rounds = false
+	}
+	b.m.Handle(w.now, Rekey{b.newestPair().ID})
+	w.run(time.Minute)
+	if len(a.ended) != 0 {
+		t.Errorf("ended %+v", a.ended)
+	}
+	w.traffic(a, a.newestPair())
+	w.run(2 * quiet)
+	if len(a.ended) != 1 {
+		t.Errorf("ended %+v", a.ended)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"sort"
 	"time"
 )
@@ -42,10 +43,33 @@ type Pair struct {
 	Method        string     `json:"method"`    // how it was proven
 	Since         time.Time  `json:"since"`
 	Replaces      PairID     `json:"replaces,omitempty"`
+	// Round orders the pairs with one peer, the same on both ends: each is of
+	// a later round than all that were known when it was made. See Outranks.
+	Round uint32 `json:"round,omitempty"`
 	// Encap is the UDP encapsulation of both directions; zero: none.
 	Encap Encap `json:"encap,omitzero"`
 	// DefaultResponse: made by the default response rule.
 	DefaultResponse bool `json:"defaultResponse,omitempty"`
+}
+
+// Outranks reports whether p is to carry the traffic rather than o, which
+// serves the same: the pair of the later round, and of two that were made at
+// once the one with the lowest SPI. Both ends come to the same answer.
+func (p Pair) Outranks(o Pair) bool {
+	if p.Round != o.Round {
+		return p.Round > o.Round
+	}
+	return slices.Compare(p.spis(), o.spis()) < 0
+}
+
+// spis returns the SPIs of both directions, the lowest first.
+func (p Pair) spis() []SPI {
+	var all []SPI
+	for _, id := range slices.Concat(p.In, p.Out) {
+		all = append(all, id.SPI)
+	}
+	slices.Sort(all)
+	return all
 }
 
 // Book is the book of pairs: which serves whom and what replaced what. It is

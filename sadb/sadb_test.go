@@ -343,3 +343,33 @@ func TestFilterIDsDependOnEveryPart(t *testing.T) {
 		t.Errorf("the ID has changed: %s", got)
 	}
 }
+
+// TestOutranksIsTheSameOnBothEnds: what is inbound here is outbound there.
+func TestOutranksIsTheSameOnBothEnds(t *testing.T) {
+	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	pair := func(round uint32, atA, atB SPI) (here, there Pair) {
+		in, out := []SAID{{a, ESP, atA}, {a, AH, atA + 1}}, []SAID{{b, ESP, atB}, {b, AH, atB + 1}}
+		return Pair{Round: round, In: in, Out: out}, Pair{Round: round, In: []SAID{out[1], out[0]}, Out: []SAID{in[1], in[0]}}
+	}
+	for _, c := range []struct {
+		name   string
+		round  uint32
+		spis   [2]SPI
+		higher bool
+	}{
+		{"later round, higher SPIs", 3, [2]SPI{900, 901}, true},
+		{"earlier round, lower SPIs", 1, [2]SPI{300, 301}, false},
+		{"same round, lowest SPI of all inbound", 2, [2]SPI{300, 901}, true},
+		{"same round, lowest SPI of all outbound", 2, [2]SPI{900, 301}, true},
+		{"same round, higher SPIs", 2, [2]SPI{900, 901}, false},
+	} {
+		p, pThere := pair(c.round, c.spis[0], c.spis[1])
+		o, oThere := pair(2, 500, 600)
+		if p.Outranks(o) != c.higher || pThere.Outranks(oThere) != c.higher || o.Outranks(p) == c.higher || oThere.Outranks(pThere) == c.higher {
+			t.Errorf("%s: here %v %v, there %v %v", c.name, p.Outranks(o), o.Outranks(p), pThere.Outranks(oThere), oThere.Outranks(pThere))
+		}
+		if p.Outranks(p) || p.Outranks(pThere) {
+			t.Errorf("%s: it outranks itself", c.name)
+		}
+	}
+}

@@ -128,8 +128,11 @@ const (
 	ResponderLifetime      NotifyType = 24576
 	ReplayStatus           NotifyType = 24577
 	InitialContact         NotifyType = 24578
-	RUThere                NotifyType = 36136
-	RUThereAck             NotifyType = 36137
+	// PairRound is this project's own, of the private range: four bytes, the
+	// round of the pair that a quick mode makes (sadb.Pair).
+	PairRound  NotifyType = 33216
+	RUThere    NotifyType = 36136
+	RUThereAck NotifyType = 36137
 )
 
 // IsError reports whether the type is one of the error types.
