@@ -132,7 +132,7 @@ func checkQuickAnswer(own []sadb.Proposal, shape quickShape, body []byte) (quick
 			return pick, nil
 		}
 	}
-	return quickPick{}, fmt.Errorf("the answer %s was not offered", strings.Join(r.words, ", "))
+	return quickPick{}, fmt.Errorf("the answer %s was not offered", strings.Join(r.words(), ", "))
 }
 
 func quickWords(own []sadb.Proposal, shape quickShape) []string {

@@ -46,7 +46,7 @@ type strangers struct {
 }
 
 const (
-	maxStrangers  = 256
+	maxStrangers  = 1024
 	maxOfStranger = 8
 )
 

@@ -152,7 +152,7 @@ func (m *Machine) refuseMain(now time.Time, msg message, rcookie [8]byte, own []
 	}
 	differs := mainDiffers(own, peer.choices)
 	m.put(Failed{Code: FailNoProposal, Local: msg.local.Addr(), Remote: msg.remote.Addr(), Step: "main mode message 1",
-		Offered: mainWords(own), Received: peer.words, Differs: differs,
+		Offered: mainWords(own), Received: peer.words(), Differs: differs,
 		Reason: "the peer offers nothing that policy accepts; first difference: " + differs + "; give both ends one method in common"})
 }
 

@@ -130,7 +130,7 @@ type shape struct {
 
 // check refuses what is missing, twice, out of place or not known here.
 func (s shape) check(c wire.Chain) error {
-	counts := map[wire.PayloadType]int{}
+	var counts [256]int
 	for _, p := range c.Payloads {
 		counts[p.Type]++
 		if !slices.Contains(s.once, p.Type) && !slices.Contains(s.any, p.Type) && !ignorable(p.Type) {

@@ -137,12 +137,33 @@ func saBody(proposals ...wire.Proposal) []byte {
 	return sa.Append(nil)
 }
 
-// received is what a peer offers in phase 1: what can be read of it and, for
-// the administrator, everything in words.
+// received is what a peer offers in phase 1, and what can be read of it.
 type received struct {
 	choices  []mainChoice
-	words    []string
 	proposal wire.Proposal
+	gssapi   bool // the peer has said that by method 65001 it means Kerberos
+}
+
+// words lists everything for the administrator, also what cannot be read.
+func (r received) words() []string {
+	var words []string
+	for _, t := range r.proposal.Transforms {
+		if c, err := r.read(t); err != nil {
+			words = append(words, err.Error())
+		} else {
+			words = append(words, c.String())
+		}
+	}
+	return words
+}
+
+// read reads one transform of the offer.
+func (r received) read(t wire.Transform) (mainChoice, error) {
+	c, err := readMainTransform(t)
+	if err == nil && c.Method == auth.Kerberos && !r.gssapi {
+		err = fmt.Errorf("%s, XAUTH with a preshared key (method 65001 without the vendor ID GSSAPI)", c.Suite)
+	}
+	return c, err
 }
 
 // errSA is a refusal of a whole SA payload with the notify it deserves.
@@ -179,18 +200,11 @@ func readMainSA(body []byte, gssapi bool) (received, error) {
 	if len(sa.Proposals) != 1 || sa.Proposals[0].Protocol != wire.ProtoISAKMP {
 		return received{}, &errSA{wire.NoProposalChosen, "phase 1 takes exactly one proposal, of protocol ISAKMP"}
 	}
-	r := received{proposal: sa.Proposals[0]}
+	r := received{proposal: sa.Proposals[0], gssapi: gssapi}
 	for _, t := range r.proposal.Transforms {
-		c, err := readMainTransform(t)
-		if err == nil && c.Method == auth.Kerberos && !gssapi {
-			err = fmt.Errorf("%s, XAUTH with a preshared key (method 65001 without the vendor ID GSSAPI)", c.Suite)
+		if c, err := r.read(t); err == nil {
+			r.choices = append(r.choices, c)
 		}
-		if err != nil {
-			r.words = append(r.words, err.Error())
-			continue
-		}
-		r.choices = append(r.choices, c)
-		r.words = append(r.words, c.String())
 	}
 	return r, nil
 }

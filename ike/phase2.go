@@ -196,7 +196,6 @@ type quickPart struct {
 // quickReceived is what a peer offers in phase 2.
 type quickReceived struct {
 	groups []quickGroup
-	words  []string
 	first  wire.Proposal // for the SPI of a refusal
 }
 
@@ -220,10 +219,16 @@ func readQuickSA(body []byte) (quickReceived, error) {
 		g := &r.groups[len(r.groups)-1]
 		g.parts = append(g.parts, readQuickPart(p))
 	}
-	for _, g := range r.groups {
-		r.words = append(r.words, g.words())
-	}
 	return r, nil
+}
+
+// words lists an offer for the administrator.
+func (r quickReceived) words() []string {
+	var words []string
+	for _, g := range r.groups {
+		words = append(words, g.words())
+	}
+	return words
 }
 
 func readQuickPart(p wire.Proposal) quickPart {

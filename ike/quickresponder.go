@@ -109,7 +109,7 @@ func (m *Machine) quickPolicy(q *quickMode, proposed sadb.Selector, peer quickRe
 	mode, ok := peer.mode()
 	if !ok {
 		r := refuse(wire.NoProposalChosen, FailNoProposal, "the peer offers nothing that is known here")
-		r.failed.Received = peer.words
+		r.failed.Received = peer.words()
 		return r
 	}
 	if mode == sadb.Transport && proposed.Narrow(s.local.Addr(), s.remote.Addr()) != proposed {
@@ -176,7 +176,7 @@ func (q *quickMode) choose(offer QuickOffer, proposed sadb.Selector, peer quickR
 		differs := quickDiffers(offer.Proposals, want, peer)
 		r := refuse(wire.NoProposalChosen, FailNoProposal, "the peer offers nothing that policy accepts; first difference: %s; give both ends one method in common", differs)
 		r.failed.Offered = quickWords(offer.Proposals, quickShape{want.mode, want.pfs})
-		r.failed.Received, r.failed.Differs = peer.words, differs
+		r.failed.Received, r.failed.Differs = peer.words(), differs
 		return r
 	}
 	q.pick, q.shape = pick, pick.Shape

@@ -25,7 +25,7 @@ type ServerConfig struct {
 
 const (
 	defaultWorkers = 2
-	packetQueue    = 256
+	packetQueue    = 1024
 	inputQueue     = 256
 	// maxBacklog bounds the outputs that wait for their reader. Beyond it new
 	// work is refused: no Initiate, no datagram; what concerns associations
@@ -52,6 +52,7 @@ type Server struct {
 	// The rest belongs to the loop.
 	backlog   []Output
 	high, low []Work
+	alarmAt   time.Time
 }
 
 // NewServer returns a Server; Run starts it.
@@ -161,6 +162,7 @@ func (s *Server) turn(ctx context.Context, alarm *time.Timer) (stop bool, err er
 	case answer := <-s.queries:
 		answer <- s.cfg.Machine.SAs()
 	case <-alarm.C:
+		s.alarmAt = time.Time{}
 		s.guard(func(now time.Time) { s.cfg.Machine.Tick(now) })
 	}
 	return false, nil
@@ -237,6 +239,10 @@ func (s *Server) startedJob() {
 
 func (s *Server) setAlarm(alarm *time.Timer) {
 	deadline := s.cfg.Machine.Deadline()
+	if deadline.Equal(s.alarmAt) {
+		return
+	}
+	s.alarmAt = deadline
 	if deadline.IsZero() {
 		alarm.Stop()
 		return

@@ -241,8 +241,8 @@ func TestStrangeTransformsAreSkippedNotFatal(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if c, ok := pick(own, r.choices); !ok || c.raw.Number != 1 || len(r.words) != 2 {
-			t.Errorf("%s: spoils the rest: %v", name, r.words)
+		if c, ok := pick(own, r.choices); !ok || c.raw.Number != 1 || len(r.words()) != 2 {
+			t.Errorf("%s: spoils the rest: %v", name, r.words())
 		}
 		p.Transforms = []wire.Transform{transform}
 		if r, err = readMainSA(saBody(p), true); err != nil {
@@ -351,8 +351,8 @@ func TestStrangeQuickTransforms(t *testing.T) {
 	}
 	comp := wire.Proposal{Number: 1, Protocol: wire.ProtoIPComp, SPI: []byte{1, 2}, Transforms: []wire.Transform{{ID: 2}}}
 	r, err := readQuickSA(saBody(comp))
-	if err != nil || !strings.Contains(fmt.Sprint(r.words), "not known") {
-		t.Errorf("IPComp: %v %v", r.words, err)
+	if err != nil || !strings.Contains(fmt.Sprint(r.words()), "not known") {
+		t.Errorf("IPComp: %v %v", r.words(), err)
 	}
 	if _, found := r.mode(); found {
 		t.Error("IPComp has a mode")

@@ -14,7 +14,8 @@ import (
 // public one. It is used once and then forgotten.
 type DH struct {
 	group   sadb.Group
-	private sadb.Secret // exponent, or scalar of the curve's length
+	private sadb.Secret      // exponent
+	scalar  *ecdh.PrivateKey // of a curve
 	public  []byte
 }
 
@@ -56,8 +57,12 @@ func (d *DH) Shared(peer []byte) ([]byte, error) {
 	return s, nil
 }
 
-// Zero overwrites the private value.
-func (d *DH) Zero() { d.private.Zero() }
+// Zero forgets the private value. An exponent is overwritten; crypto/ecdh has no
+// way to overwrite a scalar, which is gone with the next garbage collection.
+func (d *DH) Zero() {
+	d.private.Zero()
+	d.scalar = nil
+}
 
 // PublicLen returns the length in bytes of a public value of a group; 0: the
 // group is not supported.
@@ -146,7 +151,7 @@ func (d *DH) generateECP(rand io.Reader) error {
 			x[0] &= 1 // 521 bits in 66 bytes
 		}
 		if key, err := curveOf(d.group).NewPrivateKey(x); err == nil {
-			d.private = sadb.NewSecret(x)
+			d.scalar = key
 			d.public = key.PublicKey().Bytes()[1:] // without the 0x04 of an uncompressed point
 			return nil
 		}
@@ -164,9 +169,8 @@ func (d *DH) sharedECP(peer []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := curveOf(d.group).NewPrivateKey(d.private.Bytes())
-	if err != nil {
-		return nil, err
+	if d.scalar == nil {
+		return nil, errors.New("the private value has been used already")
 	}
-	return key.ECDH(point)
+	return d.scalar.ECDH(point)
 }

@@ -30,7 +30,7 @@ const MaxDatagram = 10000
 
 // waiting bounds the messages of one port that wait for Recv. When they are
 // as many, new ones are dropped: the peer will send again.
-const waiting = 128
+const waiting = 1024
 
 // Config is how the sockets are opened. The zero value is right for a host
 // without a driver.
@@ -157,6 +157,7 @@ func prepare(c Config, fd, family int) error {
 	if err != nil {
 		return fmt.Errorf("set socket options: %w", err)
 	}
+	enlarge(fd)
 	if c.Prepare == nil {
 		return nil
 	}
@@ -164,6 +165,17 @@ func prepare(c Config, fd, family int) error {
 		return fmt.Errorf("prepare the socket: %w", err)
 	}
 	return nil
+}
+
+// receiveBuffer is how many bytes may wait in a socket: the first messages of
+// about a thousand hosts that come up at once.
+const receiveBuffer = 1 << 20
+
+// enlarge gives a socket its receive buffer; where the kernel allows less, less.
+func enlarge(fd int) {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+	}
 }
 
 // Recv waits for the next IKE message and copies it into b, without the

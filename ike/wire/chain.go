@@ -35,15 +35,15 @@ const (
 
 // String returns the payload's name in the letters of RFC 2409, else its number.
 func (t PayloadType) String() string {
-	names := map[PayloadType]string{
+	names := [...]string{ // no map: every payload that is read asks
 		SAPayload: "SA", ProposalPayload: "P", TransformPayload: "T", KEPayload: "KE", IDPayload: "ID",
 		CertPayload: "CERT", CertRequestPayload: "CERTREQ", HashPayload: "HASH", SignaturePayload: "SIG",
 		NoncePayload: "NONCE", NotifyPayload: "N", DeletePayload: "D", VendorPayload: "VID",
 		AttributesPayload: "ATTR", NATDPayload: "NAT-D", NATOAPayload: "NAT-OA", GSSPayload: "GSS",
 		NATDDraftPayload: "NAT-D", NATOADraftPayload: "NAT-OA", FragmentPayload: "FRAGMENT",
 	}
-	if n, ok := names[t]; ok {
-		return n
+	if int(t) < len(names) && names[t] != "" {
+		return names[t]
 	}
 	return fmt.Sprintf("payload %d", uint8(t))
 }
