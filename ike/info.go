@@ -28,7 +28,7 @@ func (m *Machine) informational(now time.Time, s *isakmp, msg message) error {
 	if err := verified(chain, s.keys.Hash1(msg.MessageID, chain.AfterFirst())); err != nil {
 		return err
 	}
-	m.heard(now, s, msg.MessageID)
+	m.heard(now, s, msg)
 	if err := infoShape().check(chain); err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ type isakmp struct {
 	suite            sadb.ISAKMPSuite
 	method           auth.Method
 	principal        auth.Principal
+	nat              natFacts
 	requirement      auth.Requirement // what the principal was proven under
 	offer            MainOffer
 	keys             *crypt.Keys
@@ -90,7 +91,8 @@ func (s *isakmp) satisfies(o MainOffer) bool {
 func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []byte, p auth.Principal) *isakmp {
 	s := &isakmp{path: x.path, icookie: x.icookie, rcookie: x.rcookie, initiator: x.initiator,
 		suite: x.choice.Suite, method: x.choice.Method, principal: p, requirement: c.requirement, offer: x.offer,
-		keys: c.keys, last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers, rounds: x.peer.agent != nil,
+		keys: c.keys, nat: x.nat, last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers,
+		rounds: x.peer.agent != nil,
 		seen: map[uint32]bool{}, quicks: map[uint32]*quickMode{}}
 	m.endMain(x)
 	for _, other := range x.candidates {
@@ -102,6 +104,7 @@ func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []
 	m.peers.addSA(s)
 	s.expiry = m.timers.set(nil, s.expires, func(now time.Time) { m.closeSA(now, s, "lifetime over") })
 	s.renewal = m.timers.set(nil, now.Add(x.choice.Life/1000*time.Duration(m.renewAt(s.initiator))), func(now time.Time) { m.renewMain(now, s) })
+	m.keepNATAlive(now, s)
 	m.put(MainMode{SA: s.status()})
 	m.crowdOut(now, s)
 	m.watchSpare(now, s)
@@ -217,9 +220,10 @@ func (m *Machine) lateMain(s *isakmp, msg message) error {
 }
 
 // heard notes a verified message of the peer that begins an exchange.
-func (m *Machine) heard(now time.Time, s *isakmp, id uint32) {
+func (m *Machine) heard(now time.Time, s *isakmp, msg message) {
 	s.alive, s.forgotten = now, false
-	s.seen[id] = true
+	s.seen[msg.MessageID] = true
+	s.follow(msg.path)
 	if len(s.seen) >= maxMessageIDs && !s.closing {
 		s.closing = true
 		m.timers.set(nil, now.Add(halfOpenLife), func(now time.Time) { m.closeSA(now, s, "its message IDs are used up") })

@@ -24,6 +24,9 @@ type Config struct {
 	Auth []auth.Authenticator
 	// HalfOpen is the size of the table of main modes begun by peers; 0: 4096.
 	HalfOpen int
+	// ForceEncap has ESP go in UDP with every peer that can, as if this host
+	// were behind an address translator: for paths that drop ESP.
+	ForceEncap bool
 }
 
 const defaultHalfOpen = 4096

@@ -181,6 +181,7 @@ func (m *Machine) message2(now time.Time, x *mainMode, msg message, plain wire.C
 	x.rcookie = msg.RCookie
 	m.mains[x.key()] = x
 	x.choice, x.peer, x.hint = choice, peer, 0
+	x.nat = natFacts{form: peer.nat}
 	x.claim = auth.Claim{GSS: choice.name}
 	x.answers.remember(msg.sum, nil)
 	m.stopRepeat(x.resend)
@@ -235,7 +236,7 @@ func (m *Machine) begunMain(now time.Time, x *mainMode, result any) {
 	x.session, x.dh, x.kei, x.ni = b.session, b.dh, b.dh.Public(), nonce
 	x.step = awaitMessage4
 	payloads := slices.Concat([]wire.Payload{{Type: wire.KEPayload, Body: x.kei}, {Type: wire.NoncePayload, Body: x.ni}},
-		b.requests, tokens(b.token))
+		b.requests, tokens(b.token), m.natPayloads(x))
 	m.repeatMain(now, x, silentKE, wire.AppendClear(nil, x.header(), payloads))
 }
 
@@ -257,6 +258,7 @@ func (m *Machine) message4(_ time.Time, x *mainMode, msg message, plain wire.Cha
 	if draft.claim.CAs, err = requested(plain); err != nil {
 		return err
 	}
+	draft.nat = m.natDetect(x, msg.path, plain)
 	if x.tries++; x.tries > maxKEWork {
 		return errors.New("too many of them")
 	}
@@ -325,6 +327,8 @@ func (m *Machine) claimedMain(now time.Time, x *mainMode, msg message, draft *ma
 		return
 	}
 	x.ker, x.nr, x.claim, x.keys, x.step = draft.ker, draft.nr, draft.claim, c.keys, awaitMessage6
+	x.nat = draft.nat
+	x.float()
 	x.answers.remember(msg.sum, nil)
 	x.until, x.hint, x.suspect = now.Add(giveUp), 0, nil
 	m.repeatMain(now, x, maxSends, data)
@@ -344,6 +348,9 @@ func (m *Machine) doubt(x *mainMode, err error) {
 
 // checked is the result of the work for message 6.
 type checked struct {
+	path
+	chain     wire.Chain
+	last      []byte // ciphertext block of phase 1
 	principal auth.Principal
 	err       error
 }
@@ -371,13 +378,14 @@ func (m *Machine) message6(_ time.Time, x *mainMode, msg message, _ wire.Chain) 
 		if !ok {
 			c.err = errWork
 		}
-		m.checkedMain(now, x, chain, last, c)
+		c.path, c.chain, c.last = msg.path, chain, last
+		m.checkedMain(now, x, c)
 	})
 	return nil
 }
 
 // checkedMain makes the ISAKMP SA.
-func (m *Machine) checkedMain(now time.Time, x *mainMode, chain wire.Chain, last []byte, c checked) {
+func (m *Machine) checkedMain(now time.Time, x *mainMode, c checked) {
 	if c.err != nil {
 		m.drop(now, x.remote, "main mode message 6: "+c.err.Error())
 		x.hint = wire.InvalidHashInformation
@@ -387,15 +395,16 @@ func (m *Machine) checkedMain(now time.Time, x *mainMode, chain wire.Chain, last
 	}
 	err := acceptPrincipal(x.requirement, c.principal)
 	if err == nil {
-		err = checkVendor(x.peer, chain)
+		err = checkVendor(x.peer, c.chain)
 	}
 	if err != nil {
 		m.failMain(now, x, Failed{Code: FailAuth, Reason: err.Error()})
 		return
 	}
-	s := m.establishMain(now, x, candidate{x.session, x.requirement, x.keys}, last, c.principal)
+	x.moved(c.path)
+	s := m.establishMain(now, x, candidate{x.session, x.requirement, x.keys}, c.last, c.principal)
 	delete(m.attempts, x.remote.Addr())
-	m.initialContact(now, s, chain, x.started)
+	m.initialContact(now, s, c.chain, x.started)
 	for _, r := range x.waiting {
 		m.initiate(now, r)
 	}

@@ -68,6 +68,7 @@ type mainMode struct {
 	sai    []byte // body of the initiator's SA payload as sent
 
 	peer  vendors
+	nat   natFacts
 	claim auth.Claim // what the peer has claimed so far
 	// session is the initiator's. One for Kerberos is there before the method
 	// is chosen: it knows the name that goes with the offer.

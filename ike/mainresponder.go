@@ -74,7 +74,7 @@ func (m *Machine) acceptMessage1(now time.Time, msg message, chain wire.Chain, r
 		return fmt.Errorf("main mode message 1: %w", err)
 	}
 	x := &mainMode{path: msg.path, icookie: msg.ICookie, rcookie: rcookie, step: awaitMessage3,
-		started: now, offer: offer, peer: vendors, sai: sa}
+		started: now, offer: offer, peer: vendors, nat: natFacts{form: vendors.nat}, sai: sa}
 	if !x.choose(offer.choices(), peer) {
 		m.refuseMain(now, msg, rcookie, offer.choices(), peer)
 		return errors.New("main mode message 1: no common proposal")
@@ -194,6 +194,7 @@ func (m *Machine) message3(now time.Time, x *mainMode, msg message, plain wire.C
 	if x.tries >= maxKEWork {
 		return errors.New("too many of them")
 	}
+	draft.nat = m.natDetect(x, msg.path, plain)
 	if draft.nr, err = m.random(ourNonce); err != nil {
 		return err
 	}
@@ -356,11 +357,11 @@ func (m *Machine) keyedMain(now time.Time, x *mainMode, msg message, draft *main
 		return
 	}
 	x.kei, x.ker, x.ni, x.nr = draft.kei, k.dh.Public(), draft.ni, draft.nr
-	x.claim, x.candidates, x.suspect = draft.claim, k.candidates, nil
+	x.claim, x.nat, x.candidates, x.suspect = draft.claim, draft.nat, k.candidates, nil
 	x.iv = x.candidates[0].keys.IV()
 	x.step = awaitMessage5
 	reply := wire.AppendClear(nil, x.header(), slices.Concat([]wire.Payload{
-		{Type: wire.KEPayload, Body: x.ker}, {Type: wire.NoncePayload, Body: x.nr}}, k.requests, tokens(k.token)))
+		{Type: wire.KEPayload, Body: x.ker}, {Type: wire.NoncePayload, Body: x.nr}}, k.requests, tokens(k.token), m.natPayloads(x)))
 	x.answers.remember(msg.sum, reply)
 	m.send(x.path, reply)
 }
@@ -490,6 +491,7 @@ func (m *Machine) provenMain(now time.Time, x *mainMode, msg message, result any
 		m.failMain(now, x, Failed{Code: FailLocal, Reason: err.Error()})
 		return
 	}
+	x.moved(msg.path)
 	x.answers.remember(msg.sum, reply)
 	s := m.establishMain(now, x, p.candidate, last, p.principal)
 	m.send(x.path, reply)

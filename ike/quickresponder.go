@@ -35,7 +35,7 @@ func (m *Machine) quick1(now time.Time, s *isakmp, msg message) error {
 	if err := verified(chain, s.keys.Hash1(msg.MessageID, chain.AfterFirst())); err != nil {
 		return err
 	}
-	m.heard(now, s, msg.MessageID)
+	m.heard(now, s, msg)
 	q := &quickMode{sa: s, id: msg.MessageID, iv: next, spis: map[sadb.Proto]sadb.SPI{}}
 	q.answers.remember(msg.sum, nil)
 	body, r := m.acceptQuick(q, chain)

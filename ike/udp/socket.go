@@ -23,9 +23,10 @@ const markerLen = 4
 // keepAlive is the only byte of a NAT keep-alive (RFC 3948 §2.3).
 const keepAlive = 0xff
 
-// send adds the marker where the port wants it.
+// send adds the marker where the port wants it: before every message, not
+// before a keep-alive.
 func (s *socket) send(b []byte, local netip.Addr, remote netip.AddrPort) error {
-	if s.marked {
+	if s.marked && !isKeepAlive(b) {
 		b = append(make([]byte, markerLen, markerLen+len(b)), b...)
 	}
 	control, err := sourceControl(local.Unmap())
@@ -35,6 +36,8 @@ func (s *socket) send(b []byte, local netip.Addr, remote netip.AddrPort) error {
 	_, _, err = s.conn.WriteMsgUDPAddrPort(b, control, netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()))
 	return err
 }
+
+func isKeepAlive(b []byte) bool { return len(b) == 1 && b[0] == keepAlive }
 
 // readErrors in a row mean that the socket is beyond hope.
 const readErrors = 16
@@ -73,7 +76,7 @@ func (t *Transport) fail(err error) {
 
 // handle tells IKE from ESP and from keep-alives.
 func (t *Transport) handle(s *socket, m message) {
-	if len(m.data) < markerLen || len(m.data) == 1 && m.data[0] == keepAlive {
+	if len(m.data) < markerLen || isKeepAlive(m.data) {
 		return // shorter than any message; a keep-alive has done its work at the NAT
 	}
 	if !s.marked {
