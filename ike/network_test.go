@@ -43,6 +43,7 @@ type world struct {
 	now   time.Time
 	net   *iketest.Net
 	hosts []*host
+	nat   *translator // nil: none
 }
 
 type seeded struct{ *mrand.ChaCha8 }
@@ -88,7 +89,7 @@ func (w *world) bareHost(addr string, seed uint64, a ...auth.Authenticator) *hos
 	h := &host{addr: netip.MustParseAddr(addr), spi: sadb.SPI(0x1000 * seed), sas: map[sadb.SAID]sadb.SA{}, dropped: map[string]int{}}
 	h.m = New(Config{Rand: randomFrom(seed), Auth: a})
 	w.hosts = append(w.hosts, h)
-	w.net.Attach(netip.AddrPortFrom(h.addr, 500))
+	w.net.Attach(netip.AddrPortFrom(h.addr, ikePort), netip.AddrPortFrom(h.addr, natPort))
 	return h
 }
 
@@ -109,7 +110,7 @@ func (w *world) output(h *host, o Output) {
 	switch o := o.(type) {
 	case Send:
 		h.sent = append(h.sent, o.Data)
-		w.net.Send(w.now, o.Local, o.Remote, o.Data)
+		w.net.Send(w.now, w.nat.out(w, o.Local), o.Remote, o.Data)
 	case Work:
 		h.works++
 		h.answer(w, func() Input { return WorkDone{o.ID, o.Run()} })
@@ -203,6 +204,7 @@ func (w *world) run(d time.Duration) {
 func (w *world) step() {
 	if at, ok := w.net.NextTime(); ok && !at.After(w.now) {
 		_, d, _ := w.net.Next()
+		d.To = w.nat.in(d.To)
 		for _, h := range w.hosts {
 			if h.addr == d.To.Addr() {
 				h.m.Handle(w.now, Packet{Local: d.To, Remote: d.From, Data: d.Data})
