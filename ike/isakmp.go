@@ -93,7 +93,7 @@ func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []
 		suite: x.choice.Suite, method: x.choice.Method, principal: p, requirement: c.requirement, offer: x.offer,
 		keys: c.keys, nat: x.nat, last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers,
 		rounds: x.peer.agent != nil,
-		seen: map[uint32]bool{}, quicks: map[uint32]*quickMode{}}
+		seen:   map[uint32]bool{}, quicks: map[uint32]*quickMode{}}
 	m.endMain(x)
 	for _, other := range x.candidates {
 		if other.keys != c.keys {
