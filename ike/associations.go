@@ -115,15 +115,10 @@ func replace(sas []sadb.SA, old sadb.Pair, dir sadb.Directions) {
 	}
 }
 
-// finish makes the pair known. The exchange stays a while to answer repeated
-// messages.
+// finishQuick makes the pair known.
 func (m *Machine) finishQuick(now time.Time, q *quickMode) {
-	q.step = quickFinished
 	clear(q.shared)
-	q.shared, q.dh = nil, nil
-	delete(m.quicks, q.pair.ID)
-	m.peers.removeQuick(q)
-	m.keepQuick(now, q)
+	m.keepAnswers(now, q)
 	request := uint64(0)
 	if q.request != nil {
 		request = q.request.Request

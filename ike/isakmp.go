@@ -37,6 +37,7 @@ type isakmp struct {
 	closing   bool            // its message IDs are used up
 	seen      map[uint32]bool // message IDs used
 	quicks    map[uint32]*quickMode
+	finished  map[uint32]*finishedQuick
 	queue     []*request // wait for a quick mode to end
 	count     int        // quick modes begun
 
@@ -93,13 +94,14 @@ func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []
 		suite: x.choice.Suite, method: x.choice.Method, principal: p, requirement: c.requirement, offer: x.offer,
 		keys: c.keys, nat: x.nat, last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers,
 		rounds: x.peer.agent != nil,
-		seen:   map[uint32]bool{}, quicks: map[uint32]*quickMode{}}
+		seen:   map[uint32]bool{}, quicks: map[uint32]*quickMode{}, finished: map[uint32]*finishedQuick{}}
 	m.endMain(x)
 	for _, other := range x.candidates {
 		if other.keys != c.keys {
 			other.keys.Zero()
 		}
 	}
+	s.keys.EndPhase1()
 	m.sas[s.key()] = s
 	m.peers.addSA(s)
 	s.expiry = m.timers.set(nil, s.expires, func(now time.Time) { m.closeSA(now, s, "lifetime over") })
@@ -189,6 +191,7 @@ func (m *Machine) endSA(now time.Time, s *isakmp, reason string) {
 	m.timers.stop(s.expiry)
 	m.timers.stop(s.renewal)
 	m.timers.stop(s.spare)
+	m.forgetAnswers(s)
 	m.put(MainMode{SA: s.status(), Ended: reason})
 	queue := s.queue
 	s.queue = nil

@@ -275,8 +275,9 @@ func (m *Machine) authenticator(method auth.Method) auth.Authenticator {
 
 // able leaves out the requirements that this host has no authenticator for.
 func (m *Machine) able(o MainOffer) MainOffer {
-	o.Auth = slices.DeleteFunc(slices.Clone(o.Auth), func(r auth.Requirement) bool {
-		return m.authenticator(r.Method) == nil
-	})
+	unable := func(r auth.Requirement) bool { return m.authenticator(r.Method) == nil }
+	if slices.ContainsFunc(o.Auth, unable) {
+		o.Auth = slices.DeleteFunc(slices.Clone(o.Auth), unable)
+	}
 	return o
 }

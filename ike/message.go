@@ -101,7 +101,7 @@ func seal(keys *crypt.Keys, h wire.Header, iv []byte, payloads []wire.Payload) (
 	if err != nil {
 		return nil, nil, err
 	}
-	datagram = append(h.Append(nil, len(ciphertext)), ciphertext...)
+	datagram = append(h.Append(make([]byte, 0, wire.HeaderLen+len(ciphertext)), len(ciphertext)), ciphertext...)
 	if len(datagram) > wire.MaxMessage {
 		return nil, nil, fmt.Errorf("message of %d bytes is too long", len(datagram))
 	}

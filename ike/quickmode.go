@@ -21,7 +21,6 @@ const (
 	awaitQuick2                     // initiator
 	awaitQuick3                     // responder
 	finishingQuick                  // the last association is being installed
-	quickFinished                   // answers repeated messages only
 )
 
 // quickRule is what the message of a step must look like, checked once its
@@ -99,7 +98,7 @@ func (s *isakmp) quicksInOrder() []*quickMode {
 func (s *isakmp) running(initiator bool) int {
 	n := 0
 	for _, q := range s.quicks {
-		if q.initiator == initiator && q.step != quickFinished {
+		if q.initiator == initiator {
 			n++
 		}
 	}
@@ -134,10 +133,6 @@ func pairID(b []byte) sadb.PairID {
 // keepQuick gives a quick mode its life anew.
 func (m *Machine) keepQuick(now time.Time, q *quickMode) {
 	q.life = m.timers.set(q.life, now.Add(halfOpenLife), func(now time.Time) {
-		if q.step == quickFinished {
-			m.forgetQuick(q)
-			return
-		}
 		m.failQuick(now, q, Failed{Code: FailNoAnswer, Reason: "nothing went on for too long"})
 	})
 }
@@ -157,11 +152,7 @@ func (m *Machine) forgetQuick(q *quickMode) {
 // dropQuick ends q with nothing of it left in force and returns its request,
 // if it was not done with.
 func (m *Machine) dropQuick(now time.Time, q *quickMode) *request {
-	finished := q.step == quickFinished
 	m.forgetQuick(q)
-	if finished {
-		return nil
-	}
 	if q.installed {
 		m.forgetInbound(q.pair)
 		m.put(Ended{Pair: q.pair.ID, Reason: "its negotiation was not finished"})
@@ -285,6 +276,9 @@ func (m *Machine) quickShared(group sadb.Group, dh keyExchange, peer []byte) qui
 
 // quickPacket takes a message of quick mode under an established SA.
 func (m *Machine) quickPacket(now time.Time, s *isakmp, msg message) error {
+	if f := s.finished[msg.MessageID]; f != nil {
+		return m.repeated(s, f, msg)
+	}
 	q := s.quicks[msg.MessageID]
 	if q == nil {
 		return m.quick1(now, s, msg)

@@ -80,6 +80,10 @@ func (k *Keys) Zero() {
 	}
 }
 
+// EndPhase1 forgets what only phase 1 needs: IV, HashI and HashR are not to be
+// asked any more.
+func (k *Keys) EndPhase1() { k.kei, k.ker = nil, nil }
+
 // cipherKey makes the cipher's key from SKEYID_e: its first bytes, or the
 // expansion of RFC 2409 App. B where it is too short.
 func cipherKey(s sadb.ISAKMPSuite, e []byte) ([]byte, error) {
