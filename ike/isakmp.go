@@ -24,6 +24,7 @@ type isakmp struct {
 	method           auth.Method
 	principal        auth.Principal
 	nat              natFacts
+	fragments        bool             // the peer takes them
 	requirement      auth.Requirement // what the principal was proven under
 	offer            MainOffer
 	keys             *crypt.Keys
@@ -92,7 +93,7 @@ func (s *isakmp) satisfies(o MainOffer) bool {
 func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []byte, p auth.Principal) *isakmp {
 	s := &isakmp{path: x.path, icookie: x.icookie, rcookie: x.rcookie, initiator: x.initiator,
 		suite: x.choice.Suite, method: x.choice.Method, principal: p, requirement: c.requirement, offer: x.offer,
-		keys: c.keys, nat: x.nat, last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers,
+		keys: c.keys, nat: x.nat, fragments: x.peer.fragments, last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers,
 		rounds: x.peer.agent != nil,
 		seen:   map[uint32]bool{}, quicks: map[uint32]*quickMode{}, finished: map[uint32]*finishedQuick{}}
 	m.endMain(x)

@@ -58,20 +58,22 @@ type Machine struct {
 	reserving  map[uint64]func(now time.Time, in SPIReserved)
 	installing map[uint64]func(now time.Time, err error)
 
-	cookies   cookies
-	halfOpen  *halfOpen
-	mains     map[saKey]*mainMode // under way, in either role
-	sas       map[saKey]*isakmp   // established
-	pairs     map[sadb.PairID]*pairState
-	quicks    map[sadb.PairID]*quickMode // under way, in either role
-	inbound   map[sadb.SAID]sadb.PairID
-	peers     peers              // by address
-	attempts  map[netip.Addr]int // failed authentications as initiator
-	drops     drops
-	strangers strangers
-	hints     hintLimit // answers in clear
-	reports   hintLimit // reports about peers that have proven nothing
-	anonymous bool      // says nothing of itself by vendor IDs
+	cookies    cookies
+	assembler  assembler
+	fragmentID uint16 // of the message sent last in fragments
+	halfOpen   *halfOpen
+	mains      map[saKey]*mainMode // under way, in either role
+	sas        map[saKey]*isakmp   // established
+	pairs      map[sadb.PairID]*pairState
+	quicks     map[sadb.PairID]*quickMode // under way, in either role
+	inbound    map[sadb.SAID]sadb.PairID
+	peers      peers              // by address
+	attempts   map[netip.Addr]int // failed authentications as initiator
+	drops      drops
+	strangers  strangers
+	hints      hintLimit // answers in clear
+	reports    hintLimit // reports about peers that have proven nothing
+	anonymous  bool      // says nothing of itself by vendor IDs
 }
 
 // New returns a Machine that refuses everything until SetPolicy.
@@ -192,7 +194,7 @@ func take[T any](from map[uint64]T, id uint64) T {
 func (m *Machine) put(o Output) { m.out = append(m.out, o) }
 
 func (m *Machine) send(p path, data []byte) {
-	m.put(Send{Local: p.local, Remote: p.remote, Data: slices.Clone(data)})
+	m.sendAgain(p, data, 0)
 }
 
 func (m *Machine) nextID() uint64 {

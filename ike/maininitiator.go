@@ -118,6 +118,10 @@ func (m *Machine) sendMessage1(now time.Time, x *mainMode, cause error) {
 
 func (m *Machine) repeatMain(now time.Time, x *mainMode, limit int, data []byte) {
 	m.stopRepeat(x.resend)
+	if len(data) > wire.MaxMessage && !x.peer.fragments {
+		m.failMain(now, x, Failed{Code: FailLocal, Reason: fmt.Sprintf("our next message has %d bytes, and %s takes no fragments of messages: use a shorter chain of certificates, or tickets without group memberships", len(data), x.remote.Addr())})
+		return
+	}
 	x.resend = &repeater{path: x.path, data: data, limit: limit, until: x.until,
 		over: func(now time.Time) { m.mainSilent(now, x) }}
 	m.repeat(now, x.resend)

@@ -23,13 +23,21 @@ type message struct {
 
 // packet takes a datagram to the exchange it belongs to.
 func (m *Machine) packet(now time.Time, in Packet) {
+	if len(in.Data) > wire.MaxMessage {
+		m.drop(now, in.Remote, "larger than any message")
+		return
+	}
 	h, body, err := wire.ParseHeader(in.Data)
 	if err != nil {
 		m.drop(now, in.Remote, err.Error())
 		return
 	}
 	msg := message{path: path{unmap(in.Local), unmap(in.Remote)}, Header: h, body: body, sum: checksum(in.Data), size: len(in.Data)}
-	if err := m.dispatch(now, msg); err != nil {
+	take := m.dispatch
+	if h.Next == wire.FragmentPayload {
+		take = m.fragment
+	}
+	if err := take(now, msg); err != nil {
 		m.drop(now, in.Remote, err.Error())
 	}
 }
@@ -102,7 +110,7 @@ func seal(keys *crypt.Keys, h wire.Header, iv []byte, payloads []wire.Payload) (
 		return nil, nil, err
 	}
 	datagram = append(h.Append(make([]byte, 0, wire.HeaderLen+len(ciphertext)), len(ciphertext)), ciphertext...)
-	if len(datagram) > wire.MaxMessage {
+	if len(datagram) > wire.MaxAssembled {
 		return nil, nil, fmt.Errorf("message of %d bytes is too long", len(datagram))
 	}
 	return datagram, next, nil

@@ -48,7 +48,7 @@ type repeater struct {
 
 // repeat sends data now and again on the schedule.
 func (m *Machine) repeat(now time.Time, r *repeater) {
-	m.send(r.path, r.data)
+	m.sendAgain(r.path, r.data, r.sends)
 	r.sends++
 	next := now.Add(wait(r.sends))
 	if next.After(r.until) {

@@ -15,7 +15,7 @@ import (
 
 // The limits of what is read. Beyond them a message is refused as a whole.
 const (
-	MaxMessage    = 10_000 // bytes, with the header
+	MaxMessage    = 10_000 // bytes of a datagram, with the header
 	MaxPayloads   = 64     // in a message
 	MaxProposals  = 32     // in an SA payload
 	MaxTransforms = 128    // in an SA payload
@@ -70,10 +70,10 @@ const Version1 uint8 = 0x10
 // Encrypted reports whether the payloads are encrypted.
 func (h Header) Encrypted() bool { return h.Flags&FlagEncrypted != 0 }
 
-// ParseHeader splits a datagram into header and the rest, not copied. The
-// length in the header must be that of the datagram, the major version 1.
+// ParseHeader splits a message into header and the rest, not copied. The
+// length in the header must be that of the message, the major version 1.
 func ParseHeader(b []byte) (Header, []byte, error) {
-	if len(b) < HeaderLen || len(b) > MaxMessage {
+	if len(b) < HeaderLen || len(b) > MaxAssembled {
 		return Header{}, nil, malformed("%d bytes are no ISAKMP message", len(b))
 	}
 	h := Header{
