@@ -196,8 +196,8 @@ func eventually(t *testing.T, d time.Duration, what string, ok func() bool) {
 func (h *host) socket() string { return filepath.Join(h.dir, "agent.sock") }
 
 // startAgent starts the shipped agent with the given policies (file name to
-// document) and waits until it answers.
-func (h *host) startAgent(policies map[string]string) {
+// document) and further flags, and waits until it answers.
+func (h *host) startAgent(policies map[string]string, flags ...string) {
 	h.t.Helper()
 	for _, sub := range []string{"policies.d", "secrets.d", "state"} {
 		if err := os.MkdirAll(filepath.Join(h.dir, sub), 0o700); err != nil {
@@ -207,10 +207,10 @@ func (h *host) startAgent(policies map[string]string) {
 	for name, doc := range policies {
 		h.write(filepath.Join("policies.d", name), doc, 0o644)
 	}
-	h.agent = h.start(filepath.Join(programs, "ipsecagent"),
+	h.agent = h.start(filepath.Join(programs, "ipsecagent"), append([]string{
 		"--state-dir", filepath.Join(h.dir, "state"), "--run-dir", h.dir, "--socket", h.socket(),
 		"--policies-dir", filepath.Join(h.dir, "policies.d"), "--secrets-dir", filepath.Join(h.dir, "secrets.d"),
-		"--config", "")
+		"--config", ""}, flags...)...)
 	eventually(h.t, 40*time.Second, h.ns+": the agent answers", func() bool {
 		_, code := h.ctl("version")
 		return code == 0

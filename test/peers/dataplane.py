@@ -1,31 +1,40 @@
 #!/usr/bin/python3
-"""The data path of a peer whose IKE daemon runs on xfrmnull: ESP by scapy.
+"""The data path of a peer whose IKE daemon runs on xfrmnull: ESP and AH by scapy.
 
-dataplane.py LOG LOCAL serve              answer ICMP echo under ESP
-dataplane.py LOG LOCAL ping REMOTE COUNT  send echo requests under ESP, count
-                                          the answers that come under ESP
+dataplane.py LOG LOCAL FROM TO COUNT [SECONDS]
 
-LOG is xfrmnull's: the keys are those the daemon would have given its kernel.
+Sends COUNT echo requests from FROM to TO under the newest association that
+leaves LOCAL, one every SECONDS (0.05) or as each is answered, prints how many
+came back under an association ("answers: N"), and then answers echo requests
+until it is killed. FROM and TO are LOCAL and the other host in transport mode,
+and inner addresses in tunnel mode.
+
+LOG is xfrmnull's: the keys, modes and UDP ports are those the daemon would
+have given its kernel.
 """
 import logging
 import select
 import socket
 import struct
 import sys
+import time
 import warnings
 
 warnings.filterwarnings("ignore")
 logging.disable(logging.CRITICAL)
-from scapy.all import ICMP, IP, Raw  # noqa: E402
-from scapy.layers.ipsec import ESP, SecurityAssociation  # noqa: E402
+from scapy.all import ICMP, IP, UDP, ICMPv6EchoReply, ICMPv6EchoRequest, IPv6, Raw  # noqa: E402
+from scapy.layers.ipsec import AH, ESP, SecurityAssociation  # noqa: E402
 
-NEWSA, UPDSA = 0x10, 0x1A
-XFRMA_AUTH, XFRMA_CRYPT, XFRMA_AEAD, XFRMA_AUTH_TRUNC = 1, 2, 18, 20
+NEWSA, DELSA, UPDSA = 0x10, 0x11, 0x1A
+XFRMA_AUTH, XFRMA_CRYPT, XFRMA_ENCAP, XFRMA_AEAD, XFRMA_AUTH_TRUNC = 1, 2, 4, 18, 20
 ATTRIBUTES = 224  # length of struct xfrm_usersa_info
 CIPHERS = {"cbc(aes)": "AES-CBC", "cbc(des3_ede)": "3DES", "rfc4106(gcm(aes))": "AES-GCM",
-           "ecb(cipher_null)": "NULL", "aes": "AES-CBC", "des3_ede": "3DES"}
-MACS = {"hmac(sha1)": "HMAC-SHA1-96", "hmac(sha256)": "SHA2-256-128", "hmac(md5)": "HMAC-MD5-96",
-        "sha1": "HMAC-SHA1-96", "sha256": "SHA2-256-128", "md5": "HMAC-MD5-96"}
+           "ecb(cipher_null)": "NULL", "cbc(des)": "DES", "cipher_null": "NULL",
+           "aes": "AES-CBC", "des3_ede": "3DES", "des": "DES"}
+MACS = {"hmac(sha1)": "HMAC-SHA1-96", "hmac(sha256)": "SHA2-256-128", "hmac(sha384)": "SHA2-384-192",
+        "hmac(sha512)": "SHA2-512-256", "hmac(md5)": "HMAC-MD5-96", "sha1": "HMAC-SHA1-96",
+        "sha256": "SHA2-256-128", "sha384": "SHA2-384-192", "sha512": "SHA2-512-256", "md5": "HMAC-MD5-96"}
+ETH_P_ALL, ETH_P_IP, ETH_P_IPV6, PACKET_OUTGOING = 3, 0x0800, 0x86DD, 4
 
 
 def algorithm(attr, kind):
@@ -36,85 +45,147 @@ def algorithm(attr, kind):
     return name, attr[start:start + bits // 8]
 
 
-def association(body):
-    """(source, destination, SPI) and scapy's association for a state message."""
-    dst = socket.inet_ntoa(body[56:60])
-    spi, = struct.unpack_from(">I", body, 72)
-    src = socket.inet_ntoa(body[80:84])
-    args, at = {}, ATTRIBUTES
+def address(raw, family):
+    return socket.inet_ntop(family, raw[:4] if family == socket.AF_INET else raw)
+
+
+def attributes(body):
+    at = ATTRIBUTES
     while at + 4 <= len(body):
         length, kind = struct.unpack_from("=HH", body, at)
         if length < 4:
-            break
-        attr = body[at + 4:at + length]
+            return
+        yield kind, body[at + 4:at + length]
+        at += (length + 3) & ~3
+
+
+def association(body):
+    """(destination, SPI), source and scapy's association for a state message."""
+    family, = struct.unpack_from("=H", body, 212)
+    dst, src = address(body[56:72], family), address(body[80:96], family)
+    spi, = struct.unpack_from(">I", body, 72)
+    args = {}
+    if body[214] == 1:  # tunnel mode
+        args["tunnel_header"] = (IP if family == socket.AF_INET else IPv6)(src=src, dst=dst)
+    for kind, attr in attributes(body):
         if kind in (XFRMA_CRYPT, XFRMA_AEAD):
             name, args["crypt_key"] = algorithm(attr, kind)
             args["crypt_algo"] = CIPHERS[name]
         elif kind in (XFRMA_AUTH, XFRMA_AUTH_TRUNC):
             name, args["auth_key"] = algorithm(attr, kind)
             args["auth_algo"] = MACS[name]
-        at += (length + 3) & ~3
-    return (src, dst, spi), SecurityAssociation(ESP, spi=spi, **args)
+        elif kind == XFRMA_ENCAP:
+            sport, dport = struct.unpack_from(">HH", attr, 2)
+            args["nat_t_header"] = UDP(sport=sport, dport=dport, chksum=0)
+    proto = ESP if body[76] == socket.IPPROTO_ESP else AH
+    return (dst, spi), src, SecurityAssociation(proto, spi=spi, **args)
 
 
 class Plane:
     def __init__(self, log, local):
-        self.log, self.local = log, local
+        self.log, self.local = open(log), local
         self.known = {}  # in the order of the log; each counts its own sequence
-        self.raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ESP)
-        self.raw.bind((local, 0))
-        self.out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        self.rest = ""
+        self.wire = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
+        self.wire.bind(("wire", ETH_P_ALL))
+        # Raw sockets keep the kernel from answering "protocol unreachable".
+        self.quiet = [socket.socket(family, socket.SOCK_RAW, proto) for family in (socket.AF_INET, socket.AF_INET6)
+                      for proto in (socket.IPPROTO_ESP, socket.IPPROTO_AH)]
+        family = socket.AF_INET6 if ":" in local else socket.AF_INET
+        self.out = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
 
     def load(self):
-        with open(self.log) as log:
-            for line in log:
-                kind, _, body = line.partition(" ")
-                if int(kind) in (NEWSA, UPDSA):
-                    key, sa = association(bytes.fromhex(body))
-                    self.known.setdefault(key, sa)
+        """Reads what the daemon has done since."""
+        lines = (self.rest + self.log.read()).split("\n")
+        self.rest = lines.pop()
+        for line in lines:
+            kind, _, body = line.partition(" ")
+            body = bytes.fromhex(body)
+            if int(kind) in (NEWSA, UPDSA):
+                key, src, sa = association(body)
+                self.known[key] = (src, sa)
+            elif int(kind) == DELSA:
+                family, = struct.unpack_from("=H", body, 20)
+                self.known.pop((address(body[:16], family), struct.unpack_from(">I", body, 16)[0]), None)
 
-    def send(self, remote, packet):
+    def send(self, packet):
         self.load()
-        newest = [sa for (src, dst, _), sa in self.known.items() if (src, dst) == (self.local, remote)]
-        self.out.sendto(bytes(newest[-1].encrypt(packet)), (remote, 0))
+        newest = [(dst, sa) for (dst, _), (src, sa) in self.known.items() if src == self.local]
+        if newest:
+            dst, sa = newest[-1]
+            self.out.sendto(bytes(sa.encrypt(packet)), (dst, 0))
+
+    def packets(self, timeout):
+        """What the wire brings within a time."""
+        deadline = time.monotonic() + timeout if timeout is not None else None
+        while True:
+            left = None if deadline is None else max(0, deadline - time.monotonic())
+            if not select.select([self.wire], [], [], left)[0]:
+                return
+            data, (_, ethertype, kind, _, _) = self.wire.recvfrom(65535)
+            if kind != PACKET_OUTGOING and ethertype in (ETH_P_IP, ETH_P_IPV6):
+                yield (IP if ethertype == ETH_P_IP else IPv6)(data)
 
     def receive(self, timeout):
         """The next packet that opens under a known association, or None."""
-        while select.select([self.raw], [], [], timeout)[0]:
-            packet = IP(self.raw.recv(65535))
+        for packet in self.packets(timeout):
             self.load()
-            sa = self.known.get((packet.src, packet.dst, packet[ESP].spi))
-            if sa is not None:
-                return IP(bytes(sa.decrypt(packet, verify=True)))
+            for proto in (ESP, AH):
+                if proto not in packet:
+                    continue
+                _, sa = self.known.get((packet.dst, packet[proto].spi), (None, None))
+                if sa is not None and (UDP in packet) == (sa.nat_t_header is not None):
+                    inner = sa.decrypt(packet, verify=True)
+                    return inner.__class__(bytes(inner))
         return None
 
+    def answer(self, p):
+        """Answers an echo request; p may be anything."""
+        if p is not None and ICMP in p and p[ICMP].type == 8:
+            head = IP(src=p.dst, dst=p.src) / ICMP(type=0, id=p[ICMP].id, seq=p[ICMP].seq)
+            self.send(head / p[ICMP].payload)
+        elif p is not None and ICMPv6EchoRequest in p:
+            q = p[ICMPv6EchoRequest]
+            self.send(IPv6(src=p.dst, dst=p.src) / ICMPv6EchoReply(id=q.id, seq=q.seq, data=q.data))
 
-def serve(plane):
-    while True:
-        p = plane.receive(None)
-        if ICMP in p and p[ICMP].type == 8:
-            answer = IP(src=plane.local, dst=p.src) / ICMP(type=0, id=p[ICMP].id, seq=p[ICMP].seq)
-            plane.send(p.src, answer / p[ICMP].payload)
+    def ping(self, source, to, count, interval):
+        answers = 0
+        for seq in range(count):
+            sent = time.monotonic()
+            self.send(echo(source, to, seq))
+            while time.monotonic() < sent + 3:
+                p = self.receive(sent + 3 - time.monotonic())
+                if answered(p, seq):
+                    answers += 1
+                    break
+                self.answer(p)
+            while time.monotonic() < sent + interval:
+                self.answer(self.receive(sent + interval - time.monotonic()))
+        return answers
 
 
-def ping(plane, remote, count):
-    answers = 0
-    for seq in range(count):
-        plane.send(remote, IP(src=plane.local, dst=remote) / ICMP(id=77, seq=seq) / Raw(b"x" * 64))
-        p = plane.receive(3)
-        if p is not None and ICMP in p and (p[ICMP].type, p[ICMP].seq) == (0, seq):
-            answers += 1
-    print("answers: %d" % answers)
-    return 0 if answers == count else 1
+def echo(source, to, seq):
+    if ":" in to:
+        return IPv6(src=source, dst=to) / ICMPv6EchoRequest(id=77, seq=seq, data=b"x" * 64)
+    return IP(src=source, dst=to) / ICMP(id=77, seq=seq) / Raw(b"x" * 64)
+
+
+def answered(p, seq):
+    if p is None:
+        return False
+    if ICMPv6EchoReply in p:
+        return (p[ICMPv6EchoReply].id, p[ICMPv6EchoReply].seq) == (77, seq)
+    return ICMP in p and (p[ICMP].type, p[ICMP].id, p[ICMP].seq) == (0, 77, seq)
 
 
 def main():
-    log, local, what = sys.argv[1:4]
+    log, local, source, to, count = sys.argv[1:6]
+    interval = float(sys.argv[6]) if len(sys.argv) > 6 else 0.05
     plane = Plane(log, local)
     print("ready", flush=True)
-    if what == "serve":
-        serve(plane)
-    sys.exit(ping(plane, sys.argv[4], int(sys.argv[5])))
+    print("answers: %d" % plane.ping(source, to, int(count), interval), flush=True)
+    while True:
+        plane.answer(plane.receive(None))
 
 
 main()
