@@ -25,6 +25,7 @@ func imports() map[string][]string {
 		"policy/file":       {"policy", "sadb"},
 		"auth":              {},
 		"auth/psk":          {"auth"},
+		"auth/cert":         {"auth"},
 		"host":              {},
 		"ike/wire":          {},
 		"ike/crypt":         {"sadb"},
@@ -47,7 +48,7 @@ func imports() map[string][]string {
 
 // implementations are imported by cmd, test and bench alone.
 func implementations() []string {
-	return []string{"policy/file", "auth/psk", "ike/udp", "driver/user", "agent"}
+	return []string{"policy/file", "auth/psk", "auth/cert", "ike/udp", "driver/user", "agent"}
 }
 
 type listed struct {

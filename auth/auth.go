@@ -81,9 +81,15 @@ type Request struct {
 type Claim struct {
 	IDType uint8  // RFC 2407 §4.6.2.1
 	ID     []byte // the data behind type, protocol and port
-	Certs  [][]byte
-	CAs    [][]byte // DER names of authorities asked for
-	GSS    []byte   // identity name attribute
+	// Certs are bodies of CERT payloads as they are on the wire: an encoding
+	// byte (RFC 2408 §3.9; 4: a certificate in DER, 1: several in PKCS#7) and
+	// the data behind it. Local gives them in the order to send them in.
+	Certs [][]byte
+	// CAs are the DER names of the authorities asked for: bodies of CERTREQ
+	// payloads behind their encoding byte, which is 4. No name, or an empty
+	// one among them, asks for a certificate of any authority.
+	CAs [][]byte
+	GSS []byte // identity name attribute
 }
 
 // Session is one authentication of one peer. Its methods may block, so they
