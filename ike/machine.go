@@ -73,7 +73,9 @@ type Machine struct {
 	strangers  strangers
 	hints      hintLimit // answers in clear
 	reports    hintLimit // reports about peers that have proven nothing
-	anonymous  bool      // says nothing of itself by vendor IDs
+	// A replay of what others have said differs in these from what we say.
+	anonymous bool // says nothing of itself by vendor IDs
+	nonceLen  int  // of main mode
 }
 
 // New returns a Machine that refuses everything until SetPolicy.
@@ -83,6 +85,7 @@ func New(cfg Config) *Machine {
 	}
 	return &Machine{
 		cfg:        cfg,
+		nonceLen:   ourNonce,
 		newDH:      func(g sadb.Group, r io.Reader) (keyExchange, error) { return crypt.NewDH(g, r) },
 		working:    map[uint64]func(time.Time, any){},
 		reserving:  map[uint64]func(time.Time, SPIReserved){},

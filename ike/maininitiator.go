@@ -185,7 +185,7 @@ func (m *Machine) message2(now time.Time, x *mainMode, msg message, plain wire.C
 	x.rcookie = msg.RCookie
 	m.mains[x.key()] = x
 	x.choice, x.peer, x.hint = choice, peer, 0
-	x.nat = natFacts{form: peer.nat}
+	x.nat = natFacts{form: m.natForm(peer)}
 	x.claim = auth.Claim{GSS: choice.name}
 	x.answers.remember(msg.sum, nil)
 	m.stopRepeat(x.resend)
@@ -231,7 +231,7 @@ func (m *Machine) begunMain(now time.Time, x *mainMode, result any) {
 	}
 	var nonce []byte
 	if b.err == nil {
-		nonce, b.err = m.random(ourNonce)
+		nonce, b.err = m.random(m.nonceLen)
 	}
 	if b.err != nil {
 		m.failAuth(now, x, b.err)

@@ -74,7 +74,7 @@ func (m *Machine) acceptMessage1(now time.Time, msg message, chain wire.Chain, r
 		return fmt.Errorf("main mode message 1: %w", err)
 	}
 	x := &mainMode{path: msg.path, icookie: msg.ICookie, rcookie: rcookie, step: awaitMessage3,
-		started: now, offer: offer, peer: vendors, nat: natFacts{form: vendors.nat}, sai: sa}
+		started: now, offer: offer, peer: vendors, nat: natFacts{form: m.natForm(vendors)}, sai: sa}
 	if !x.choose(offer.choices(), peer) {
 		m.refuseMain(now, msg, rcookie, offer.choices(), peer)
 		return errors.New("main mode message 1: no common proposal")
@@ -195,7 +195,7 @@ func (m *Machine) message3(now time.Time, x *mainMode, msg message, plain wire.C
 		return errors.New("too many of them")
 	}
 	draft.nat = m.natDetect(x, msg.path, plain)
-	if draft.nr, err = m.random(ourNonce); err != nil {
+	if draft.nr, err = m.random(m.nonceLen); err != nil {
 		return err
 	}
 	if !m.strangers.begin(x.remote.Addr()) {

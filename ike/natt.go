@@ -32,6 +32,14 @@ type natFacts struct {
 // found reports whether there is any translation on the way.
 func (n natFacts) found() bool { return n.local || n.remote }
 
+// natForm returns the form of NAT traversal that both ends know.
+func (m *Machine) natForm(peer vendors) natForm {
+	if m.anonymous {
+		return noNAT
+	}
+	return peer.nat
+}
+
 // natHash returns the body of a NAT-D payload (RFC 3947 §3.2).
 func (x *mainMode) natHash(end netip.AddrPort) []byte {
 	return crypt.Hash(x.choice.Suite.Hash, x.icookie[:], x.rcookie[:], end.Addr().AsSlice(),

@@ -75,8 +75,11 @@ func newActor(t *testing.T, r transcript, initiator bool, random ...[]byte) *act
 		a.local, a.remote, public = a.remote, a.local, r.KE.I
 	}
 	script := io.MultiReader(bytes.NewReader(bytes.Join(random, nil)), randomFrom(1))
-	a.m = New(Config{Rand: script, Auth: []auth.Authenticator{psk.New(keyring(t, r.PSK))}})
-	a.m.anonymous = true
+	a.m = New(Config{Rand: script})
+	if r.PSK != "" {
+		a.m.cfg.Auth = []auth.Authenticator{psk.New(keyring(t, r.PSK))}
+	}
+	a.m.anonymous, a.m.nonceLen = true, len(r.Nonces.I)
 	a.m.newDH = func(sadb.Group, io.Reader) (keyExchange, error) { return recordedDH{public, r.GXY}, nil }
 	return a
 }
