@@ -13,9 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"ipsecagent/agent/control"
+	"ipsecagent/auth"
 	"ipsecagent/driver"
 	"ipsecagent/host"
 	"ipsecagent/ike"
@@ -52,6 +54,14 @@ type Config struct {
 	Library   Library
 	// StateFile is the path of the state (bbolt), made if it is not there.
 	StateFile string
+	// Source returns the address of this host that packets to a tunnel endpoint
+	// come from; nil: no tunnel can be made.
+	Source func(endpoint netip.Addr) (netip.Addr, error)
+	// NoUplift: offer what policies list and nothing else.
+	NoUplift bool
+	// Unusable says why this host cannot prove itself by a method now; "": it
+	// can. nil: it can by every method.
+	Unusable func(auth.Method) string
 	// Host reads the facts of this machine; HostChanged hints that they may
 	// have changed.
 	Host        func() (host.Facts, error)
@@ -92,6 +102,7 @@ type Agent struct {
 	failures   failures
 	adopted    map[sadb.PairID]bool
 	rekeying   map[sadb.PairID]bool
+	carries    abilities
 	lost       string // why the data path cannot be used; "": it can
 	behind     bool   // a reload waits for the data path
 	joined     chan joined
@@ -109,6 +120,7 @@ type inForce struct {
 	state    policy.State // zero: nothing has been put in force yet
 	name     string
 	auth     string
+	compat   string
 	origin   string
 	applied  time.Time
 	policy   *policy.Policy

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ipsecagent/agent/control"
+	"ipsecagent/auth"
 	"ipsecagent/driver"
 	"ipsecagent/driver/drivertest"
 	"ipsecagent/host"
@@ -190,7 +191,7 @@ func TestBadRequestsChangeNothing(t *testing.T) {
 			words   string
 		}{
 			{control.AssignRequest{}, control.Usage, "no policy is named"},
-			{control.AssignRequest{Policy: "client", Auth: "kerberos"}, control.Usage, "not known"},
+			{control.AssignRequest{Policy: "client", Auth: "ntlm"}, control.Usage, "not known"},
 			{control.AssignRequest{Policy: "client", Auth: "psk-file"}, control.Usage, "empty"},
 			{control.AssignRequest{Policy: "client", Keys: "k"}, control.Usage, "--auth"},
 			{control.AssignRequest{Policy: "nowhere"}, control.NotFound, "nowhere"},
@@ -207,7 +208,7 @@ func TestBadRequestsChangeNothing(t *testing.T) {
 		if len(r.fake.Filters()) != len(before) || r.status().Policy.Name != "server" {
 			t.Error("a refused request has changed the policy")
 		}
-	})
+	}, func(c *Config) { c.Unusable = onlyPSK })
 }
 
 func TestDriverThatRefusesLeavesTheFormerPolicy(t *testing.T) {
@@ -261,7 +262,9 @@ func TestLinkLocalPeersAreKnownByTheirZone(t *testing.T) {
 func TestRefusedAssignmentIsReported(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		if _, err := r.agent.Assign(t.Context(), control.AssignRequest{Policy: "server"}); err == nil {
-			t.Fatal("assigned without any authentication that is enforced")
+			t.Fatal("assigned without any way to prove an identity")
+		} else if !strings.Contains(err.Error(), "no key table") || !strings.Contains(err.Error(), "psk-file:FILE") {
+			t.Errorf("error %v", err)
 		}
 		if got := r.events(control.EventPolicyRejected); len(got) == 0 {
 			t.Error("no event")
@@ -269,7 +272,15 @@ func TestRefusedAssignmentIsReported(t *testing.T) {
 		if s := r.status(); s.Policy.State != "none" || len(s.Problems) != 0 {
 			t.Errorf("status %+v, %q", s.Policy, s.Problems)
 		}
-	})
+	}, func(c *Config) { c.Unusable = onlyPSK })
+}
+
+// onlyPSK is a host that has preshared keys and nothing else.
+func onlyPSK(m auth.Method) string {
+	if m == auth.PSK {
+		return ""
+	}
+	return "this host has no key table"
 }
 
 func TestDroppedDatagramsAreCounted(t *testing.T) {

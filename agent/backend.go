@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"ipsecagent/agent/control"
@@ -80,8 +79,12 @@ func (a *Agent) assign(now time.Time, r control.AssignRequest) (control.AssignRe
 	if err := checkAssign(r, a.cfg.SetKeys != nil); err != nil {
 		return control.AssignResult{}, err
 	}
-	c, err := a.candidate(assignment{Name: r.Policy, Auth: r.Auth})
+	c, err := a.candidate(assignment{Name: r.Policy, Auth: r.Auth, Compat: r.Compat})
 	if err != nil { // before the keys change
+		a.reportProblems(now, r.Policy, err)
+		return control.AssignResult{}, err
+	}
+	if err := a.checkProvable(c.policy); err != nil {
 		a.reportProblems(now, r.Policy, err)
 		return control.AssignResult{}, err
 	}
@@ -99,14 +102,18 @@ func checkAssign(r control.AssignRequest, takesKeys bool) error {
 	switch {
 	case r.Policy == "":
 		return usage("no policy is named: ipsecctl assign NAME, for example client; to end all protection: ipsecctl unassign")
-	case r.Auth != "" && r.Auth != authPSK:
-		return usage(fmt.Sprintf("authentication %q is not known; known: psk-file:FILE", r.Auth))
-	case r.Auth == authPSK && r.Keys == "":
+	case r.Auth == control.AuthPSKFile && r.Keys == "":
 		return usage("psk-file needs the preshared keys; the file is empty")
-	case r.Auth != authPSK && r.Keys != "":
+	case r.Auth != control.AuthPSKFile && r.Keys != "":
 		return usage("preshared keys are given, but not --auth psk-file:FILE")
 	case r.Keys != "" && !takesKeys:
 		return usage("this agent takes no preshared keys")
+	}
+	if r.Auth == "" {
+		return nil
+	}
+	if _, err := authOf(r.Auth); err != nil {
+		return usage(err.Error())
 	}
 	return nil
 }

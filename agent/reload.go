@@ -133,6 +133,10 @@ func (a *Agent) prepare(as assignment, got policy.Assignment) (candidate, error)
 	if err := a.compile(&c); err != nil {
 		return candidate{}, refused(fmt.Sprintf("policy %q is not valid", got.Policy.Name), err)
 	}
+	if err := a.carried(c.compiled); err != nil {
+		return candidate{}, refused(fmt.Sprintf("policy %q is beyond this host", got.Policy.Name), err)
+	}
+	c.warnings = append(c.warnings, a.authWarnings(c.policy)...)
 	return c, nil
 }
 
@@ -140,7 +144,7 @@ func (a *Agent) compile(c *candidate) error {
 	if err := policy.Validate(c.policy); err != nil {
 		return err
 	}
-	compiled, err := policy.Compile(c.policy, policy.Host{Addresses: a.facts.Addresses})
+	compiled, err := policy.Compile(c.policy, a.hostFor(c.policy))
 	if err != nil {
 		return err
 	}
@@ -173,6 +177,7 @@ func (a *Agent) put(now time.Time, c candidate, cause string) error {
 		a.cfg.IKE.Submit(ike.Close{Main: true, Reason: "no policy is assigned any more"})
 	}
 	a.pollLater(now)
+	a.watchTunnels(now)
 	if changed {
 		a.keep(now, c)
 		a.reportApplied(now, cause)
@@ -189,7 +194,7 @@ func (a *Agent) keep(now time.Time, c candidate) {
 		if err != nil {
 			a.event(now, control.EventAgent, "warning", "the policy has no copy for a restart without its source: "+err.Error(), nil)
 		} else {
-			last = &lastGood{Name: c.as.Name, Auth: c.as.Auth, Origin: c.origin, Document: document, Applied: now}
+			last = &lastGood{Name: c.as.Name, Auth: c.as.Auth, Compat: c.as.Compat, Origin: c.origin, Document: document, Applied: now}
 		}
 	}
 	a.problem("assigned", "")
@@ -226,7 +231,7 @@ func enforced(spd []sadb.Filter) []sadb.Filter {
 
 // adopt makes c what is in force and reports whether that is a change.
 func (a *Agent) adopt(now time.Time, c candidate) (changed bool) {
-	changed = a.inForce.state != c.state || a.inForce.name != c.as.Name || a.inForce.auth != c.as.Auth ||
+	changed = a.inForce.state != c.state || a.inForce.name != c.as.Name || a.inForce.auth != c.as.Auth || a.inForce.compat != c.as.Compat ||
 		!reflect.DeepEqual(a.inForce.compiled, c.compiled)
 	a.held = ""
 	a.problem("policy", "")
@@ -234,7 +239,7 @@ func (a *Agent) adopt(now time.Time, c candidate) (changed bool) {
 		a.inForce.policy, a.inForce.warnings, a.inForce.rejected, a.inForce.origin = c.policy, c.warnings, "", c.origin
 		return false
 	}
-	a.inForce = inForce{state: c.state, name: c.as.Name, auth: c.as.Auth, origin: c.origin, applied: now, policy: c.policy,
+	a.inForce = inForce{state: c.state, name: c.as.Name, auth: c.as.Auth, compat: c.as.Compat, origin: c.origin, applied: now, policy: c.policy,
 		compiled: c.compiled, snapshot: newSnapshot(c.compiled), warnings: c.warnings, reloads: a.inForce.reloads}
 	a.forgiveAll(now)
 	return true

@@ -59,7 +59,7 @@ func (a *Agent) startUnknown(now time.Time) {
 // startRestored puts the kept copy of the assigned policy in force after its
 // source failed with cause.
 func (a *Agent) startRestored(now time.Time, cause error) {
-	if a.last == nil || a.last.Name != a.assigned.Name || a.last.Auth != a.assigned.Auth || a.lost != "" {
+	if a.last == nil || a.last.Name != a.assigned.Name || a.last.Auth != a.assigned.Auth || a.last.Compat != a.assigned.Compat || a.lost != "" {
 		a.held = "the policy that is assigned cannot be put in force, and there is no kept copy of it: what the data path enforces stays as it is"
 		return
 	}
@@ -86,7 +86,11 @@ func (a *Agent) reportDamage(now time.Time, aside string) {
 func (a *Agent) driverState() (driver.State, error) {
 	ctx, cancel := a.driverContext()
 	defer cancel()
-	return a.cfg.Driver.State(ctx)
+	state, err := a.cfg.Driver.State(ctx)
+	if err == nil {
+		a.carries = abilities{state.Name, state.Suites, state.ModeTunnel}
+	}
+	return state, err
 }
 
 // settle takes over, once, what an earlier process has left: pairs that store,

@@ -104,7 +104,7 @@ func (s *snapshot) mainOffer(accepted []auth.Requirement) ike.MainOffer {
 // covers reports whether some traffic between the two addresses is f's.
 func covers(f sadb.Filter, local, remote netip.Addr) bool {
 	if f.Mode == sadb.Tunnel {
-		return f.TunnelLocal == local && f.TunnelRemote == remote
+		return f.TunnelLocal == plain(local) && f.TunnelRemote == plain(remote)
 	}
 	return f.Selector.Local.Matches(local, true) && f.Selector.Remote.Matches(remote, false)
 }
@@ -123,6 +123,9 @@ func (s *snapshot) quick(q ike.QuickQuery) (ike.QuickOffer, error) {
 	}
 	if err := checkDecision(q, out, in); err != nil {
 		return ike.QuickOffer{}, err
+	}
+	if q.Mode == sadb.Tunnel && out.Mode == sadb.Tunnel && !covers(out.Filter, plain(q.Local), plain(q.Remote)) {
+		return ike.QuickOffer{}, refuse(notifyInvalidID, "%s has its tunnel between %s and %s; the peer proposes one between %s and %s", named(out.Filter), out.TunnelLocal, out.TunnelRemote, q.Local, q.Remote)
 	}
 	if q.Mode != out.Mode {
 		return ike.QuickOffer{}, refuse(notifyNoProposal, "the peer proposes %s mode where %s wants %s mode", q.Mode, named(out.Filter), out.Mode)
@@ -194,7 +197,7 @@ func checkDecision(q ike.QuickQuery, out, in policy.CompiledFilter) error {
 
 func checkIdentity(q ike.QuickQuery, accepted []policy.AuthMethod, who string) error {
 	for _, r := range requirements(accepted) {
-		if accepts(r, q.Method, q.Principal) {
+		if accepts(r, q) {
 			return nil
 		}
 	}
@@ -270,22 +273,23 @@ func (s *snapshot) offersFor(p sadb.Pair, m auth.Method) (main ike.MainOffer, qu
 // queryFor asks what the policy would answer if the peer proposed a pair that
 // exists.
 func queryFor(p sadb.Pair, m auth.Method) ike.QuickQuery {
-	return ike.QuickQuery{Local: p.Local, Remote: p.Remote, Selector: p.Selector, Mode: p.Mode, Method: m, Principal: auth.Principal(p.Principal)}
+	return ike.QuickQuery{Local: p.Local, Remote: p.Remote, Selector: p.Selector, Mode: p.Mode, Method: m, Principal: auth.Principal(p.Principal), CA: p.CA}
 }
 
 func offered(proposals []sadb.Proposal, suites []sadb.Suite) bool {
 	return slices.ContainsFunc(proposals, func(p sadb.Proposal) bool { return slices.Equal(p.Suites, suites) })
 }
 
-// accepts reports whether an identity proven by m satisfies r.
-func accepts(r auth.Requirement, m auth.Method, p auth.Principal) bool {
-	if r.Method != m {
+// accepts reports whether the identity that a peer has proven satisfies r: by
+// the method, with the very key or under the very authority it names.
+func accepts(r auth.Requirement, q ike.QuickQuery) bool {
+	if r.Method != q.Method || r.CA != "" && r.CA != q.CA {
 		return false
 	}
-	if r.Method == auth.PSK && r.Key != "" && string(p) != "psk:"+r.Key {
+	if r.Method == auth.PSK && r.Key != "" && string(q.Principal) != "psk:"+r.Key {
 		return false
 	}
-	return len(r.AcceptPrincipals) == 0 || slices.Contains(r.AcceptPrincipals, string(p))
+	return len(r.AcceptPrincipals) == 0 || slices.Contains(r.AcceptPrincipals, string(q.Principal))
 }
 
 // requirements says a rule's authentication methods in the words of IKE.
@@ -297,7 +301,7 @@ func requirements(methods []policy.AuthMethod) []auth.Requirement {
 func merge(have []auth.Requirement, methods []policy.AuthMethod) []auth.Requirement {
 	for _, m := range methods {
 		for _, number := range numbers(m.Kind) {
-			r := auth.Requirement{Method: number, Key: m.Key, CA: m.CA, AcceptPrincipals: m.AcceptPrincipals}
+			r := auth.Requirement{Method: number, Key: m.Key, CA: m.CA, ExcludeCAName: m.ExcludeCAName, MapToAccount: m.MapToAccount, AcceptPrincipals: m.AcceptPrincipals}
 			if !slices.ContainsFunc(have, func(h auth.Requirement) bool { return same(h, r) }) {
 				have = append(have, r)
 			}
@@ -319,7 +323,7 @@ func numbers(k policy.AuthKind) []auth.Method {
 }
 
 func same(a, b auth.Requirement) bool {
-	return a.Method == b.Method && a.Key == b.Key && a.CA == b.CA && slices.Equal(a.AcceptPrincipals, b.AcceptPrincipals)
+	return a.Method == b.Method && a.Key == b.Key && a.CA == b.CA && a.ExcludeCAName == b.ExcludeCAName && a.MapToAccount == b.MapToAccount && slices.Equal(a.AcceptPrincipals, b.AcceptPrincipals)
 }
 
 // narrow returns the traffic of f between two hosts as IKE can say it: a range
@@ -330,6 +334,29 @@ func narrow(f sadb.Selector, flow sadb.Flow) sadb.Selector {
 	s.LocalPorts = narrowPorts(s.LocalPorts, flow.LocalPort)
 	s.RemotePorts = narrowPorts(s.RemotePorts, flow.RemotePort)
 	return s
+}
+
+// narrowTunnel returns the inner traffic of a tunnel as IKE can say it: the whole
+// of the filter, so that one association serves all hosts behind the gateways.
+func narrowTunnel(f sadb.Selector, flow sadb.Flow) sadb.Selector {
+	f.Local = tunnelSide(f.Local, flow.Local)
+	f.Remote = tunnelSide(f.Remote, flow.Remote)
+	f.LocalPorts = narrowPorts(f.LocalPorts, flow.LocalPort)
+	f.RemotePorts = narrowPorts(f.RemotePorts, flow.RemotePort)
+	return f
+}
+
+// tunnelSide says a side of a tunnel's traffic by addresses: "me" is the one of
+// the packet that asked, "any" all of its family.
+func tunnelSide(a sadb.Addrs, packet netip.Addr) sadb.Addrs {
+	switch {
+	case a.IsMe():
+		return sadb.Addr(packet)
+	case a.IsAny():
+		all, _ := packet.Prefix(0) // never fails: 0 bits fit every address
+		return sadb.Prefix(all)
+	}
+	return a
 }
 
 func narrowPorts(p sadb.Ports, port uint16) sadb.Ports {

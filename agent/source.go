@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
+	"ipsecagent/agent/control"
 	"ipsecagent/policy"
 )
 
@@ -64,11 +66,25 @@ func (s *localSource) load(as assignment) (policy.Assignment, error) {
 	if as.Name == "" {
 		return policy.Assignment{State: policy.None, Fetched: time.Now()}, nil
 	}
-	p, origin, err := s.find(as.Name)
+	p, origin, err := s.findCompat(as)
 	if err != nil {
 		return policy.Assignment{}, err
 	}
-	return policy.Assignment{State: policy.Assigned, Policy: withAuth(p, as.Auth), Origin: origin, Fetched: time.Now()}, nil
+	p, err = withAuth(p, as.Auth)
+	return policy.Assignment{State: policy.Assigned, Policy: p, Origin: origin, Fetched: time.Now()}, err
+}
+
+// findCompat returns the policy of an assignment, that of Windows 2000 where it
+// asks for it.
+func (s *localSource) findCompat(as assignment) (*policy.Policy, string, error) {
+	if as.Compat == "" {
+		return s.find(as.Name)
+	}
+	p, ok := policy.Original(as.Name)
+	if !ok {
+		return nil, "", fmt.Errorf("no policy of Windows 2000 is called %q: client, server and secure-server are: %w", as.Name, fs.ErrNotExist)
+	}
+	return p, "predefined, as Windows 2000 has it", nil
 }
 
 // find returns the policy of that name, a predefined one first: no file can
@@ -87,14 +103,31 @@ func (s *localSource) find(name string) (*policy.Policy, string, error) {
 	return p, origin, err
 }
 
-// authPSK is the assignment's word for "every rule by preshared key".
-const authPSK = "psk-file"
-
-func withAuth(p *policy.Policy, how string) *policy.Policy {
-	if how != authPSK {
-		return p
+// withAuth returns p with its authentication replaced in the words of an
+// assignment: "" leaves it.
+func withAuth(p *policy.Policy, how string) (*policy.Policy, error) {
+	if how == "" {
+		return p, nil
 	}
-	return policy.WithAuthentication(p, []policy.AuthMethod{{Kind: policy.PresharedKey}})
+	m, err := authOf(how)
+	if err != nil {
+		return nil, err
+	}
+	return policy.WithAuthentication(p, []policy.AuthMethod{m}), nil
+}
+
+// authOf reads the word of an assignment for an authentication method.
+func authOf(how string) (policy.AuthMethod, error) {
+	ca, certificate := strings.CutPrefix(how, control.AuthCertificate)
+	switch {
+	case how == control.AuthPSKFile:
+		return policy.AuthMethod{Kind: policy.PresharedKey}, nil
+	case how == control.AuthKerberos:
+		return policy.AuthMethod{Kind: policy.Kerberos}, nil
+	case certificate && strings.TrimSpace(ca) != "":
+		return policy.AuthMethod{Kind: policy.Certificate, CA: ca}, nil
+	}
+	return policy.AuthMethod{}, fmt.Errorf("authentication %q is not known; known: %s", how, control.AuthWords)
 }
 
 // restore returns the last policy that was good, from its kept document.

@@ -116,7 +116,10 @@ func (a *Agent) secured(state driver.State) []control.SecuredPeer {
 func (a *Agent) securedPeer(p sadb.Pair, counters map[sadb.SAID]driver.SAState) control.SecuredPeer {
 	s := control.SecuredPeer{Peer: p.Remote.String(), Local: p.Local.String(), Flow: p.Selector.String(),
 		Rule: a.ruleOf(p.Filter, p.DefaultResponse), Filter: string(p.Filter), Principal: printable(p.Principal, maxField),
-		Method: p.Method, Suite: suiteNames(p), Mode: p.Mode.String(), Since: p.Since, Expires: pairEnds(p)}
+		Method: p.Method, Suite: suiteNames(p), Mode: p.Mode.String(), Since: p.Since, Expires: pairEnds(p), CA: p.CA, LastUsed: lastUsed(p, counters)}
+	if !p.Encap.IsZero() {
+		s.NAT = p.Encap.Local.String() + " - " + p.Encap.Remote.String()
+	}
 	if len(p.In) > 0 {
 		in := counters[p.In[0]]
 		s.SPIIn, s.BytesIn, s.PacketsIn = p.In[0].SPI.String(), in.Bytes, in.Packets
@@ -126,6 +129,17 @@ func (a *Agent) securedPeer(p sadb.Pair, counters map[sadb.SAID]driver.SAState) 
 		s.SPIOut, s.BytesOut, s.PacketsOut = p.Out[0].SPI.String(), out.Bytes, out.Packets
 	}
 	return s
+}
+
+// lastUsed returns when a pair last carried a packet, in either direction.
+func lastUsed(p sadb.Pair, counters map[sadb.SAID]driver.SAState) time.Time {
+	var last time.Time
+	for _, id := range slices.Concat(p.In, p.Out) {
+		if at := counters[id].LastUsed; at.After(last) {
+			last = at
+		}
+	}
+	return last
 }
 
 // inClear lists the peers with which traffic goes in clear although a filter

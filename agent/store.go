@@ -30,8 +30,11 @@ type store struct {
 // that none is, said on purpose.
 type assignment struct {
 	Name string `json:"name"`
-	// Auth replaces the authentication of every rule: "" or "psk-file".
+	// Auth replaces the authentication of every rule: "" leaves it, else as
+	// in control.AssignRequest.
 	Auth string `json:"auth,omitempty"`
+	// Compat: the predefined policy as that system has it; "": the modern one.
+	Compat string `json:"compat,omitempty"`
 }
 
 // lastGood is the last policy that was put in force, as a document, for the
@@ -39,6 +42,7 @@ type assignment struct {
 type lastGood struct {
 	Name     string    `json:"name"`
 	Auth     string    `json:"auth,omitempty"`
+	Compat   string    `json:"compat,omitempty"`
 	Origin   string    `json:"origin"`
 	Document []byte    `json:"document"`
 	Applied  time.Time `json:"applied"`

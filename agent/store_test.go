@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"ipsecagent/agent/control"
 	"ipsecagent/sadb"
 )
 
@@ -27,7 +28,7 @@ func TestStoreGivesBackWhatItGot(t *testing.T) {
 	if err != nil || damaged != "" || k.Assigned != nil || k.Last != nil || len(k.Pairs) != 0 {
 		t.Fatalf("fresh: %+v, %q, %v", k, damaged, err)
 	}
-	as, last := assignment{Name: "server", Auth: authPSK}, &lastGood{Name: "server", Document: []byte("kind: Policy"), Applied: time.Unix(9, 0).UTC()}
+	as, last := assignment{Name: "server", Auth: control.AuthPSKFile}, &lastGood{Name: "server", Document: []byte("kind: Policy"), Applied: time.Unix(9, 0).UTC()}
 	if err := s.assign(as, last); err != nil {
 		t.Fatal(err)
 	}

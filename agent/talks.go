@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"ipsecagent/agent/control"
@@ -20,6 +21,8 @@ const (
 	// forgetTalk is how long a failed negotiation is remembered after the
 	// time of its next attempt, when no traffic asks for it.
 	forgetTalk = 10 * time.Minute
+	// maxAsked bounds what one negotiation remembers of the driver's wishes.
+	maxAsked = 64
 )
 
 // talkKey is what at most one negotiation at a time is for.
@@ -32,13 +35,13 @@ type talkKey struct {
 // its next attempt, or failed and remembered.
 type talk struct {
 	key           talkKey
-	local, remote netip.Addr // outer
-	request       uint64     // of the negotiation under way; 0: none
-	since         time.Time  // when it was first asked for
-	why           string     // what asked
-	start         time.Time  // not before that is the next attempt
-	wanted        bool       // traffic has asked since the last attempt
-	asked         *driver.Acquire
+	local, remote netip.Addr       // outer
+	request       uint64           // of the negotiation under way; 0: none
+	since         time.Time        // when it was first asked for
+	why           string           // what asked
+	start         time.Time        // not before that is the next attempt
+	wanted        bool             // traffic has asked since the last attempt
+	asked         []driver.Acquire // what the driver waits for, bounded
 	// response: it renews, once, what the default response rule had made
 	// before this host lost its state.
 	response bool
@@ -64,7 +67,7 @@ func (a *Agent) acquire(now time.Time, e driver.Acquire) {
 		a.abandon(now, e)
 		return
 	}
-	if a.justSecured(now, f.ID, e.Flow) {
+	if a.justSecured(now, f, e.Flow) {
 		return
 	}
 	t := a.talkFor(now, f, e)
@@ -72,11 +75,11 @@ func (a *Agent) acquire(now time.Time, e driver.Acquire) {
 		a.abandon(now, e)
 		return
 	}
-	if e.Clear && t.asked == nil {
+	if e.Clear && len(t.asked) == 0 {
 		a.event(now, control.EventInClear, "info", fmt.Sprintf("traffic with %s goes in clear until it is secured: the filter allows it, and there is no association yet", t.remote),
 			map[string]string{"peer": t.remote.String(), "rule": f.Rule, "filter": string(f.ID)})
 	}
-	t.asked, t.wanted = &e, true
+	a.ask(now, t, e)
 	a.easeWaiting(now, t, f)
 	switch {
 	case t.request != 0 || t.start.After(now):
@@ -87,13 +90,31 @@ func (a *Agent) acquire(now time.Time, e driver.Acquire) {
 	}
 }
 
+// ask notes what the driver waits for: of a tunnel it is as many packets as
+// there are hosts behind the gateways. What is too many asks again.
+func (a *Agent) ask(now time.Time, t *talk, e driver.Acquire) {
+	t.wanted = true
+	t.asked = slices.DeleteFunc(t.asked, func(was driver.Acquire) bool {
+		return was.Flow.Local == e.Flow.Local && was.Flow.Remote == e.Flow.Remote
+	})
+	if len(t.asked) == maxAsked {
+		a.abandon(now, t.asked[0])
+		t.asked = slices.Delete(t.asked, 0, 1)
+	}
+	t.asked = append(t.asked, e)
+}
+
 // justSecured reports whether the wish for an association has crossed its
 // fulfilment: the driver has asked before it got the pair that serves the flow.
-func (a *Agent) justSecured(now time.Time, f sadb.FilterID, flow sadb.Flow) bool {
-	if !a.hasProven(flow.Remote) {
+func (a *Agent) justSecured(now time.Time, f policy.CompiledFilter, flow sadb.Flow) bool {
+	peer := flow.Remote
+	if f.Mode == sadb.Tunnel {
+		peer = f.TunnelRemote
+	}
+	if !a.hasProven(peer) {
 		return false // a flood of strangers costs no search of the book
 	}
-	p, ok := a.serving(f, flow.Remote)
+	p, ok := a.serving(f.ID, peer)
 	return ok && p.Selector.Matches(flow) && now.Sub(p.Since) < whenBusy
 }
 
@@ -117,6 +138,9 @@ func talkable(ip netip.Addr) bool {
 // when there are too many with proven peers.
 func (a *Agent) talkFor(now time.Time, f policy.CompiledFilter, e driver.Acquire) *talk {
 	key := talkKey{f.ID, narrow(f.Selector, e.Flow)}
+	if f.Mode == sadb.Tunnel {
+		key.selector = narrowTunnel(f.Selector, e.Flow)
+	}
 	if t := a.talks.byKey[key]; t != nil {
 		return t
 	}
@@ -204,10 +228,10 @@ func (a *Agent) wake(now time.Time, t *talk) {
 
 // release drops what waits for t and lets the driver ask again.
 func (a *Agent) release(now time.Time, t *talk) {
-	if t.asked != nil {
-		a.abandon(now, *t.asked)
-		t.asked = nil
+	for _, e := range t.asked {
+		a.abandon(now, e)
 	}
+	t.asked = nil
 }
 
 func (a *Agent) abandon(now time.Time, e driver.Acquire) {

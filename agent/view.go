@@ -76,7 +76,7 @@ func (a *Agent) viewed(name string) (candidate, error) {
 		if f.state != policy.Assigned {
 			return candidate{}, &control.Error{Code: control.NotFound, Message: "no policy is assigned: ipsecctl policy list shows what can be"}
 		}
-		return candidate{as: assignment{Name: f.name, Auth: f.auth}, origin: f.origin, policy: f.policy, compiled: f.compiled}, nil
+		return candidate{as: assignment{Name: f.name, Auth: f.auth, Compat: f.compat}, origin: f.origin, policy: f.policy, compiled: f.compiled}, nil
 	}
 	p, origin, err := a.source.find(name)
 	if err != nil {
@@ -92,7 +92,7 @@ func (a *Agent) effective(v control.PolicyView, c *policy.Compiled) (control.Pol
 	if err != nil {
 		return v, fmt.Errorf("agent: show policy %q: %w", v.Name, err)
 	}
-	v.Exempt = state.Exempt
+	v.Exempt, v.MainMode = state.Exempt, mainMethods(c)
 	byID := make(map[sadb.FilterID]policy.CompiledFilter, len(c.Filters))
 	for _, f := range c.Filters {
 		byID[f.ID] = f
@@ -131,16 +131,36 @@ func filterView(f policy.CompiledFilter, s driver.FilterStat) control.FilterView
 	v := control.FilterView{ID: string(f.ID), Weight: f.Weight, Reason: f.Reason, Rule: f.Rule, List: f.FilterList,
 		Selector: f.Selector.String(), Direction: f.Dir.String(), Action: f.Action.String(), Packets: s.Packets, Dropped: s.Dropped,
 		Overlay: s.Filter.Overlay() || !s.Filter.Expires.IsZero(), Parent: string(s.Filter.Parent), Expires: s.Filter.Expires}
+	if f.Mode == sadb.Tunnel {
+		v.Tunnel = f.TunnelLocal.String() + " - " + f.TunnelRemote.String()
+	}
 	if f.Negotiation == nil {
 		return v
 	}
-	for _, p := range f.Negotiation.Proposals {
-		v.Methods = append(v.Methods, p.String())
+	for i, p := range f.Negotiation.Proposals {
+		v.Methods = append(v.Methods, marked(p.String(), f.Negotiation.Uplifted != nil && f.Negotiation.Uplifted[i]))
 	}
 	for _, r := range requirements(f.Negotiation.Authentication) {
 		v.Auth = append(v.Auth, authWords(r.Method.String(), r.Key, r.CA))
 	}
 	return v
+}
+
+// mainMethods returns the main-mode methods of a compiled policy.
+func mainMethods(c *policy.Compiled) []string {
+	var names []string
+	for i, m := range c.KeyExchange.Methods {
+		names = append(names, marked(m.String(), i < c.UpliftedMain))
+	}
+	return names
+}
+
+// marked says of a method that the policy does not list that uplift offers it.
+func marked(method string, uplifted bool) string {
+	if uplifted {
+		return method + " (uplifted)"
+	}
+	return method
 }
 
 func authWords(method, key, ca string) string {

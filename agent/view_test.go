@@ -78,8 +78,10 @@ func TestOtherPolicyIsShownAsItWouldBe(t *testing.T) {
 		if err != nil || v.Assigned || v.Origin != "predefined" || !strings.Contains(v.Document, "kind: Policy") {
 			t.Errorf("view %+v, %v", v, err)
 		}
-		_, err = r.agent.Policy(t.Context(), "server", true)
-		wantCode(t, err, control.Invalid) // Kerberos is not enforced yet
+		v, err = r.agent.Policy(t.Context(), "server", true)
+		if err != nil || len(v.Filters) == 0 || !strings.Contains(strings.Join(v.Filters[len(v.Filters)-1].Auth, " "), "Kerberos") {
+			t.Errorf("view %+v, %v", v, err)
+		}
 		r.assign("server")
 		v, err = r.agent.Policy(t.Context(), "client", false)
 		if err != nil || v.Assigned {

@@ -55,6 +55,8 @@ type QuickQuery struct {
 	Mode          sadb.Mode
 	Method        auth.Method
 	Principal     auth.Principal
+	// CA is the authority that the principal was proven under (certificates).
+	CA string
 }
 
 // QuickOffer is what a quick mode may look like.

@@ -38,7 +38,7 @@ func (m *Machine) settle(now time.Time, q *quickMode) {
 	id, replaces, round := q.pair.ID, q.pair.Replaces, q.pair.Round
 	q.pair = sadb.Pair{ID: id, Filter: q.offer.Filter, Local: s.local.Addr(), Remote: s.remote.Addr(),
 		Selector: q.selector, Flow: q.selector.String(), Mode: q.pick.Shape.Mode, Suites: q.pick.Suites,
-		Lifetime: q.pick.Lifetime, Initiator: q.initiator, Principal: string(s.principal), Method: s.method.String(),
+		Lifetime: q.pick.Lifetime, Initiator: q.initiator, Principal: string(s.principal), Method: s.method.String(), CA: s.requirement.CA,
 		Since: now, Replaces: replaces, Round: round, DefaultResponse: q.offer.DefaultResponse}
 	for i, suite := range q.pick.Suites {
 		q.pair.In = append(q.pair.In, sadb.SAID{Dst: s.local.Addr(), Proto: suite.Proto, SPI: q.spis[suite.Proto]})

@@ -21,30 +21,36 @@ const (
 )
 
 // Compile turns p into the filters of one host in their order of decision. It
-// is pure: the same policy and facts give the same value. Me stays symbolic,
-// so the host's addresses decide nothing yet. A policy that Validate refuses
+// is pure: the same policy and facts give the same value. Me stays symbolic: the
+// host's addresses decide over the ends of tunnels alone. A policy that Validate refuses
 // does not compile; the error is Validate's. The result shares the policy's
 // slices: p is not changed afterwards.
-func Compile(p *Policy, _ Host) (*Compiled, error) {
-	if err := Validate(p); err != nil {
+func Compile(p *Policy, h Host) (*Compiled, error) {
+	err := Validate(p)
+	if err == nil {
+		err = p.checkEndpoints(h)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("policy: compile %q: %w", p.Name, err)
 	}
 	c := &Compiled{
 		Policy:          p.Name,
-		KeyExchange:     p.effectiveKeyExchange(),
 		PollingInterval: p.PollingInterval,
 	}
+	c.KeyExchange, c.UpliftedMain = p.effectiveKeyExchange(p.uplifts(h))
 	if c.PollingInterval == 0 {
 		c.PollingInterval = defaultPolling
 	}
+	ways := p.oneWays()
 	for i := range p.Rules {
 		if !p.Rules[i].Disabled {
-			c.Filters = append(c.Filters, p.compileRule(&p.Rules[i])...)
+			c.Filters = append(c.Filters, p.compileRule(&p.Rules[i], h, ways)...)
 		}
 	}
 	sortFilters(c.Filters)
 	if d := p.DefaultResponse; d.Active {
-		c.DefaultResponse = &Negotiation{Proposals: proposals(d.Methods), Authentication: d.Authentication}
+		c.DefaultResponse = &Negotiation{Authentication: d.Authentication}
+		c.DefaultResponse.offer(d.Methods, p.uplifts(h))
 	}
 	return c, nil
 }
@@ -60,27 +66,34 @@ func sortFilters(filters []CompiledFilter) {
 	})
 }
 
-func (p *Policy) effectiveKeyExchange() KeyExchange {
-	k := p.KeyExchange
+func (p *Policy) effectiveKeyExchange(uplift bool) (k KeyExchange, uplifted int) {
+	k = p.KeyExchange
 	if len(k.Methods) == 0 {
 		k.Methods = modernKeyExchange()
+	}
+	if uplift && oldMain(k.Methods) {
+		uplifted = len(modernKeyExchange())
+		k.Methods = append(modernKeyExchange(), k.Methods...)
 	}
 	if k.Lifetime == 0 {
 		k.Lifetime = defaultMainMode
 	}
-	return k
+	if k.MasterKeyPFS {
+		k.Sessions = 1 // whatever the limit says, as in the Windows model
+	}
+	return k, uplifted
 }
 
 // compileRule makes the filters of one rule. Filters of its list that come out
 // alike (a filter and its own mirror) are one.
-func (p *Policy) compileRule(rule *Rule) []CompiledFilter {
+func (p *Policy) compileRule(rule *Rule, h Host, ways map[oneWay]*Rule) []CompiledFilter {
 	list := &p.FilterLists[p.list(rule.FilterList)]
 	action := p.action(rule.FilterAction)
-	negotiation := negotiationOf(action, rule)
+	negotiation := negotiationOf(action, rule, p.uplifts(h))
 	seen := map[sadb.FilterID]bool{}
 	var out []CompiledFilter
 	for _, f := range list.Filters {
-		for _, o := range orientations(f) {
+		for _, o := range h.oriented(rule, f) {
 			c := compileFilter(rule, list, o)
 			if seen[c.ID] {
 				continue
@@ -88,6 +101,7 @@ func (p *Policy) compileRule(rule *Rule) []CompiledFilter {
 			seen[c.ID] = true
 			c.Action = actionOf(action)
 			c.Negotiation = negotiation
+			h.shape(&c, rule, ways[wayOf(f).back()])
 			c.Weight, c.Reason = weigh(c.Filter)
 			out = append(out, c)
 		}
@@ -102,7 +116,7 @@ func compileFilter(rule *Rule, list *FilterList, o orientation) CompiledFilter {
 	}
 	return CompiledFilter{
 		Filter: sadb.Filter{
-			ID:       sadb.NewFilterID(rule.identity(), list.Name, o.selector.String(), o.dir.String()),
+			ID:       sadb.NewFilterID(identityOf(rule, list, o)...),
 			Name:     name + " / " + list.Name,
 			Selector: o.selector,
 			Dir:      o.dir,
@@ -110,6 +124,15 @@ func compileFilter(rule *Rule, list *FilterList, o orientation) CompiledFilter {
 		Rule:       name,
 		FilterList: list.Name,
 	}
+}
+
+// identityOf is what makes a filter the same from one compilation to the next.
+func identityOf(rule *Rule, list *FilterList, o orientation) []string {
+	parts := []string{rule.identity(), list.Name, o.selector.String(), o.dir.String()}
+	if !rule.Tunnel.IsZero() {
+		parts = append(parts, rule.Tunnel.Endpoint.String())
+	}
+	return parts
 }
 
 func actionOf(a *FilterAction) sadb.Action {
@@ -124,16 +147,22 @@ func actionOf(a *FilterAction) sadb.Action {
 	}
 }
 
-func negotiationOf(a *FilterAction, rule *Rule) *Negotiation {
+func negotiationOf(a *FilterAction, rule *Rule, uplift bool) *Negotiation {
 	if a.Kind != sadb.Negotiate {
 		return nil
 	}
-	return &Negotiation{
-		Proposals:      proposals(a.Methods),
-		PFS:            a.SessionKeyPFS,
-		PFSGroup:       a.PFSGroup,
-		Authentication: rule.Authentication,
+	n := &Negotiation{PFS: a.SessionKeyPFS, PFSGroup: a.PFSGroup, Authentication: rule.Authentication}
+	n.offer(a.Methods, uplift)
+	return n
+}
+
+// offer sets what is proposed and accepted, the modern methods first where uplift
+// is on and only old ones are listed.
+func (n *Negotiation) offer(methods []SecurityMethod, uplift bool) {
+	if uplift {
+		methods, n.Uplifted = upliftMethods(methods)
 	}
+	n.Proposals = proposals(methods)
 }
 
 // proposals turns security methods into what quick mode offers, every limit
@@ -185,8 +214,8 @@ func orientations(f Filter) []orientation {
 	if f.Mirrored {
 		out, in = sadb.Both, sadb.Both
 	}
-	asSource := orientation{source, out}
-	asDestination := orientation{source.Mirror(), in}
+	asSource := orientation{selector: source, dir: out}
+	asDestination := orientation{selector: source.Mirror(), dir: in}
 	switch {
 	case f.From.Kind == Me:
 		return []orientation{asSource}

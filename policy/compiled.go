@@ -11,6 +11,12 @@ import (
 // without addresses; every filter with Me still covers the ones that come.
 type Host struct {
 	Addresses []netip.Addr
+	// Outer is the address of this host that packets to a tunnel endpoint
+	// come from, by endpoint (TunnelEndpoints). One that is missing cannot be
+	// reached: the traffic of its tunnel is blocked.
+	Outer map[netip.Addr]netip.Addr
+	// NoUplift: this host offers what policies list and nothing else.
+	NoUplift bool
 }
 
 // Negotiation is what a filter of action Negotiate offers and accepts.
@@ -19,6 +25,9 @@ type Negotiation struct {
 	PFS            bool
 	PFSGroup       sadb.Group // 0: the group of the main mode
 	Authentication []AuthMethod
+	// Uplifted marks the proposals that the policy does not list and uplift
+	// has put before those it lists; as many as Proposals, or none.
+	Uplifted []bool
 }
 
 // CompiledFilter is a filter of the SPD with what the agent needs beside it.
@@ -39,6 +48,9 @@ type CompiledFilter struct {
 type Compiled struct {
 	Policy      string // name
 	KeyExchange KeyExchange
+	// UpliftedMain is how many of the main-mode methods, from the first on,
+	// the policy does not list.
+	UpliftedMain int
 	// Filters in order of decision. What none of them matches passes
 	// unmodified.
 	Filters []CompiledFilter

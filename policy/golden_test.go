@@ -33,6 +33,24 @@ func TestPredefinedPoliciesCompileToTheGoldenFilters(t *testing.T) {
 	}
 }
 
+// The originals offer the modern methods of each class first, by uplift, and
+// without it exactly what Windows 2000 has.
+func TestOriginalPoliciesCompileToTheGoldenFilters(t *testing.T) {
+	for _, name := range policy.PredefinedNames() {
+		for suffix, host := range map[string]policy.Host{"original": {NoUplift: true}, "uplifted": {}} {
+			p, ok := policy.Original(name)
+			if !ok {
+				t.Fatalf("no original of %q", name)
+			}
+			c, err := policy.Compile(p, host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, name+"-"+suffix, text(c))
+		}
+	}
+}
+
 func golden(t *testing.T, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name+".golden")
@@ -56,6 +74,9 @@ func text(c *policy.Compiled) string {
 	fmt.Fprintf(&b, "policy %s, polled every %v\n", c.Policy, c.PollingInterval)
 	fmt.Fprintf(&b, "main mode %v for %v, sessions %d, master key PFS %v\n",
 		c.KeyExchange.Methods, c.KeyExchange.Lifetime, c.KeyExchange.Sessions, c.KeyExchange.MasterKeyPFS)
+	if c.UpliftedMain > 0 {
+		fmt.Fprintf(&b, "of them uplifted: %d\n", c.UpliftedMain)
+	}
 	for i, f := range c.Filters {
 		fmt.Fprintf(&b, "\n%d. %s\n   %s, direction %s, %s mode\n   %s\n   rule %q, list %q\n   weight %d: %s\n   id %s\n",
 			i+1, f.Name, f.Selector, f.Dir, f.Mode, f.Action, f.Rule, f.FilterList, f.Weight, f.Reason, f.ID)
@@ -71,8 +92,12 @@ func negotiation(b *strings.Builder, n *policy.Negotiation) {
 		b.WriteString("   no negotiation\n")
 		return
 	}
-	for _, p := range n.Proposals {
-		fmt.Fprintf(b, "   offers %s for %v, %d bytes\n", p, p.Lifetime.Time, p.Lifetime.Bytes)
+	for i, p := range n.Proposals {
+		mark := ""
+		if n.Uplifted != nil && n.Uplifted[i] {
+			mark = " (uplifted)"
+		}
+		fmt.Fprintf(b, "   offers %s for %v, %d bytes%s\n", p, p.Lifetime.Time, p.Lifetime.Bytes, mark)
 	}
 	fmt.Fprintf(b, "   authentication %v, PFS %v %v\n", n.Authentication, n.PFS, n.PFSGroup)
 }

@@ -43,6 +43,12 @@ func (p *Policy) action(name string) *FilterAction {
 	return nil
 }
 
+// Negotiates reports whether the action of a rule negotiates security.
+func (p *Policy) Negotiates(r Rule) bool {
+	a := p.action(r.FilterAction)
+	return a != nil && a.Kind == sadb.Negotiate
+}
+
 // identity is what names a rule for ever: its GUID, or its name.
 func (r *Rule) identity() string {
 	if r.GUID != "" {

@@ -27,6 +27,9 @@ type Policy struct {
 	Rules           []Rule
 	DefaultResponse DefaultResponse
 	Tests           []Test
+	// Uplift: where the policy lists only old algorithms, the modern ones of
+	// the same class are offered before them. Policies of Windows have it set.
+	Uplift bool
 }
 
 // KeyExchange is the main-mode settings.

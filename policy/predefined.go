@@ -20,6 +20,11 @@ const (
 	request = "Request Security (Optional)"
 	require = "Require Security"
 	permit  = "Permit"
+
+	requestDescription = "Accepts unsecured communication, but requests clients to establish trust and security methods. " +
+		"Will communicate insecurely to untrusted clients if they do not respond to request."
+	requireDescription = "Accepts unsecured communication, but always requires clients to establish trust and security methods. " +
+		"Will NOT communicate with untrusted clients."
 )
 
 // Predefined returns one of the predefined policies by the name that commands
@@ -59,10 +64,9 @@ func Client() *Policy {
 // Server is the modern twin of Server (Request Security).
 func Server() *Policy {
 	p := serverPolicy(FilterAction{
-		Name: request,
-		Description: "Accepts unsecured communication, but requests clients to establish trust and security methods. " +
-			"Will communicate insecurely to untrusted clients if they do not respond to request.",
-		Kind: sadb.Negotiate, Methods: modernMethods(),
+		Name:        request,
+		Description: requestDescription,
+		Kind:        sadb.Negotiate, Methods: modernMethods(),
 		AcceptUnsecured: true, AllowClear: true,
 	}, "Request Security (Optional) Rule")
 	p.Name = ServerName
@@ -73,10 +77,9 @@ func Server() *Policy {
 // SecureServer is the modern twin of Secure Server (Require Security).
 func SecureServer() *Policy {
 	p := serverPolicy(FilterAction{
-		Name: require,
-		Description: "Accepts unsecured communication, but always requires clients to establish trust and security methods. " +
-			"Will NOT communicate with untrusted clients.",
-		Kind: sadb.Negotiate, Methods: modernMethods(),
+		Name:        require,
+		Description: requireDescription,
+		Kind:        sadb.Negotiate, Methods: modernMethods(),
 		AcceptUnsecured: true,
 	}, require)
 	p.Name = SecureServerName

@@ -2,7 +2,6 @@ package policy_test
 
 import (
 	"reflect"
-	"strings"
 	"testing"
 
 	"ipsecagent/policy"
@@ -49,16 +48,22 @@ func TestPredefinedKnowsNoOtherName(t *testing.T) {
 	}
 }
 
-func TestPredefinedWithoutAuthNamesTheRemedy(t *testing.T) {
+func TestPredefinedPoliciesAuthenticateByKerberos(t *testing.T) {
 	for _, name := range policy.PredefinedNames() {
 		p, _ := policy.Predefined(name)
-		_, err := policy.Compile(p, policy.Host{})
-		if err == nil {
-			t.Fatalf("%s compiles with Kerberos", name)
+		original, ok := policy.Original(name)
+		if !ok {
+			t.Fatalf("%s has no original", name)
 		}
-		for _, want := range []string{name, "kerberos", "not enforced by this version", "--auth psk-file:FILE"} {
-			if !strings.Contains(err.Error(), want) {
-				t.Errorf("%s: %v does not say %q", name, err, want)
+		for _, p := range []*policy.Policy{p, original} {
+			c, err := policy.Compile(p, policy.Host{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range c.DefaultResponse.Authentication {
+				if m.Kind != policy.Kerberos {
+					t.Errorf("%s: default response by %v", p.Name, m)
+				}
 			}
 		}
 	}

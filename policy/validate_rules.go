@@ -130,7 +130,7 @@ func (p *Policy) validateRules(r *report) {
 		r.add("rules", "%d rules, more than %d", len(p.Rules), maxObjects)
 		return
 	}
-	seen := map[string]bool{}
+	seen, ways := map[string]bool{}, p.oneWays()
 	used := 0
 	for i := range p.Rules {
 		rule := &p.Rules[i]
@@ -149,7 +149,7 @@ func (p *Policy) validateRules(r *report) {
 			r.add(path, "the rules use more than %d filters; a list counts once for each rule that names it", maxFilters)
 			return
 		}
-		p.validatePair(r, list, i, action)
+		p.validatePair(r, ways, i, action)
 	}
 }
 
@@ -213,8 +213,9 @@ func listed(names []string) string {
 }
 
 // validatePair checks what a rule makes of its filters.
-func (p *Policy) validatePair(r *report, list, i int, action *FilterAction) {
+func (p *Policy) validatePair(r *report, ways map[oneWay]*Rule, i int, action *FilterAction) {
 	rule := &p.Rules[i]
+	p.validateTunnel(r, ways, i, action)
 	if action.Kind != sadb.Negotiate {
 		return
 	}
@@ -223,11 +224,9 @@ func (p *Policy) validatePair(r *report, list, i int, action *FilterAction) {
 		r.add(at("rules", i, "authentication"), "%s negotiates security without an authentication method; give one, for example authentication: [psk]", what)
 	}
 	if !rule.Tunnel.IsZero() {
-		if action.AllowClear {
-			r.add(at("rules", i, "filterAction"), "%s is a tunnel and its filter action %q allows clear; a tunnel never falls back", what, action.Name)
-		}
 		return
 	}
+	list := p.list(rule.FilterList)
 	l := &p.FilterLists[list]
 	for j := range l.Filters {
 		f := &l.Filters[j]

@@ -39,8 +39,9 @@ type Pair struct {
 	Suites        []Suite    `json:"suites"`
 	Lifetime      Limits     `json:"lifetime"` // hard limits
 	Initiator     bool       `json:"initiator"`
-	Principal     string     `json:"principal"` // the peer's proven identity
-	Method        string     `json:"method"`    // how it was proven
+	Principal     string     `json:"principal"`    // the peer's proven identity
+	Method        string     `json:"method"`       // how it was proven
+	CA            string     `json:"ca,omitempty"` // certificates: under which authority
 	Since         time.Time  `json:"since"`
 	Replaces      PairID     `json:"replaces,omitempty"`
 	// Round orders the pairs with one peer, the same on both ends: each is of

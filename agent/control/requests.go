@@ -20,10 +20,22 @@ const (
 	MaxAnswer = 64 << 20
 	// MaxName bounds the name of a policy in bytes.
 	MaxName = 255
+	// MaxAuth bounds the authentication of a request in bytes.
+	MaxAuth = 1024
 )
 
-// AuthPSKFile is the Auth of an AssignRequest that carries Keys.
-const AuthPSKFile = "psk-file"
+// What Auth of an AssignRequest can be. AuthPSKFile comes with Keys, behind
+// AuthCertificate stands the distinguished name of the authority.
+const (
+	AuthPSKFile     = "psk-file"
+	AuthKerberos    = "kerberos"
+	AuthCertificate = "cert:"
+	// AuthWords is how they are written on a command line.
+	AuthWords = "kerberos, cert:CA-NAME, psk-file:FILE"
+)
+
+// CompatWindows2000 is the Compat of an AssignRequest.
+const CompatWindows2000 = "windows2000"
 
 // PolicyList is the answer of /v1/policies.
 type PolicyList struct {
@@ -40,12 +52,19 @@ func (r AssignRequest) Validate() error {
 	if err := checkName(r.Policy); err != nil {
 		return err
 	}
+	ca, certificate := strings.CutPrefix(r.Auth, AuthCertificate)
 	switch {
-	case r.Auth != "" && r.Auth != AuthPSKFile:
-		return invalid("assign: authentication %q is not known; %q is", r.Auth, AuthPSKFile)
+	case r.Compat != "" && r.Compat != CompatWindows2000:
+		return invalid("assign: compat %q is not known; %q is", r.Compat, CompatWindows2000)
+	case certificate && strings.TrimSpace(ca) == "":
+		return invalid("assign: %s needs the distinguished name of the authority, for example cert:CN=Bank Root CA,O=Bank", AuthCertificate)
+	case len(r.Auth) > MaxAuth || strings.ContainsFunc(r.Auth, notPrintable):
+		return invalid("assign: the authentication is longer than %d bytes or cannot be printed", MaxAuth)
+	case r.Auth != "" && r.Auth != AuthPSKFile && r.Auth != AuthKerberos && !certificate:
+		return invalid("assign: authentication %q is not known; known: %s", r.Auth, AuthWords)
 	case r.Auth == AuthPSKFile && strings.TrimSpace(r.Keys) == "":
 		return invalid("assign: authentication %q needs keys, and the key file is empty", AuthPSKFile)
-	case r.Auth == "" && r.Keys != "":
+	case r.Auth != AuthPSKFile && r.Keys != "":
 		return invalid("assign: keys are given, but no authentication that uses them")
 	}
 	return nil

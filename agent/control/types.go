@@ -69,8 +69,11 @@ type AssignRequest struct {
 	// secure-server) or of one in the policies folder.
 	Policy string `json:"policy"`
 	// Auth replaces the authentication of every rule: "" keeps it,
-	// "psk-file" uses the keys of Keys.
+	// "psk-file" uses the keys of Keys, "kerberos" this host's key table,
+	// "cert:NAME" certificates of the authority of that distinguished name.
 	Auth string `json:"auth,omitempty"`
+	// Compat "windows2000": the predefined policy as Windows 2000 has it.
+	Compat string `json:"compat,omitempty"`
 	// Keys is the content of the preshared-key file that the caller read;
 	// kept by the agent in its own secrets, never shown again.
 	Keys string `json:"keys,omitempty"`
@@ -149,6 +152,13 @@ type SecuredPeer struct {
 	PacketsOut uint64    `json:"packetsOut"`
 	SPIIn      string    `json:"spiIn"`
 	SPIOut     string    `json:"spiOut"`
+	// CA is the authority that the identity was proven under (certificates).
+	CA string `json:"ca,omitempty"`
+	// NAT: "OWN - PEER", the UDP endpoints of ESP in UDP; empty: plain ESP.
+	NAT string `json:"nat,omitempty"`
+	// LastUsed is when the association last carried a packet, in either
+	// direction.
+	LastUsed time.Time `json:"lastUsed,omitzero"`
 }
 
 // ClearPeer is a peer with which traffic goes in clear although a filter asks
@@ -250,6 +260,10 @@ type PolicyView struct {
 	// Filters is the compiled order (effective only).
 	Filters []FilterView `json:"filters,omitempty"`
 	Exempt  []string     `json:"exempt,omitempty"`
+	// MainMode is the main-mode methods in order of preference (effective
+	// only). Of these and of a filter's, "(uplifted)" marks what the policy
+	// does not list.
+	MainMode []string `json:"mainMode,omitempty"`
 }
 
 // FilterView is one compiled filter.
@@ -262,6 +276,7 @@ type FilterView struct {
 	Selector  string   `json:"selector"`
 	Direction string   `json:"direction"`
 	Action    string   `json:"action"`
+	Tunnel    string   `json:"tunnel,omitempty"` // "OWN - OTHER", the two gateways
 	Methods   []string `json:"methods,omitempty"`
 	Auth      []string `json:"authentication,omitempty"`
 	Packets   uint64   `json:"packets"`

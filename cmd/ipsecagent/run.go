@@ -86,6 +86,14 @@ func (w *wiring) open(ctx context.Context) (err error) {
 	return err
 }
 
+// unusable says why this host cannot prove itself by a method.
+func (w *wiring) unusable(m auth.Method) string {
+	if m == auth.PSK {
+		return ""
+	}
+	return fmt.Sprintf("authentication by %s is not set up on this host", m)
+}
+
 // openKeys reads the preshared keys. Without them nothing can be negotiated;
 // policy is enforced all the same, so that is no reason not to start.
 func (w *wiring) openKeys() {
@@ -119,6 +127,9 @@ func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
 		IKE:         agent.IKE{Submit: w.ike.Submit, Outputs: w.ike.Outputs(), SAs: w.ike.SAs},
 		Library:     library(dir, watchFolder(ctx, dir, w.log)),
 		StateFile:   w.settings.stateFile(),
+		Source:      host.Source,
+		NoUplift:    !w.settings.Uplift,
+		Unusable:    w.unusable,
 		Host:        host.Read,
 		HostChanged: changed,
 		SetKeys:     w.keys.set,

@@ -26,14 +26,17 @@ const maxSettings = 1 << 20
 
 // settings is agent.yaml.
 type settings struct {
-	StateDir    string   `yaml:"stateDir"`
-	RunDir      string   `yaml:"runDir"`
-	Socket      string   `yaml:"socket"`
-	PoliciesDir string   `yaml:"policiesDir"`
-	SecretsDir  string   `yaml:"secretsDir"`
-	Readers     string   `yaml:"readersGroup"`
-	Log         logging  `yaml:"log"`
-	DataPath    dataPath `yaml:"dataPath"`
+	StateDir    string `yaml:"stateDir"`
+	RunDir      string `yaml:"runDir"`
+	Socket      string `yaml:"socket"`
+	PoliciesDir string `yaml:"policiesDir"`
+	SecretsDir  string `yaml:"secretsDir"`
+	Readers     string `yaml:"readersGroup"`
+	// Uplift: modern methods are offered before the old ones that policies of
+	// Windows list.
+	Uplift   bool     `yaml:"uplift"`
+	Log      logging  `yaml:"log"`
+	DataPath dataPath `yaml:"dataPath"`
 }
 
 // logging is how the agent logs.
@@ -64,6 +67,7 @@ func defaults() settings {
 		PoliciesDir: "/etc/ipsecagent/policies.d",
 		SecretsDir:  "/etc/ipsecagent/secrets.d",
 		Readers:     control.DefaultGroup,
+		Uplift:      true,
 		Log:         logging{Level: slog.LevelInfo, Format: "text"},
 		DataPath: dataPath{
 			TUN: user.DefaultTUN, Table: user.DefaultTable, SteerMark: user.DefaultSteer, ExemptMark: user.DefaultExempt,

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -19,7 +20,7 @@ import (
 const maxKeyFile = 256 << 10
 
 func assignCommand(e *env) *cobra.Command {
-	var auth string
+	var auth, compat string
 	c := &cobra.Command{
 		Use:   "assign client|server|secure-server|NAME",
 		Short: "Put a policy in force and keep it across restarts",
@@ -30,13 +31,25 @@ agent remembers it. If the policy is not valid, the one before stays in force.
   server         asks everybody, and talks in clear with those who do not answer
   secure-server  talks to those alone who prove themselves; lets the first
                  packet of a client in, so that it can be asked
-  NAME           a policy in the policies folder of the agent`,
-		Example: `  ipsecctl assign secure-server --auth psk-file:/root/key
+  NAME           a policy in the policies folder of the agent
+
+The first three authenticate by Kerberos, unless --auth says otherwise:
+
+  kerberos       the key table of this host; nothing else has to be given out
+  cert:CA-NAME   certificates of the authority of that distinguished name
+  psk-file:FILE  the preshared keys in a file
+
+With --compat windows2000 they are the policies that Windows 2000 brought, as
+they stand in every Active Directory, for peers that know nothing better; modern
+methods are still offered first, unless the agent's settings say otherwise.`,
+		Example: `  ipsecctl assign server
+  ipsecctl assign secure-server --auth "cert:CN=Bank Root CA,O=Bank"
+  ipsecctl assign secure-server --auth psk-file:/root/key
   ipsecctl assign sql-servers`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: e.completePolicies,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req := control.AssignRequest{Policy: args[0]}
+			req := control.AssignRequest{Policy: args[0], Compat: compat}
 			if err := addAuth(&req, auth); err != nil {
 				return err
 			}
@@ -47,7 +60,9 @@ agent remembers it. If the policy is not valid, the one before stays in force.
 			return e.showAssigned(res)
 		},
 	}
-	c.Flags().StringVar(&auth, "auth", "", "authenticate by these means instead of the policy's: psk-file:FILE")
+	c.Flags().StringVar(&auth, "auth", "", "authenticate by this method instead of the policy's: "+control.AuthWords)
+	c.Flags().StringVar(&compat, "compat", "", "assign a predefined policy as another system has it: "+control.CompatWindows2000)
+	c.RegisterFlagCompletionFunc("compat", cobra.FixedCompletions([]string{control.CompatWindows2000}, cobra.ShellCompDirectiveNoFileComp))
 	c.RegisterFlagCompletionFunc("auth", completeAuth)
 	return e.withFormat(c)
 }
@@ -57,7 +72,8 @@ func completeAuth(_ *cobra.Command, _ []string, begun string) ([]string, cobra.S
 	const prefix = control.AuthPSKFile + ":"
 	path, ok := strings.CutPrefix(begun, prefix)
 	if !ok {
-		return []string{prefix}, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
+		methods := slices.DeleteFunc([]string{control.AuthKerberos, control.AuthCertificate, prefix}, func(m string) bool { return !strings.HasPrefix(m, begun) })
+		return methods, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
 	}
 	var found []string
 	entries, _ := os.ReadDir(filepath.Dir(path)) // a folder that cannot be read offers nothing
@@ -89,12 +105,14 @@ func (e *env) showAssigned(r control.AssignResult) error {
 
 // addAuth reads what --auth names into the request.
 func addAuth(r *control.AssignRequest, auth string) error {
-	if auth == "" {
-		return nil
-	}
-	path, ok := strings.CutPrefix(auth, control.AuthPSKFile+":")
-	if !ok || path == "" {
-		return usage("--auth %q: it is %s:FILE; a key itself never stands on a command line", auth, control.AuthPSKFile)
+	path, keyFile := strings.CutPrefix(auth, control.AuthPSKFile+":")
+	switch {
+	case keyFile && path != "":
+	case auth == "" || auth == control.AuthKerberos || strings.HasPrefix(auth, control.AuthCertificate):
+		r.Auth = auth
+		return r.Validate()
+	default:
+		return usage("--auth %q: it is one of %s; a key itself never stands on a command line", auth, control.AuthWords)
 	}
 	keys, err := readKeys(path)
 	if err != nil {

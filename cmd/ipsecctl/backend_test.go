@@ -59,6 +59,7 @@ func (b *backend) Policy(_ context.Context, name string, effective bool) (contro
 	v := control.PolicyView{SchemaVersion: control.SchemaVersion, Name: name, Origin: "predefined", Assigned: name == "server",
 		Document: "apiVersion: ipsecagent/v1\nkind: Policy\nname: server\nrules:\n  - {name: all IP traffic}\n"}
 	if effective {
+		v.MainMode = []string{"aes256-sha256-ecp256 (uplifted)", "3des-sha1-modp1024"}
 		v.Filters, v.Exempt = someFilters(), []string{"IKE and ESP of this agent", "IPv6 neighbour discovery"}
 	}
 	return v, b.err
@@ -114,6 +115,7 @@ func busyStatus() control.Status {
 			Principal: "psk:default", Method: "preshared key", Suite: "esp-aes256gcm", Mode: "transport",
 			Since: ago(5 * time.Minute), Expires: now().Add(55*time.Minute + 3*time.Second),
 			BytesIn: 1_234_567, BytesOut: 99_960_000, PacketsIn: 1000, PacketsOut: 80000, SPIIn: "0x01020304", SPIOut: "0xf0f1f2f3",
+			NAT: "10.0.0.1:4500 - 10.0.0.2:62001", LastUsed: ago(3 * time.Second),
 		}},
 		InClear: []control.ClearPeer{{
 			Peer: "10.0.0.8", Local: "10.0.0.1", Rule: "all IP traffic", Filter: "f1", Since: ago(time.Minute), Last: ago(time.Second), Packets: 1,

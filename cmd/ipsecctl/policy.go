@@ -100,6 +100,10 @@ func printPolicy(p *printer, v control.PolicyView, effective bool) {
 	p.gap()
 	p.table("", filterRows(p, v.Filters))
 	printFilterDetails(p, v.Filters)
+	if len(v.MainMode) > 0 {
+		p.gap()
+		p.line("Main mode: %s", strings.Join(v.MainMode, ", "))
+	}
 	p.heading("Passes whatever the filters say", len(v.Exempt))
 	for _, x := range v.Exempt {
 		p.line("  - %s", x)
@@ -139,6 +143,7 @@ func printFilterDetails(p *printer, filters []control.FilterView) {
 		}
 		add("place:", fmt.Sprintf("weight %d: %s", f.Weight, f.Reason))
 		add("above:", f.Parent)
+		add("tunnel:", f.Tunnel)
 		add("methods:", strings.Join(f.Methods, ", "))
 		add("authentication:", strings.Join(f.Auth, ", "))
 		p.facts("   ", rows)

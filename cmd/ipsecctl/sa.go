@@ -56,10 +56,10 @@ func mainModeRows(p *printer, list []control.MainModeSA) [][]string {
 }
 
 func pairRows(p *printer, list []control.SecuredPeer) [][]string {
-	rows := [][]string{{"PEER", "LOCAL", "TRAFFIC", "METHOD", "MODE", "RULE", "SINCE", "ENDS", "SENT", "RECEIVED", "SPI OUT", "SPI IN"}}
+	rows := [][]string{{"PEER", "LOCAL", "TRAFFIC", "METHOD", "MODE", "NAT", "RULE", "SINCE", "ENDS", "SENT", "RECEIVED", "SPI OUT", "SPI IN"}}
 	for _, s := range list {
 		rows = append(rows, []string{
-			s.Peer, s.Local, s.Flow, s.Suite, s.Mode, s.Rule, p.ago(s.Since), p.in(s.Expires), size(s.BytesOut), size(s.BytesIn), s.SPIOut, s.SPIIn,
+			s.Peer, s.Local, s.Flow, s.Suite, s.Mode, s.NAT, s.Rule, p.ago(s.Since), p.in(s.Expires), size(s.BytesOut), size(s.BytesIn), s.SPIOut, s.SPIIn,
 		})
 	}
 	return rows

@@ -110,11 +110,20 @@ func securedRows(p *printer, peers []control.SecuredPeer) [][]string {
 	rows := [][]string{{"PEER", "IDENTITY", "TRAFFIC", "BY", "SINCE", "EXPIRES", "SENT", "RECEIVED"}}
 	for _, s := range peers {
 		rows = append(rows, []string{
-			s.Peer, s.Principal, s.Flow, fmt.Sprintf("%s, %s", s.Suite, s.Mode), p.ago(s.Since), p.in(s.Expires),
+			s.Peer, s.Principal, s.Flow, securedBy(s), p.ago(s.Since), p.in(s.Expires),
 			size(s.BytesOut), size(s.BytesIn),
 		})
 	}
 	return rows
+}
+
+// securedBy says by what a pair secures, and between which ends.
+func securedBy(s control.SecuredPeer) string {
+	by := fmt.Sprintf("%s, %s, %s", s.Suite, s.Mode, s.Method)
+	if s.NAT != "" {
+		by += ", in UDP through NAT (" + s.NAT + ")"
+	}
+	return by
 }
 
 func printClear(p *printer, peers []control.ClearPeer) {

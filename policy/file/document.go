@@ -25,6 +25,7 @@ func (d *decoder) policy(n *yaml.Node) *policy.Policy {
 		"name":            d.text(&p.Name),
 		"description":     d.text(&p.Description),
 		"pollingInterval": value(d, &p.PollingInterval, parseDuration),
+		"uplift":          d.bool(&p.Uplift),
 		"keyExchange":     func(n *yaml.Node, path string) { d.keyExchange(n, path, &p.KeyExchange) },
 		"filterLists":     named(d, &p.FilterLists, d.filterList),
 		"filterActions":   named(d, &p.FilterActions, d.filterAction),

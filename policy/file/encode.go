@@ -21,6 +21,7 @@ func Marshal(p *policy.Policy) ([]byte, error) {
 	if p.PollingInterval != 0 {
 		m.plain("pollingInterval", formatDuration(p.PollingInterval))
 	}
+	m.flag("uplift", p.Uplift)
 	m.put("keyExchange", encodeKeyExchange(p.KeyExchange))
 	m.put("filterLists", encodeLists(p.FilterLists))
 	m.put("filterActions", encodeActions(p.FilterActions))

@@ -22,7 +22,7 @@ filterActions:
   r: {negotiate: {methods: [esp-gcm, ah-sha1], clearDelay: 3x}}
 rules:
   - {name: a, filterList: b, filterAction: r}
-  - {name: b, filterList: a, filterAction: r, authentication: [kerberos, foo], tunnel: 1.2.3.4}
+  - {name: b, filterList: a, filterAction: r, authentication: [kerberos, foo], connections: lan}
 defaultResponse: yes
 tests:
   - {flow: "tcp me", expect: maybe}
@@ -37,12 +37,10 @@ tests:
 		`8:18: "from" is given twice, first in line 8`,
 		`9:3: filter list "empty" is empty`,
 		`11:29: unknown suite "esp-gcm"`,
-		`11:38: filter action "r": security method ah-sha1 is not enforced by this version`,
 		`11:60: "3x" is not a duration`,
 		`13:27: rule "a" names filter list "b", which is not defined (defined: a, empty)`,
-		`14:64: rule "b": authentication by kerberos is not enforced by this version`,
 		`14:74: unknown authentication method "foo"`,
-		`14:88: rule "b": a tunnel setting is not enforced by this version`,
+		`14:93: rule "b": connection type lan is not enforced by this version`,
 		`15:18: a mapping (field: value) is expected, not "yes"`,
 		`17:12: flow "tcp me" is not`,
 		`17:30: "maybe" is not permit`,

@@ -235,6 +235,8 @@ rules:
 func TestPredefinedPoliciesSurviveAsDocuments(t *testing.T) {
 	for _, name := range policy.PredefinedNames() {
 		p, _ := policy.Predefined(name)
+		original, _ := policy.Original(name)
+		roundTrip(t, original)
 		roundTrip(t, policy.WithAuthentication(p, []policy.AuthMethod{{Kind: policy.PresharedKey, Key: "lab"}}))
 	}
 }

@@ -1,0 +1,191 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"ipsecagent/agent/control"
+	"ipsecagent/policy"
+	"ipsecagent/sadb"
+)
+
+// What this host can do is not the policy's to know: which algorithms its data
+// path carries, which identities it can prove, where its tunnels begin.
+
+// tunnelEvery is how often the own end of tunnels is looked up again: a change
+// of routes is not noticed otherwise.
+const tunnelEvery = 15 * time.Second
+
+// abilities is what the data path carries, as it last said.
+type abilities struct {
+	Name       string
+	Suites     []sadb.Suite
+	ModeTunnel bool
+}
+
+// hostFor returns the facts that compiling a policy needs.
+func (a *Agent) hostFor(p *policy.Policy) policy.Host {
+	return policy.Host{Addresses: a.facts.Addresses, NoUplift: a.cfg.NoUplift, Outer: a.outer(p)}
+}
+
+// outer looks up where the tunnels of a policy begin on this host.
+func (a *Agent) outer(p *policy.Policy) map[netip.Addr]netip.Addr {
+	found := map[netip.Addr]netip.Addr{}
+	if a.cfg.Source == nil {
+		return found
+	}
+	for _, endpoint := range p.TunnelEndpoints() {
+		if own, err := a.cfg.Source(endpoint); err == nil && own.IsValid() {
+			found[endpoint] = plain(own)
+		}
+	}
+	return found
+}
+
+// watchTunnels looks up the own ends of the tunnels in force again and again,
+// and compiles the policy anew when one has changed.
+func (a *Agent) watchTunnels(now time.Time) {
+	p := a.inForce.policy
+	if p == nil || len(p.TunnelEndpoints()) == 0 {
+		return
+	}
+	began, turn := a.outer(p), a.inForce.reloads
+	a.timers.at(now.Add(tunnelEvery), func(now time.Time) {
+		switch {
+		case turn != a.inForce.reloads: // another watch has begun
+		case maps.Equal(began, a.outer(p)):
+			a.watchTunnels(now)
+		default:
+			a.reload(now, "the way to a tunnel endpoint has changed")
+		}
+	})
+}
+
+// carried refuses what the data path of this host cannot carry: what looks
+// protected must be.
+func (a *Agent) carried(c *policy.Compiled) error {
+	if a.lost != "" {
+		return nil // nothing is put in force now
+	}
+	if a.carries.Name == "" {
+		// An error is met again when the filters are put in force.
+		_, _ = a.driverState()
+	}
+	state := a.carries
+	if state.Name == "" {
+		return nil
+	}
+	var problems []error
+	said := map[string]bool{}
+	say := func(format string, args ...any) {
+		if words := fmt.Sprintf(format, args...); !said[words] {
+			said[words] = true
+			problems = append(problems, errors.New(words))
+		}
+	}
+	for _, f := range c.Filters {
+		if f.Mode == sadb.Tunnel && !state.ModeTunnel {
+			say("rule %q: the data path (%s) carries no tunnels", f.Rule, state.Name)
+		}
+		for _, s := range missing(f.Negotiation, state.Suites) {
+			say("rule %q: the data path (%s) does not carry %s; remove the method", f.Rule, state.Name, s)
+		}
+	}
+	for _, s := range missing(c.DefaultResponse, state.Suites) {
+		say("the default response rule: the data path (%s) does not carry %s; remove the method", state.Name, s)
+	}
+	return errors.Join(problems...)
+}
+
+// missing returns what is negotiated and not carried.
+func missing(n *policy.Negotiation, carried []sadb.Suite) []sadb.Suite {
+	if n == nil {
+		return nil
+	}
+	var list []sadb.Suite
+	for _, p := range n.Proposals {
+		for _, s := range p.Suites {
+			if !slices.Contains(carried, s) {
+				list = append(list, s)
+			}
+		}
+	}
+	return list
+}
+
+// authWarnings names the methods by which this host cannot prove itself now.
+func (a *Agent) authWarnings(p *policy.Policy) []string {
+	var words []string
+	for _, u := range a.unusable(p) {
+		for _, w := range u.why {
+			if !slices.Contains(words, w) {
+				words = append(words, w)
+			}
+		}
+	}
+	return words
+}
+
+// unusableRule is a rule some of whose authentication methods this host cannot
+// use.
+type unusableRule struct {
+	what string
+	why  []string
+	all  bool // none of them
+}
+
+func (a *Agent) unusable(p *policy.Policy) []unusableRule {
+	var found []unusableRule
+	for _, r := range p.Rules {
+		if !r.Disabled && p.Negotiates(r) {
+			found = append(found, a.unusableOf(fmt.Sprintf("rule %q", r.Name), r.Authentication))
+		}
+	}
+	if p.DefaultResponse.Active {
+		found = append(found, a.unusableOf("the default response rule", p.DefaultResponse.Authentication))
+	}
+	return slices.DeleteFunc(found, func(u unusableRule) bool { return len(u.why) == 0 })
+}
+
+func (a *Agent) unusableOf(what string, methods []policy.AuthMethod) unusableRule {
+	u := unusableRule{what: what}
+	for _, m := range methods {
+		if why := a.unusableMethod(m); why != "" {
+			u.why = append(u.why, why)
+		}
+	}
+	u.all = len(u.why) == len(methods)
+	return u
+}
+
+// unusableMethod says why this host cannot prove itself by a method of the
+// policy; "": it can, in at least one of the ways that the method has.
+func (a *Agent) unusableMethod(m policy.AuthMethod) string {
+	if a.cfg.Unusable == nil {
+		return ""
+	}
+	why := ""
+	for _, number := range numbers(m.Kind) {
+		if why = a.cfg.Unusable(number); why == "" {
+			return ""
+		}
+	}
+	return why
+}
+
+// checkProvable refuses to assign a policy under which this host could talk to
+// nobody that a rule requires to be secured, for want of any identity.
+func (a *Agent) checkProvable(p *policy.Policy) error {
+	for _, u := range a.unusable(p) {
+		if u.all {
+			return &control.Error{Code: control.Invalid, Message: fmt.Sprintf("%s cannot be used on this host, nothing was changed: %s; or choose another method: --auth %s",
+				u.what, strings.Join(u.why, "; "), control.AuthWords)}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,202 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"ipsecagent/agent/control"
+	"ipsecagent/auth"
+	"ipsecagent/driver"
+	"ipsecagent/driver/drivertest"
+	"ipsecagent/ike"
+	"ipsecagent/policy"
+	"ipsecagent/sadb"
+)
+
+const tunnelled = `apiVersion: ipsecagent/v1
+kind: Policy
+name: tunnelled
+filterLists:
+  sites: [{from: 10.1.0.0/16, to: 10.2.0.0/16}]
+filterActions:
+  require: {negotiate: {methods: [esp-aes256gcm]}}
+rules:
+  - {name: to the other site, filterList: sites, filterAction: require, authentication: [psk], tunnel: 192.0.2.2}
+`
+
+// behind is a packet from a host behind alice to one behind bob.
+func behind(n byte) sadb.Flow {
+	return sadb.Flow{Local: netip.AddrFrom4([4]byte{10, 1, 0, n}), Remote: netip.AddrFrom4([4]byte{10, 2, 0, n}), Proto: sadb.TCP, LocalPort: 40000, RemotePort: 80}
+}
+
+func withTunnels(dir string, source func(netip.Addr) (netip.Addr, error)) func(*Config) {
+	return func(c *Config) { c.Library, c.Source = folder(dir), source }
+}
+
+func fromAlice(netip.Addr) (netip.Addr, error) { return alice(), nil }
+
+func TestTunnelIsNegotiatedForAllBehindTheGateways(t *testing.T) {
+	dir := t.TempDir()
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assignDocument(dir, "tunnelled", tunnelled)
+		if got := r.send(behind(1)); got != drivertest.Held {
+			t.Fatalf("the first packet is %v", got)
+		}
+		in := one[ike.Initiate](r)
+		if in.Local != alice() || in.Remote != bob() || in.Quick.Mode != sadb.Tunnel ||
+			in.Quick.Selector.Local.String() != "10.1.0.0/16" || in.Quick.Selector.Remote.String() != "10.2.0.0/16" {
+			t.Fatalf("initiate %+v", in)
+		}
+		r.send(behind(2))
+		none[ike.Initiate](r) // the same tunnel serves it
+		r.establish(in.Request, pairFor(in.Quick, bob()))
+		for n := range byte(3) {
+			if got := r.send(behind(n + 1)); got != drivertest.Secured {
+				t.Errorf("packet %d is %v", n, got)
+			}
+		}
+	}, withTunnels(dir, fromAlice))
+}
+
+func TestFailedTunnelIsAskedForAgainByEveryHostBehindIt(t *testing.T) {
+	dir := t.TempDir()
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assignDocument(dir, "tunnelled", tunnelled)
+		r.send(behind(1))
+		r.send(behind(2))
+		r.out(failedAuth(one[ike.Initiate](r)))
+		r.pass(2 * time.Minute)
+		r.send(behind(2)) // it was abandoned too, so it is raised again
+		one[ike.Initiate](r)
+	}, withTunnels(dir, fromAlice))
+}
+
+func TestTunnelFollowsTheRoute(t *testing.T) {
+	dir := t.TempDir()
+	unreachable := true
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assignDocument(dir, "tunnelled", tunnelled)
+		if got := r.send(behind(1)); got != drivertest.Dropped {
+			t.Fatalf("without a way to the gateway the packet is %v", got)
+		}
+		none[ike.Initiate](r)
+		unreachable = false
+		r.pass(2 * tunnelEvery)
+		r.send(behind(1))
+		one[ike.Initiate](r)
+	}, withTunnels(dir, func(netip.Addr) (netip.Addr, error) {
+		if unreachable {
+			return netip.Addr{}, errors.New("no route")
+		}
+		return alice(), nil
+	}))
+}
+
+func TestTunnelIsForItsTwoGatewaysAlone(t *testing.T) {
+	f := policy.CompiledFilter{Filter: sadb.Filter{ID: "t", Dir: sadb.Both, Mode: sadb.Tunnel, TunnelLocal: alice(), TunnelRemote: bob(),
+		Selector: sadb.Selector{Local: sadb.Prefix(netip.MustParsePrefix("10.1.0.0/16")), Remote: sadb.Prefix(netip.MustParsePrefix("10.2.0.0/16"))},
+		Action:   sadb.Action{Kind: sadb.Negotiate}}, Negotiation: &policy.Negotiation{Authentication: []policy.AuthMethod{{Kind: policy.PresharedKey}}}}
+	s := newSnapshot(&policy.Compiled{Filters: []policy.CompiledFilter{f}})
+	q := ike.QuickQuery{Local: alice(), Remote: bob(), Selector: f.Selector, Mode: sadb.Tunnel, Method: auth.PSK, Principal: "psk:default"}
+	if _, err := s.quick(q); err != nil {
+		t.Fatal(err)
+	}
+	q.Remote = carol()
+	if _, err := s.quick(q); err == nil {
+		t.Error("carol gets bob's tunnel")
+	}
+}
+
+func TestWhatTheDataPathCannotCarryIsRefused(t *testing.T) {
+	gcm := sadb.Suite{Proto: sadb.ESP, Encryption: sadb.AESGCM, KeyBits: 256}
+	ah := sadb.Suite{Proto: sadb.AH, Integrity: sadb.HMACSHA256}
+	n := &policy.Negotiation{Proposals: []sadb.Proposal{{Suites: []sadb.Suite{gcm}}, {Suites: []sadb.Suite{ah, gcm}}}}
+	if got := missing(n, []sadb.Suite{gcm}); len(got) != 1 || got[0] != ah {
+		t.Errorf("missing %v", got)
+	}
+	if got := missing(n, []sadb.Suite{gcm, ah}); len(got) != 0 {
+		t.Errorf("missing %v", got)
+	}
+}
+
+func TestAssignByOtherMeans(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		for _, tt := range []struct {
+			how    string
+			method auth.Method
+			ca     string
+		}{{"", auth.Kerberos, ""}, {control.AuthKerberos, auth.Kerberos, ""}, {"cert:CN=Root,O=Bank", auth.RSA, "CN=Root,O=Bank"}} {
+			if _, err := r.agent.Assign(t.Context(), control.AssignRequest{Policy: "secure-server", Auth: tt.how}); err != nil {
+				t.Fatal(err)
+			}
+			p := last[ike.SetPolicy](r)
+			offer, err := p.Policy.Main(ike.MainQuery{Local: alice(), Remote: bob()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := offer.Auth[len(offer.Auth)-1]; got.Method != tt.method || got.CA != tt.ca {
+				t.Errorf("--auth %q: %+v", tt.how, got)
+			}
+		}
+		_, err := r.agent.Assign(t.Context(), control.AssignRequest{Policy: "secure-server", Auth: "cert: "})
+		wantCode(t, err, control.Usage)
+		_, err = r.agent.Assign(t.Context(), control.AssignRequest{Policy: "nowhere", Compat: control.CompatWindows2000})
+		wantCode(t, err, control.NotFound)
+	})
+}
+
+// versatile is a data path that carries everything.
+type versatile struct{ *drivertest.Fake }
+
+func (v versatile) State(ctx context.Context) (driver.State, error) {
+	s, err := v.Fake.State(ctx)
+	for _, name := range []string{"esp-3des-md5", "esp-des-sha1", "esp-des-md5", "ah-sha256", "ah-sha1", "ah-md5"} {
+		suite, errName := sadb.ParseSuite(name)
+		s.Suites, err = append(s.Suites, suite), errors.Join(err, errName)
+	}
+	return s, err
+}
+
+func TestOriginalsAreAssignedAndSurviveARestart(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		if _, err := r.agent.Assign(t.Context(), control.AssignRequest{Policy: "server", Compat: control.CompatWindows2000}); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		r.fake.Close()
+		r.fake = r.fake.Reopen()
+		r.cfg.Driver = versatile{r.fake}
+		r.run()
+		p := last[ike.SetPolicy](r)
+		offer, err := p.Policy.Main(ike.MainQuery{Local: alice(), Remote: bob()})
+		if err != nil || offer.Suites[len(offer.Suites)-1].Encryption != sadb.DES {
+			t.Errorf("%v, %v", offer.Suites, err)
+		}
+		v, err := r.agent.Policy(t.Context(), "", true)
+		if err != nil || !strings.Contains(v.Origin, "Windows 2000") {
+			t.Errorf("view %+v, %v", v, err)
+		}
+		methods := v.Filters[len(v.Filters)-1].Methods
+		if methods[0] != "esp-aes256gcm (uplifted)" || methods[3] != "esp-3des-sha1" || v.MainMode[0] != "aes256-sha256-ecp256 (uplifted)" {
+			t.Errorf("methods %q, main mode %q", methods, v.MainMode)
+		}
+	}, func(c *Config) { c.Driver = versatile{c.Driver.(*drivertest.Fake)} })
+}
+
+func TestAnAuthorityCountsForItsRuleAlone(t *testing.T) {
+	r := auth.Requirement{Method: auth.RSA, CA: "CN=Bank"}
+	q := ike.QuickQuery{Method: auth.RSA, Principal: "CN=teller", CA: "CN=Bank"}
+	if !accepts(r, q) {
+		t.Error("the authority of the rule is refused")
+	}
+	q.CA = "CN=Other"
+	if accepts(r, q) {
+		t.Error("what another authority vouches for is accepted")
+	}
+}
