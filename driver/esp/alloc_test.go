@@ -11,7 +11,7 @@ import (
 )
 
 func TestNoAllocation(t *testing.T) {
-	for _, name := range suiteNames() {
+	for _, name := range allNames() {
 		for _, mode := range []sadb.Mode{sadb.Transport, sadb.Tunnel} {
 			a := sa(t, name, sadb.Out, mode, false)
 			o, in := outbound(t, a), inbound(t, a)

@@ -1,11 +1,13 @@
 // Package esp is the packet work of the userspace data path, without I/O:
-// ESP of RFC 4303 in transport and tunnel mode over IPv4 and IPv6, and the
-// walks over IP headers that go with it: parsing, checksums, fragmentation of
-// what is sealed, and the ICMP messages that say a packet is too big.
+// ESP of RFC 4303, plain and in UDP (RFC 3948), and AH of RFC 4302, in
+// transport and tunnel mode over IPv4 and IPv6, and the walks over IP headers
+// that go with it: parsing, checksums, fragmentation of what is sealed, and
+// the ICMP messages that say a packet is too big.
 //
 // It keeps no table of associations, matches no selector, counts nothing and
-// reads no clock: the driver does. It does not carry AH, UDP encapsulation or
-// ESP without integrity, and says so when asked.
+// reads no clock: the driver does. A bundle of AH and ESP is two associations,
+// applied one after the other. It does not carry ESP without integrity, and
+// says so when asked.
 //
 // Everything that handles a packet works in the caller's buffer and allocates
 // nothing.
@@ -15,8 +17,8 @@ import "errors"
 
 // Room that a buffer needs around a packet so that it can be sealed in place.
 const (
-	// Headroom is for an outer IPv6 header, the ESP header and the IV.
-	Headroom = 40 + headerLen + 16
+	// Headroom is for an outer IPv6 header, AH, UDP, the ESP header and the IV.
+	Headroom = ipv6Len + ahFixed + 36 + udpLen + headerLen + 16
 	// Tailroom is for padding, the trailer and the longest ICV.
 	Tailroom = 15 + trailerLen + 32
 )
@@ -24,6 +26,7 @@ const (
 const (
 	headerLen  = 8 // SPI and sequence number
 	trailerLen = 2 // pad length and next header
+	udpLen     = 8
 )
 
 // IP protocol numbers of this package's own concern; the others are in sadb.
@@ -34,6 +37,7 @@ const (
 	protoRouting  = 43
 	protoFragment = 44
 	protoESP      = 50
+	protoAH       = 51
 	protoNone     = 59
 	protoDestOpts = 60
 )
@@ -45,7 +49,8 @@ var (
 	// ErrMalformed: headers, lengths, padding or trailer that no correct
 	// peer sends.
 	ErrMalformed = errors.New("esp: malformed packet")
-	// ErrFragment: ESP is applied to whole datagrams only (RFC 4303 §3.3.4).
+	// ErrFragment: ESP and AH are applied to whole datagrams only (RFC 4303
+	// §3.3.4, RFC 4302 §3.3.4).
 	ErrFragment = errors.New("esp: packet is a fragment")
 	// ErrReplay: the sequence number was seen before or lies left of the
 	// replay window.

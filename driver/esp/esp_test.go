@@ -34,10 +34,13 @@ func TestRoundTrip(t *testing.T) {
 			flow{fmt.Sprintf("tunnel4 %d", n), sadb.Tunnel, false, udp(t, carol4, dave4, n)},
 			flow{fmt.Sprintf("tunnel6 %d", n), sadb.Tunnel, true, udp(t, carol6, dave6, n)})
 	}
-	for _, name := range suiteNames() {
+	for _, name := range allNames() {
 		for _, esn := range []bool{false, true} {
 			for _, f := range flows {
 				a := sa(t, name, sadb.Out, f.mode, f.v6)
+				if a.ID.Proto == sadb.AH && f.name == "atomic fragment" {
+					continue // see TestAHRefuses
+				}
 				a.ESN = esn
 				o, in := outbound(t, a), inbound(t, a)
 				wire := seal(t, o, f.packet)
@@ -55,12 +58,15 @@ func TestRoundTrip(t *testing.T) {
 func checkOuter(t *testing.T, wire []byte, o *Outbound, v6 bool) {
 	t.Helper()
 	h, err := Parse(wire)
-	if err != nil || h.Proto != protoESP || h.Length != len(wire) || h.V6 != v6 || h.SPI != o.sa.ID.SPI ||
+	if err != nil || h.Proto != uint8(o.sa.ID.Proto) || h.Length != len(wire) || h.V6 != v6 || h.SPI != o.sa.ID.SPI ||
 		h.Src != o.sa.Src || h.Dst != o.sa.ID.Dst {
 		t.Fatalf("outer packet %x: %+v, %v", wire[:min(len(wire), 80)], h, err)
 	}
 	if !v6 && Checksum(wire[:h.Upper]) != 0 {
 		t.Fatal("outer IPv4 header checksum is wrong")
+	}
+	if o.t.ahLen > 0 {
+		return
 	}
 	if n := len(wire) - h.Upper - headerLen - o.t.ivLen - o.t.icvLen; n%o.t.align != 0 {
 		t.Fatalf("payload and trailer are %d bytes, not a multiple of %d", n, o.t.align)

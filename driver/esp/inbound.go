@@ -43,11 +43,12 @@ type Opened struct {
 	Len  int    // bytes of payload that were protected, without padding
 }
 
-// Open verifies and decrypts the IP packet that holds ESP, in place, and
+// Open verifies the IP packet that holds ESP or AH, decrypts it in place, and
 // returns the packet inside, a part of the buffer: in transport mode with the
 // IP header of the outer packet, mended. What it returns is authentic; whether
 // the association may carry it is for the caller to match against its
-// selector.
+// selector. AH over ESP gives the packet with ESP in both modes: see Seal.
+// ESP in UDP comes without its UDP header.
 //
 // With ErrDummy the Opened is valid; with every other error nothing is, the
 // packet's bytes included, and nothing has been remembered, unless the packet
@@ -61,10 +62,13 @@ func (in *Inbound) Open(packet []byte) ([]byte, Opened, error) {
 	if h.Fragment {
 		return nil, Opened{}, ErrFragment
 	}
-	if h.Proto != protoESP || h.SPI != in.sa.ID.SPI {
+	if h.Proto != uint8(in.sa.ID.Proto) || h.SPI != in.sa.ID.SPI {
 		return nil, Opened{}, ErrMalformed
 	}
 	packet = packet[:h.Length]
+	if h.Proto == protoAH {
+		return in.openAH(packet, &h)
+	}
 	plain, seq, err := in.verify(packet[h.Upper:], h.Seq)
 	if err != nil {
 		return nil, Opened{}, err
@@ -132,12 +136,16 @@ func (in *Inbound) unwrapTransport(packet []byte, h *Headers, payload []byte, ne
 	if h.V6 && (next == protoHopByHop || next == protoFragment) {
 		return nil, ErrMalformed
 	}
-	from := headerLen + in.t.ivLen
-	inner := packet[from : from+h.Upper+len(payload)]
+	return keepHeader(packet, h, h.Upper+headerLen+in.t.ivLen, len(payload), next), nil
+}
+
+// keepHeader moves the IP header to the payload of n bytes at body.
+func keepHeader(packet []byte, h *Headers, body, n int, next uint8) []byte {
+	inner := packet[body-h.Upper : body+n]
 	copy(inner, packet[:h.Upper])
 	inner[h.upperNext] = next
 	setLength(inner, len(inner))
-	return inner, nil
+	return inner
 }
 
 // unwrapTunnel returns the inner packet without traffic-flow padding

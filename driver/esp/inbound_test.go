@@ -181,7 +181,7 @@ func TestOpenRefusesOtherPackets(t *testing.T) {
 
 // No prefix of a packet opens, whether or not its header admits to be one.
 func TestEveryPrefixIsRefused(t *testing.T) {
-	for _, name := range suiteNames() {
+	for _, name := range allNames() {
 		for _, v6 := range []bool{false, true} {
 			a := sa(t, name, sadb.Out, sadb.Tunnel, v6)
 			in := inbound(t, a)

@@ -31,8 +31,8 @@ type Headers struct {
 
 	SrcPort, DstPort   uint16   // TCP, UDP, SCTP, DCCP
 	ICMPType, ICMPCode uint8    // ICMP and ICMPv6
-	SPI                sadb.SPI // ESP
-	Seq                uint32   // ESP: the low 32 bits of the sequence number
+	SPI                sadb.SPI // ESP and AH
+	Seq                uint32   // ESP and AH: the low 32 bits of the sequence number
 
 	upperNext int // offset of the byte that names Proto
 	split     int // where ESP belongs in transport mode (RFC 4303 §3.1.1)
@@ -184,6 +184,11 @@ func (h *Headers) parseUpper(p []byte) bool {
 			return false
 		}
 		h.SPI, h.Seq = sadb.SPI(binary.BigEndian.Uint32(u)), binary.BigEndian.Uint32(u[4:])
+	case h.Proto == protoAH:
+		if len(u) < ahFixed {
+			return false
+		}
+		h.SPI, h.Seq = sadb.SPI(binary.BigEndian.Uint32(u[4:])), binary.BigEndian.Uint32(u[8:])
 	}
 	return true
 }
@@ -197,6 +202,14 @@ func setLength(p []byte, n int) {
 	}
 	binary.BigEndian.PutUint16(p[2:], uint16(n))
 	setIPv4Checksum(p)
+}
+
+// ipLen is the length of an IP header without options.
+func ipLen(v6 bool) int {
+	if v6 {
+		return ipv6Len
+	}
+	return ipv4Min
 }
 
 // maxLength is the longest packet of a family.

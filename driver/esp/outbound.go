@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"net/netip"
 	"sync/atomic"
 
 	"ipsecagent/sadb"
@@ -20,6 +21,8 @@ type Outbound struct {
 	iv   cipher.Block // makes CBC IVs that nobody can predict
 	max  uint64       // the last sequence number
 	next atomic.Uint64
+	udp  bool // encapsulated in UDP
+	peer atomic.Pointer[netip.AddrPort]
 }
 
 // NewOutbound makes the keys of sa ready for use. It fails for what this
@@ -39,7 +42,12 @@ func NewOutbound(sa sadb.SA) (*Outbound, error) {
 		return nil, fmt.Errorf("esp: outbound %s: %w", sa.ID, err)
 	}
 	sa.EncKey, sa.AuthKey = sadb.Secret{}, sadb.Secret{} // the ciphers have their own copies
-	o := &Outbound{sa: sa, t: t, iv: iv, max: math.MaxUint32}
+	o := &Outbound{sa: sa, t: t, iv: iv, max: math.MaxUint32, udp: !sa.Encap.IsZero()}
+	peer := netip.AddrPortFrom(sa.ID.Dst, 0)
+	if o.udp {
+		peer = sa.Encap.Remote
+	}
+	o.peer.Store(&peer)
 	if sa.ESN {
 		o.max = math.MaxUint64 - 1
 	}
@@ -48,6 +56,24 @@ func NewOutbound(sa sadb.SA) (*Outbound, error) {
 
 // Seq returns the highest sequence number handed out; 0: none.
 func (o *Outbound) Seq() uint64 { return o.next.Load() }
+
+// Peer returns where packets go: the peer's address, and its port where they
+// are encapsulated in UDP (else 0).
+func (o *Outbound) Peer() netip.AddrPort { return *o.peer.Load() }
+
+// Move sends what follows to another endpoint, one of the same family: the
+// NAT before the peer has changed its mapping. Transport mode follows the port
+// alone: there the address is a part of what the association carries. Without
+// UDP encapsulation nothing moves.
+func (o *Outbound) Move(to netip.AddrPort) {
+	if !o.udp || to.Port() == 0 || to.Addr().BitLen() != o.sa.ID.Dst.BitLen() {
+		return
+	}
+	if o.sa.Mode == sadb.Transport {
+		to = netip.AddrPortFrom(o.sa.ID.Dst, to.Port())
+	}
+	o.peer.Store(&to)
+}
 
 // Sequence is a run of sequence numbers that one worker holds. A number leaves
 // it once, so that none is ever used twice: with AES-GCM that would be the end
@@ -81,10 +107,14 @@ func (s *Sequence) Left() int {
 }
 
 // Seal protects the IP packet buf[start:end] with the next sequence number and
-// returns the packet to send, a part of buf. It works in place: buf has
-// Headroom bytes before start and Tailroom bytes after end. The packet's
+// returns the packet to send, a part of buf that ends where buf's own array
+// does: its place is at cap(buf)-cap(packet). It works in place: Headroom bytes
+// before start and Tailroom bytes after end are always enough. The packet's
 // checksums must be complete. Transport mode keeps its IP header, tunnel mode
 // puts a new one before it. On an error no number is used.
+//
+// AH over ESP between the association's own addresses keeps the header in both
+// modes: the two are one bundle (RFC 2401 §4.3, transport adjacency).
 //
 // Errors: ErrMalformed, ErrFragment, ErrAddress (transport mode), ErrRoom,
 // ErrTooLong, ErrSequence.
@@ -92,77 +122,113 @@ func (s *Sequence) Seal(buf []byte, start, end int) ([]byte, error) {
 	if s.o == nil || s.next > s.last {
 		return nil, ErrSequence
 	}
-	if start < Headroom || end < start || len(buf)-end < Tailroom {
+	if start < 0 || end < start || end > len(buf) {
 		return nil, ErrRoom
 	}
 	h, err := Parse(buf[start:end])
 	if err != nil {
 		return nil, err
 	}
-	end = start + h.Length
-	if s.o.sa.Mode == sadb.Tunnel {
-		return s.tunnel(buf, start, end, &h)
+	tunnel := s.o.wraps(&h)
+	if err := s.o.mayKeep(&h, tunnel); err != nil {
+		return nil, err
 	}
-	return s.transport(buf, start, end, &h)
+	return s.put(buf, start, start+h.Length, &h, tunnel)
 }
 
-// transport moves the IP header forward and puts ESP behind it.
-func (s *Sequence) transport(buf []byte, start, end int, h *Headers) ([]byte, error) {
-	o := s.o
+// wraps reports whether the packet gets a new IP header.
+func (o *Outbound) wraps(h *Headers) bool {
+	bundled := o.sa.ID.Proto == sadb.AH && h.Proto == protoESP && h.Src == o.sa.Src && h.Dst == o.sa.ID.Dst
+	return o.sa.Mode == sadb.Tunnel && !bundled
+}
+
+// mayKeep refuses what transport mode cannot carry.
+func (o *Outbound) mayKeep(h *Headers, tunnel bool) error {
 	switch {
+	case tunnel:
+		return nil
 	case h.Fragment:
-		return nil, ErrFragment
+		return ErrFragment
 	case h.Src != o.sa.Src || h.Dst != o.sa.ID.Dst:
-		return nil, ErrAddress
+		return ErrAddress
+	case o.t.ahLen > 0 && h.split > maxAuthenticated:
+		return ErrMalformed
 	}
-	head := h.split
-	from := start - headerLen - o.t.ivLen
-	total := head + o.sealedLen(end-start-head)
-	if total > maxLength(h.V6) {
-		return nil, ErrTooLong
-	}
-	copy(buf[from:], buf[start:start+head])
-	next := buf[from+h.splitNext]
-	buf[from+h.splitNext] = protoESP
-	s.seal(buf, from+head, end, next)
-	setLength(buf[from:], total)
-	return buf[from : from+total], nil
+	return nil
 }
 
-// tunnel puts ESP and an outer IP header before the packet.
-func (s *Sequence) tunnel(buf []byte, start, end int, h *Headers) ([]byte, error) {
+// put writes IP header and protection around what is protected: in transport
+// mode what follows the IP header, in tunnel mode the whole packet.
+func (s *Sequence) put(buf []byte, start, end int, h *Headers, tunnel bool) ([]byte, error) {
 	o := s.o
 	v6 := o.sa.ID.Dst.Is6()
-	head, next := ipv4Min, uint8(protoIPv4)
-	if v6 {
-		head = ipv6Len
+	head, body := h.split, start+h.split
+	if tunnel {
+		head, body = ipLen(v6), start
 	}
+	from := body - o.before() - head
+	total := head + o.sealedLen(end-body)
+	switch {
+	case total > maxLength(v6):
+		return nil, ErrTooLong
+	case from < 0 || from+total > len(buf):
+		return nil, ErrRoom
+	}
+	packet := buf[from : from+total]
+	var next uint8
+	if tunnel {
+		next = o.newHeader(packet, h, s.next)
+	} else {
+		next = o.keepHeader(packet, buf[start:body], h)
+	}
+	if o.t.ahLen > 0 {
+		return packet, s.authenticate(packet, head, next)
+	}
+	s.seal(buf, body-headerLen-o.t.ivLen, end, next)
+	if o.udp {
+		o.putUDP(packet, head)
+	}
+	return packet, nil
+}
+
+// proto is what stands behind the IP header.
+func (o *Outbound) proto() uint8 {
+	if o.udp {
+		return sadb.UDP
+	}
+	return uint8(o.sa.ID.Proto)
+}
+
+// keepHeader writes the packet's own IP header in its new place and returns
+// what it named next.
+func (o *Outbound) keepHeader(packet, header []byte, h *Headers) (next uint8) {
+	copy(packet, header)
+	next = packet[h.splitNext]
+	packet[h.splitNext] = o.proto()
+	if o.t.ahLen > 0 && !h.V6 && packet[4]|packet[5] == 0 {
+		binary.BigEndian.PutUint16(packet[4:], uint16(1+o.next.Load()%0xffff)) // the kernel would, after we have signed 0
+	}
+	setLength(packet, len(packet))
+	return next
+}
+
+// newHeader writes the tunnel's IP header: DSCP, ECN and DF are the inner ones
+// (RFC 4301 §5.1.2, RFC 6040 §4.1), the rest is our own.
+func (o *Outbound) newHeader(packet []byte, h *Headers, seq uint64) (next uint8) {
+	next = protoIPv4
 	if h.V6 {
 		next = protoIPv6
 	}
-	total := head + o.sealedLen(end-start)
-	if total > maxLength(v6) {
-		return nil, ErrTooLong
-	}
-	from := start - headerLen - o.t.ivLen - head
-	seq := s.next
-	s.seal(buf, from+head, end, next)
-	o.outer(buf[from:], h, seq, total)
-	return buf[from : from+total], nil
-}
-
-// outer writes the tunnel's IP header: DSCP, ECN and DF are the inner ones
-// (RFC 4301 §5.1.2, RFC 6040 §4.1), the rest is our own.
-func (o *Outbound) outer(b []byte, h *Headers, seq uint64, total int) {
-	OuterHeader{Src: o.sa.Src, Dst: o.sa.ID.Dst, TOS: h.TOS, Proto: protoESP, Hops: defaultHops}.Put(b, total)
+	OuterHeader{Src: o.sa.Src, Dst: o.Peer().Addr(), TOS: h.TOS, Proto: o.proto(), Hops: defaultHops}.Put(packet, len(packet))
 	if o.sa.ID.Dst.Is6() {
-		return
+		return next
 	}
-	binary.BigEndian.PutUint16(b[4:], uint16(seq)) // tells fragments apart
+	binary.BigEndian.PutUint16(packet[4:], uint16(1+seq%0xffff)) // tells fragments apart
 	if h.DF && !h.V6 {
-		b[6] = 0x40
+		packet[6] = 0x40
 	}
-	setIPv4Checksum(b)
+	setIPv4Checksum(packet)
+	return next
 }
 
 // seal takes the next number and protects buf: the ESP header goes to at, the
@@ -200,21 +266,37 @@ func (o *Outbound) putIV(b []byte, seq uint64) {
 	o.t.work.Put(s)
 }
 
-// sealedLen returns the length of ESP header to ICV for a payload of n bytes.
+// before is the length of what stands between IP header and payload.
+func (o *Outbound) before() int {
+	n := o.t.ahLen
+	if n == 0 {
+		n = headerLen + o.t.ivLen
+	}
+	if o.udp {
+		n += udpLen
+	}
+	return n
+}
+
+// sealedLen returns the length of all behind the IP header for a payload of n
+// bytes.
 func (o *Outbound) sealedLen(n int) int {
-	return headerLen + o.t.ivLen + n + o.t.padding(n) + trailerLen + o.t.icvLen
+	if o.t.ahLen > 0 {
+		return o.t.ahLen + n
+	}
+	return o.before() + n + o.t.padding(n) + trailerLen + o.t.icvLen
 }
 
 // InnerMTU returns the length of the longest packet that, sealed, is not
 // longer than mtu bytes, assuming an IP header without options or extension
 // headers. 0: nothing fits.
 func (o *Outbound) InnerMTU(mtu int) int {
-	head := ipv4Min
-	if o.sa.ID.Dst.Is6() {
-		head = ipv6Len
+	head := ipLen(o.sa.ID.Dst.Is6())
+	n := mtu - head - o.before()
+	if o.t.ahLen == 0 {
+		n -= o.t.icvLen
+		n -= n%o.t.align + trailerLen
 	}
-	room := mtu - head - headerLen - o.t.ivLen - o.t.icvLen
-	n := room - room%o.t.align - trailerLen
 	if n < 0 {
 		return 0
 	}

@@ -163,7 +163,11 @@ func TestSealRefuses(t *testing.T) {
 	}
 	s, _ := outbound(t, a).Reserve(1)
 	buf := make([]byte, 200)
-	for _, c := range [][2]int{{Headroom - 1, 100}, {Headroom, 200 - Tailroom + 1}, {Headroom, Headroom - 1}, {-1, 10}, {Headroom, 300}} {
+	p := udp(t, alice4, bob4, 8)
+	for _, c := range [][2]int{{15, 15 + len(p)}, {200 - len(p) - 17, 200 - 17}, {Headroom, Headroom - 1}, {-1, 10}, {Headroom, 300}} {
+		if c[0] > 0 && c[1] < 200 && c[0] < c[1] {
+			copy(buf[c[0]:], p)
+		}
 		if _, err := s.Seal(buf, c[0], c[1]); !errors.Is(err, ErrRoom) {
 			t.Errorf("room %v: %v", c, err)
 		}
@@ -208,9 +212,10 @@ func TestTunnelKeepsDF(t *testing.T) {
 
 func TestNewRefuses(t *testing.T) {
 	for name, change := range map[string]func(*sadb.SA){
-		"AH": func(a *sadb.SA) {
-			a.ID.Proto = sadb.AH
-			a.Suite, _ = sadb.ParseSuite("ah-sha1")
+		"AH in UDP": func(a *sadb.SA) {
+			a.ID.Proto, a.EncKey = sadb.AH, sadb.Secret{}
+			a.Suite, _ = sadb.ParseSuite("ah-sha256")
+			a.Encap = sadb.Encap{Local: addrPort(alice4), Remote: addrPort(bob4)}
 		},
 		"another protocol in the name": func(a *sadb.SA) { a.ID.Proto = sadb.AH },
 		"no integrity":                 func(a *sadb.SA) { a.Suite.Integrity = sadb.IntegrityNone },
@@ -224,8 +229,11 @@ func TestNewRefuses(t *testing.T) {
 		"zone": func(a *sadb.SA) {
 			a.Src, a.ID.Dst = alice6.WithZone("eth0"), bob6
 		},
-		"UDP encapsulation": func(a *sadb.SA) { a.Encap.Remote = addrPort(bob4) },
-		"no direction":      func(a *sadb.SA) { a.Dir = sadb.Both },
+		"UDP without a local port": func(a *sadb.SA) { a.Encap.Remote = addrPort(bob4) },
+		"UDP of another family": func(a *sadb.SA) {
+			a.Encap = sadb.Encap{Local: addrPort(alice6), Remote: addrPort(bob6)}
+		},
+		"no direction": func(a *sadb.SA) { a.Dir = sadb.Both },
 	} {
 		a := sa(t, "esp-aes128-sha256", sadb.Out, sadb.Transport, false)
 		change(&a)
@@ -263,7 +271,7 @@ func TestErrorsNameNoKey(t *testing.T) {
 
 // InnerMTU is exact: a packet of that length fits, one byte more does not.
 func TestInnerMTU(t *testing.T) {
-	for _, name := range suiteNames() {
+	for _, name := range allNames() {
 		for _, mode := range []sadb.Mode{sadb.Transport, sadb.Tunnel} {
 			for _, v6 := range []bool{false, true} {
 				for _, mtu := range []int{1500, 1499, 1280, 576} {

@@ -26,6 +26,13 @@ func suiteNames() []string {
 		"esp-null-sha512", "esp-null-sha384", "esp-null-sha256", "esp-null-sha1", "esp-null-md5"}
 }
 
+// ahNames is every AH suite of sadb.
+func ahNames() []string {
+	return []string{"ah-sha512", "ah-sha384", "ah-sha256", "ah-sha1", "ah-md5"}
+}
+
+func allNames() []string { return append(suiteNames(), ahNames()...) }
+
 func suite(t testing.TB, name string) sadb.Suite {
 	t.Helper()
 	s, err := sadb.ParseSuite(name)
@@ -61,7 +68,7 @@ func sa(t testing.TB, name string, d sadb.Directions, mode sadb.Mode, v6 bool) s
 	if v6 {
 		src, dst = alice6, bob6
 	}
-	return sadb.SA{ID: sadb.SAID{Dst: dst, Proto: sadb.ESP, SPI: 0x1234abcd}, Src: src, Dir: d, Mode: mode, Suite: s,
+	return sadb.SA{ID: sadb.SAID{Dst: dst, Proto: s.Proto, SPI: 0x1234abcd}, Src: src, Dir: d, Mode: mode, Suite: s,
 		EncKey: sadb.NewSecret(key(1, s.EncKeyLen())), AuthKey: sadb.NewSecret(key(99, s.Integrity.KeyLen())), Replay: 1024}
 }
 
@@ -169,6 +176,20 @@ func withExtensions(p []byte, protos ...uint8) []byte {
 	}
 	out[at] = upper
 	out = append(out, p[ipv6Len:]...)
+	setLength(out, len(out))
+	return out
+}
+
+// withoutUDP takes the UDP header of ESP in UDP out, as the socket does that
+// receives it.
+func withoutUDP(t testing.TB, p []byte) []byte {
+	t.Helper()
+	h, err := Parse(p)
+	if err != nil || h.Proto != sadb.UDP {
+		t.Fatalf("%+v: %v", h, err)
+	}
+	out := append(append([]byte(nil), p[:h.Upper]...), p[h.Upper+udpLen:]...)
+	out[h.upperNext] = protoESP
 	setLength(out, len(out))
 	return out
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os/exec"
 	"testing"
 
@@ -19,6 +20,9 @@ type scapyJob struct {
 	SPI    uint32 `json:"spi"`
 	Seq    uint64 `json:"seq"`
 	ESN    bool   `json:"esn"`
+	AH     bool   `json:"ah"`
+	Sport  uint16 `json:"sport"` // 0: not in UDP
+	Dport  uint16 `json:"dport"`
 	Tunnel bool   `json:"tunnel"`
 	Crypt  string `json:"crypt"`
 	Auth   string `json:"auth"`
@@ -81,11 +85,12 @@ type scapyCase struct {
 }
 
 // scapyCases is every suite in both modes over both families, with extended
-// numbers and without, and the headers that transport mode must step over.
+// numbers and without, ESP plain and in UDP, and the headers that transport
+// mode must step over.
 func scapyCases(t *testing.T) []scapyCase {
 	var all []scapyCase
-	for i, name := range suiteNames() {
-		for shape := range 8 {
+	for i, name := range allNames() {
+		for shape := range 16 {
 			v6, mode, esn := shape&1 != 0, sadb.Mode(shape>>1&1), shape&4 != 0
 			p := udp(t, alice4, bob4, 20+i)
 			switch {
@@ -98,7 +103,13 @@ func scapyCases(t *testing.T) []scapyCase {
 			}
 			a := sa(t, name, sadb.Out, mode, v6)
 			a.ESN = esn
-			c := scapyCase{fmt.Sprintf("%s %s v6=%v esn=%v", name, mode, v6, esn), a, uint64(7 + i), p}
+			if shape&8 != 0 {
+				if a.ID.Proto == sadb.AH {
+					continue
+				}
+				a.Encap = sadb.Encap{Local: addrPort(a.Src), Remote: netip.AddrPortFrom(a.ID.Dst, 61234)}
+			}
+			c := scapyCase{fmt.Sprintf("%s %s v6=%v esn=%v udp=%v", name, mode, v6, esn, !a.Encap.IsZero()), a, uint64(7 + i), p}
 			if esn {
 				c.seq += 3 << 32
 			}
@@ -111,6 +122,7 @@ func scapyCases(t *testing.T) []scapyCase {
 func (c scapyCase) job(op string, packet []byte) scapyJob {
 	crypt, auth := scapyNames(c.sa.Suite)
 	return scapyJob{Op: op, Src: c.sa.Src.String(), Dst: c.sa.ID.Dst.String(), SPI: uint32(c.sa.ID.SPI), Seq: c.seq, ESN: c.sa.ESN,
+		AH: c.sa.ID.Proto == sadb.AH, Sport: c.sa.Encap.Local.Port(), Dport: c.sa.Encap.Remote.Port(),
 		Tunnel: c.sa.Mode == sadb.Tunnel, Crypt: crypt, Auth: auth, Enc: hex.EncodeToString(c.sa.EncKey.Bytes()),
 		Integ: hex.EncodeToString(c.sa.AuthKey.Bytes()), Packet: hex.EncodeToString(packet)}
 }
@@ -146,7 +158,11 @@ func TestWeOpenScapys(t *testing.T) {
 		}
 		in := inbound(t, c.sa)
 		in.w.top = max(c.seq, 2) - 2
-		got, info, err := in.Open(unhex(t, r.Packet))
+		wire := unhex(t, r.Packet)
+		if !c.sa.Encap.IsZero() {
+			wire = withoutUDP(t, wire)
+		}
+		got, info, err := in.Open(wire)
 		if err != nil || !bytes.Equal(got, c.packet) || info.Seq != c.seq {
 			t.Errorf("%s: %v, %+v\n got %x\nwant %x", c.name, err, info, got, c.packet)
 		}

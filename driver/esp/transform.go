@@ -24,6 +24,7 @@ import (
 type transform struct {
 	ivLen, icvLen int
 	align         int // payload and trailer are padded to a multiple of it
+	ahLen         int // AH: length of the header we write; ESP: 0
 
 	aead  cipher.AEAD  // combined mode, else nil
 	salt  [4]byte      // of the nonce (RFC 4106 §4)
@@ -41,6 +42,7 @@ type scratch struct {
 	mac      hash.Hash
 	icv      []byte
 	enc, dec cbcMode
+	head     []byte // AH: the IP header as it is authenticated
 }
 
 // cbcMode is what crypto/cipher's CBC modes are: it lets one object serve many
@@ -58,6 +60,9 @@ func newTransform(sa sadb.SA) (*transform, error) {
 	if err := t.setCipher(sa.Suite.Encryption, sa.EncKey.Bytes()); err != nil {
 		return nil, err
 	}
+	if sa.ID.Proto == sadb.AH {
+		t.ahLen = ahLen(t.icvLen, sa.ID.Dst.Is6())
+	}
 	if h := hashOf(sa.Suite.Integrity); h != nil {
 		key := append([]byte(nil), sa.AuthKey.Bytes()...)
 		t.mac = func() hash.Hash { return hmac.New(h, key) }
@@ -70,12 +75,10 @@ func newTransform(sa sadb.SA) (*transform, error) {
 func check(sa sadb.SA) error {
 	s := sa.Suite
 	switch {
-	case s.Proto != sadb.ESP || sa.ID.Proto != sadb.ESP:
-		return fmt.Errorf("protocol %s is not carried here, only ESP", s.Proto)
+	case s.Proto != sa.ID.Proto:
+		return fmt.Errorf("suite %s is not one of %s", s, sa.ID.Proto)
 	case !s.Valid():
 		return fmt.Errorf("suite %s does not exist", s)
-	case !sa.Encap.IsZero():
-		return errors.New("UDP encapsulation is not carried here")
 	case sa.ID.SPI < 256:
 		return fmt.Errorf("SPI %s is reserved", sa.ID.SPI)
 	case !sa.Src.IsValid() || sa.Src.Is4() != sa.ID.Dst.Is4() || sa.Src.Zone()+sa.ID.Dst.Zone() != "":
@@ -85,12 +88,28 @@ func check(sa sadb.SA) error {
 	case sa.AuthKey.Len() != s.Integrity.KeyLen():
 		return fmt.Errorf("integrity key of %s has %d bytes, not %d", s, sa.AuthKey.Len(), s.Integrity.KeyLen())
 	}
+	return checkEncap(sa)
+}
+
+// checkEncap refuses UDP endpoints that are not those of the association.
+func checkEncap(sa sadb.SA) error {
+	local, remote := sa.Encap.Local, sa.Encap.Remote
+	switch {
+	case sa.Encap.IsZero():
+		return nil
+	case sa.ID.Proto == sadb.AH:
+		return errors.New("AH does not pass a NAT: it is not carried in UDP")
+	case local.Port() == 0 || remote.Port() == 0:
+		return fmt.Errorf("UDP encapsulation from %s to %s: a port is missing", local, remote)
+	case remote.Addr().Zone() != "" || remote.Addr().BitLen() != sa.ID.Dst.BitLen():
+		return fmt.Errorf("UDP encapsulation to %s: not of the family of %s", remote, sa.ID.Dst)
+	}
 	return nil
 }
 
 func (t *transform) setCipher(e sadb.Encryption, key []byte) (err error) {
 	switch e {
-	case sadb.Null:
+	case sadb.Null, sadb.EncNone: // none: AH
 		return nil
 	case sadb.AESGCM:
 		return t.setGCM(key)
@@ -145,6 +164,9 @@ func (t *transform) newScratch() *scratch {
 	if t.mac != nil {
 		s.mac = t.mac()
 		s.icv = make([]byte, 0, s.mac.Size())
+	}
+	if t.ahLen > 0 {
+		s.head = make([]byte, maxAuthenticated)
 	}
 	if t.block != nil {
 		iv := make([]byte, t.ivLen)
