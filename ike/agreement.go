@@ -26,20 +26,32 @@ type wanted struct {
 	pfs     sadb.Group // this group and no other, if not 0
 	require bool       // PFS is required
 	main    sadb.Group // of the ISAKMP SA
+	udp     bool       // encapsulation in UDP, in either form
+	esn     bool       // 64-bit sequence numbers are welcome
 }
 
-func (o QuickOffer) wants(main sadb.Group) wanted {
-	w := wanted{mode: o.Mode, pfs: o.PFS, require: o.PFS != 0 || o.PFSAny, main: main}
+func (o QuickOffer) wants(s *isakmp) wanted {
+	w := wanted{mode: o.Mode, pfs: o.PFS, require: o.PFS != 0 || o.PFSAny, main: s.suite.Group,
+		udp: !s.encap().IsZero(), esn: o.ESN}
 	if o.PFSAny {
-		w.pfs = main
+		w.pfs = w.main
 	}
 	return w
+}
+
+// shape is what is wanted, as the peer would have to offer it.
+func (w wanted) shape() quickShape {
+	s := quickShape{Mode: w.mode, PFS: w.pfs}
+	if w.udp {
+		s.UDP = rfcUDP
+	}
+	return s
 }
 
 // accepts reports whether a shape will do. More than what is asked for is
 // welcome: PFS with the main mode's group or a strong one.
 func (w wanted) accepts(s quickShape) bool {
-	if s.Mode != w.mode {
+	if s.Mode != w.mode || (s.UDP != noUDP) != w.udp || s.ESN && !w.esn {
 		return false
 	}
 	if w.require {
@@ -112,6 +124,12 @@ func (p quickPick) answerBody(spis map[sadb.Proto]sadb.SPI) []byte {
 	return saBody(out...)
 }
 
+// answeredBy reports whether a shape answers an offer of s.
+func (s quickShape) answeredBy(t quickShape) bool {
+	t.ESN = t.ESN || s.ESN // either was offered, if ESN was
+	return s == t
+}
+
 // checkQuickAnswer returns which of the own proposals the responder took.
 func checkQuickAnswer(own []sadb.Proposal, shape quickShape, body []byte) (quickPick, error) {
 	r, err := readQuickSA(body)
@@ -127,7 +145,7 @@ func checkQuickAnswer(own []sadb.Proposal, shape quickShape, body []byte) (quick
 		}
 	}
 	for _, p := range own {
-		pick, ok := r.groups[0].match(p, func(s quickShape) bool { return s == shape })
+		pick, ok := r.groups[0].match(p, shape.answeredBy)
 		if ok {
 			return pick, nil
 		}
@@ -170,7 +188,7 @@ func (g quickGroup) differs(p sadb.Proposal, w wanted) (int, string) {
 		s := p.Suites[0]
 		same, difference := firstDifference([]item{
 			{"protocol", s.Proto.String(), t.Suite.Proto.String()},
-			{"mode", w.mode.String(), t.Mode.String()},
+			{"mode", w.shape().modeName(), t.modeName()},
 			{"encryption", suiteCipher(s), suiteCipher(t.Suite)},
 			{"integrity", integrityName(s.Integrity), integrityName(t.Suite.Integrity)},
 			{"PFS group", w.pfs.String(), t.PFS.String()},

@@ -69,6 +69,9 @@ type QuickOffer struct {
 	// PFSAny: PFS is required, in the group of the main mode.
 	PFSAny          bool
 	DefaultResponse bool
+	// ESN: 64-bit sequence numbers (RFC 4304) may be used. They are offered to
+	// peers that are known to have them.
+	ESN bool
 }
 
 // Refusal is the reason why a peer's wish is refused, and the notify it gets.
@@ -128,6 +131,13 @@ type Rekey struct{ Pair sadb.PairID }
 // Used says that the first valid packet arrived on an inbound association.
 type Used struct{ ID sadb.SAID }
 
+// Moved says that valid packets of an inbound association come from another UDP
+// endpoint: a translator has given the peer another port. IKE answers there too.
+type Moved struct {
+	ID   sadb.SAID
+	From netip.AddrPort
+}
+
 // Gone says that a pair has ended in the driver (hard lifetime, swept); the
 // peer is told, nothing more is output for it but the delete.
 type Gone struct{ Pair sadb.PairID }
@@ -174,6 +184,7 @@ func (Installed) input()   {}
 func (Rekey) input()       {}
 func (Used) input()        {}
 func (Gone) input()        {}
+func (Moved) input()       {}
 func (Close) input()       {}
 func (Adopt) input()       {}
 func (SetPolicy) input()   {}
@@ -243,6 +254,7 @@ type FailCode string
 // The reasons of Failed.
 const (
 	FailNoAnswer   FailCode = "no-answer"
+	FailNAT        FailCode = "address-translation"
 	FailNoProposal FailCode = "no-proposal"
 	FailAuth       FailCode = "authentication"
 	FailPSK        FailCode = "preshared-key"

@@ -12,7 +12,7 @@ func (q *quickMode) associations(dir sadb.Directions) ([]sadb.SA, error) {
 	var all []sadb.SA
 	for i, suite := range q.pick.Suites {
 		sa := sadb.SA{Dir: dir, Mode: q.pick.Shape.Mode, Suite: suite, Lifetime: q.lifetime,
-			Selector: q.selector, Filter: q.offer.Filter, Pair: q.pair.ID}
+			Selector: q.selector, Filter: q.offer.Filter, Pair: q.pair.ID, Encap: q.pair.Encap, ESN: q.pick.Shape.ESN}
 		said, src := q.pair.Out[i], q.sa.local.Addr()
 		if dir == sadb.In {
 			said, src = q.pair.In[i], q.sa.remote.Addr()
@@ -39,7 +39,7 @@ func (m *Machine) settle(now time.Time, q *quickMode) {
 	q.pair = sadb.Pair{ID: id, Filter: q.offer.Filter, Local: s.local.Addr(), Remote: s.remote.Addr(),
 		Selector: q.selector, Flow: q.selector.String(), Mode: q.pick.Shape.Mode, Suites: q.pick.Suites,
 		Lifetime: q.pick.Lifetime, Initiator: q.initiator, Principal: string(s.principal), Method: s.method.String(), CA: s.requirement.CA,
-		Since: now, Replaces: replaces, Round: round, DefaultResponse: q.offer.DefaultResponse}
+		Since: now, Replaces: replaces, Round: round, DefaultResponse: q.offer.DefaultResponse, Encap: s.encap()}
 	for i, suite := range q.pick.Suites {
 		q.pair.In = append(q.pair.In, sadb.SAID{Dst: s.local.Addr(), Proto: suite.Proto, SPI: q.spis[suite.Proto]})
 		q.pair.Out = append(q.pair.Out, sadb.SAID{Dst: s.remote.Addr(), Proto: suite.Proto, SPI: q.pick.Peer[i]})
@@ -126,7 +126,4 @@ func (m *Machine) finishQuick(now time.Time, q *quickMode) {
 	m.put(Established{Request: request, Pair: q.pair})
 	m.enterPair(now, q)
 	m.nextQuick(now, q.sa)
-	if q.sa.spent() && !q.initiator && q.sa.running(true)+q.sa.running(false) == 0 {
-		m.closeSA(now, q.sa, "it has carried all the quick modes it may")
-	}
 }

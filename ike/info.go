@@ -172,15 +172,17 @@ func (m *Machine) initialContact(now time.Time, s *isakmp, chain wire.Chain, beg
 }
 
 // forgetOlder ends what the peer says it no longer has: what was there before
-// the time given, of the same addresses and the same proven identity.
+// the time given, of the same addresses and the same proven identity. Behind one
+// translator there may be several such peers, told apart by their ports.
 func (m *Machine) forgetOlder(now time.Time, s *isakmp, before time.Time) {
 	for _, p := range m.pairsAt(s.ends(), s.owns) {
-		if p.pair.Since.Before(before) {
+		if p.pair.Since.Before(before) && p.pair.Encap.Remote == s.encap().Remote {
 			m.endPair(now, p, "the peer has started anew", false)
 		}
 	}
 	for _, old := range m.peers.at(s.ends()).sas {
-		if old != s && old.sameHosts(s.path) && old.principal == s.principal && old.since.Before(before) {
+		same := old.principal == s.principal && (old.remote == s.remote || !s.nat.remote && !old.nat.remote)
+		if old != s && same && old.since.Before(before) {
 			m.endSA(now, old, "the peer has started anew")
 		}
 	}

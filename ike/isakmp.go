@@ -32,7 +32,7 @@ type isakmp struct {
 	since, expires   time.Time
 	final            answers // responder: message 5 to message 6
 
-	rounds    bool            // the peer may be told rounds of pairs (rank.go)
+	agent     bool            // the peer is one of this project
 	alive     time.Time       // when a message of the peer was last verified
 	forgotten bool            // the peer seems not to know it any more
 	closing   bool            // its message IDs are used up
@@ -94,8 +94,8 @@ func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []
 	s := &isakmp{path: x.path, icookie: x.icookie, rcookie: x.rcookie, initiator: x.initiator,
 		suite: x.choice.Suite, method: x.choice.Method, principal: p, requirement: c.requirement, offer: x.offer,
 		keys: c.keys, nat: x.nat, fragments: x.peer.fragments, last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers,
-		rounds: x.peer.agent != nil,
-		seen:   map[uint32]bool{}, quicks: map[uint32]*quickMode{}, finished: map[uint32]*finishedQuick{}}
+		agent: x.peer.agent != nil,
+		seen:  map[uint32]bool{}, quicks: map[uint32]*quickMode{}, finished: map[uint32]*finishedQuick{}}
 	m.endMain(x)
 	for _, other := range x.candidates {
 		if other.keys != c.keys {
@@ -111,6 +111,11 @@ func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []
 	m.put(MainMode{SA: s.status()})
 	m.crowdOut(now, s)
 	m.watchSpare(now, s)
+	for _, t := range m.peers.at(s.ends()).sas {
+		if t != s && t.spent() && t.principal == s.principal {
+			m.closeSpent(now, t)
+		}
+	}
 	return s
 }
 
@@ -176,6 +181,15 @@ func (s *isakmp) usable(now time.Time) bool {
 // spent reports whether s has carried as many quick modes as policy lets one
 // ISAKMP SA carry.
 func (s *isakmp) spent() bool { return s.offer.Sessions > 0 && s.count >= s.offer.Sessions }
+
+// closeSpent ends an ISAKMP SA that has carried all it may, once nothing goes on
+// under it: the peer learns that it has to make another. Until there is a wish
+// for that it stays, to tell and hear of deletes.
+func (m *Machine) closeSpent(now time.Time, s *isakmp) {
+	if len(s.queue)+s.running(true)+s.running(false) == 0 {
+		m.closeSA(now, s, "it has carried all the quick modes it may")
+	}
+}
 
 // full reports whether the peer has used far more message IDs than any honest
 // one would while s is being closed.

@@ -138,6 +138,8 @@ func (m *Machine) handlePairs(now time.Time, in Input) {
 		m.rekey(now, in.Pair)
 	case Used:
 		m.used(now, in.ID)
+	case Moved:
+		m.moved(in)
 	case Gone:
 		m.gone(now, in.Pair)
 	case Close:

@@ -23,9 +23,21 @@ const (
 	attr2ESN          = 11
 )
 
+// Values of the encapsulation mode: plain, in UDP (RFC 3947 §5.1) and in UDP
+// as the drafts had it.
 const (
-	modeTunnel    = 1
-	modeTransport = 2
+	modeTunnel            = 1
+	modeTransport         = 2
+	modeUDPTunnel         = 3
+	modeUDPTransport      = 4
+	modeDraftUDPTunnel    = 61443
+	modeDraftUDPTransport = 61444
+)
+
+const (
+	// esn64 is 64-bit sequence numbers; that they are of 32 bits is said by
+	// leaving the attribute out (RFC 4304).
+	esn64 = 1
 	// defaultQuickLife is RFC 2407's own.
 	defaultQuickLife = 8 * time.Hour
 )
@@ -46,6 +58,48 @@ func authAlgorithms() map[uint64]sadb.Integrity {
 type quickShape struct {
 	Mode sadb.Mode
 	PFS  sadb.Group // 0: none
+	UDP  udpForm
+	ESN  bool // in an offer: both with and without
+}
+
+// udpForm is the numbers that encapsulation in UDP is asked for with.
+type udpForm uint8
+
+// The forms. The drafts' is that of Windows up to Server 2003.
+const (
+	noUDP udpForm = iota
+	rfcUDP
+	draftUDP
+)
+
+// modeValue returns the encapsulation mode as the wire has it.
+func (s quickShape) modeValue() uint16 {
+	if s.Mode == sadb.Tunnel {
+		return [...]uint16{modeTunnel, modeUDPTunnel, modeDraftUDPTunnel}[s.UDP]
+	}
+	return [...]uint16{modeTransport, modeUDPTransport, modeDraftUDPTransport}[s.UDP]
+}
+
+// readMode takes the wire's encapsulation mode.
+func (s *quickShape) readMode(v uint64) bool {
+	for _, mode := range []sadb.Mode{sadb.Transport, sadb.Tunnel} {
+		for _, udp := range []udpForm{noUDP, rfcUDP, draftUDP} {
+			if t := (quickShape{Mode: mode, UDP: udp}); uint64(t.modeValue()) == v {
+				s.Mode, s.UDP = mode, udp
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// modeName returns "transport", and "transport in UDP" across address
+// translation.
+func (s quickShape) modeName() string {
+	if s.UDP == noUDP {
+		return s.Mode.String()
+	}
+	return s.Mode.String() + " in UDP"
 }
 
 // quickTransform is one transform of phase 2 that could be read.
@@ -58,9 +112,12 @@ type quickTransform struct {
 
 // String returns "esp-aes256gcm transport" and, with PFS, its group.
 func (t quickTransform) String() string {
-	s := t.Suite.String() + " " + t.Mode.String()
+	s := t.Suite.String() + " " + t.modeName()
 	if t.PFS != 0 {
 		s += " pfs " + t.PFS.String()
+	}
+	if t.ESN {
+		s += " esn"
 	}
 	return s
 }
@@ -73,6 +130,19 @@ func limits(p sadb.Proposal) sadb.Limits {
 	}
 	l.Time = max(l.Time, minLife)
 	return l
+}
+
+// transformsOf encodes a suite as what is offered of it: where 64-bit sequence
+// numbers may be, with them and without.
+func transformsOf(s sadb.Suite, life sadb.Limits, shape quickShape) []wire.Transform {
+	first := transformOf(s, life, shape)
+	if !shape.ESN {
+		return []wire.Transform{first}
+	}
+	shape.ESN = false
+	second := transformOf(s, life, shape)
+	second.Number = 2
+	return []wire.Transform{first, second}
 }
 
 // transformOf encodes a suite.
@@ -91,11 +161,10 @@ func transformOf(s sadb.Suite, life sadb.Limits, shape quickShape) wire.Transfor
 	if s.KeyBits != 0 {
 		add(wire.Uint16(attr2KeyLength, uint16(s.KeyBits)))
 	}
-	mode := uint16(modeTransport)
-	if shape.Mode == sadb.Tunnel {
-		mode = modeTunnel
+	add(wire.Uint16(attr2Mode, shape.modeValue()))
+	if shape.ESN {
+		add(wire.Uint16(attr2ESN, esn64))
 	}
-	add(wire.Uint16(attr2Mode, mode))
 	t.Attributes = append(t.Attributes, lifeAttributes(life)...)
 	return t
 }
@@ -172,7 +241,7 @@ func quickSA(proposals []sadb.Proposal, spis map[sadb.Proto]sadb.SPI, shape quic
 		}
 		for _, s := range p.Suites {
 			out = append(out, wire.Proposal{Number: uint8(i + 1), Protocol: wireProto(s.Proto),
-				SPI: spiBytes(spis[s.Proto]), Transforms: []wire.Transform{transformOf(s, limits(p), shape)}})
+				SPI: spiBytes(spis[s.Proto]), Transforms: transformsOf(s, limits(p), shape)})
 		}
 	}
 	return saBody(out...)
@@ -295,18 +364,15 @@ func (q *quickTransform) attribute(class uint16, v uint64) bool {
 		q.PFS = sadb.Group(v)
 		return v <= 0xffff && crypt.PublicLen(q.PFS) > 0
 	case attr2Mode:
-		q.Mode = sadb.Transport
-		if v == modeTunnel {
-			q.Mode = sadb.Tunnel
-		}
-		return v == modeTunnel || v == modeTransport
+		return q.readMode(v)
 	case attr2Auth:
 		return q.integrity(v)
 	case attr2KeyLength:
 		q.Suite.KeyBits = int(v)
 		return v <= 256
 	case attr2ESN:
-		return v == 0
+		q.ESN = v == esn64
+		return v <= esn64
 	}
 	return false
 }

@@ -2,6 +2,7 @@ package ike
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"ipsecagent/ike/wire"
@@ -15,9 +16,11 @@ func (m *Machine) startQuick(now time.Time, s *isakmp, r *request) {
 		return
 	}
 	q := &quickMode{sa: s, initiator: true, request: r, offer: r.Quick, selector: r.Quick.Selector,
-		spis: map[sadb.Proto]sadb.SPI{}, shape: quickShape{Mode: r.Quick.Mode, PFS: r.Quick.PFS}}
-	if r.Quick.PFSAny && q.shape.PFS == 0 {
-		q.shape.PFS = s.suite.Group
+		spis: map[sadb.Proto]sadb.SPI{}, shape: r.Quick.shape(s)}
+	if q.offer.Proposals = passable(q.offer.Proposals, s); len(q.offer.Proposals) == 0 {
+		m.failRequest(r, Failed{Code: FailNAT, Step: "quick mode message 1", Reason: "there is address translation on the way, and AH does not get through it",
+			Hint: "add a security method with ESP alone to the filter action"})
+		return
 	}
 	q.pair.Replaces, q.pair.Round = r.Replaces, m.nextRound(s)
 	if err := m.prepare(now, q); err != nil {
@@ -29,8 +32,38 @@ func (m *Machine) startQuick(now time.Time, s *isakmp, r *request) {
 	})
 }
 
+// shape is what this host asks for under s.
+func (o QuickOffer) shape(s *isakmp) quickShape {
+	shape := quickShape{Mode: o.Mode, PFS: o.PFS, ESN: o.ESN && s.agent}
+	if o.PFSAny && shape.PFS == 0 {
+		shape.PFS = s.suite.Group
+	}
+	switch {
+	case s.encap().IsZero():
+	case s.nat.form == natRFC3947:
+		shape.UDP = rfcUDP
+	default:
+		shape.UDP = draftUDP
+	}
+	return shape
+}
+
+// passable leaves out what does not get through address translation: AH covers
+// the addresses (RFC 3948 §2.1).
+func passable(all []sadb.Proposal, s *isakmp) []sadb.Proposal {
+	if s.encap().IsZero() {
+		return all
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(p sadb.Proposal) bool {
+		return slices.ContainsFunc(p.Suites, func(s sadb.Suite) bool { return s.Proto == sadb.AH })
+	})
+}
+
 func (m *Machine) prepare(now time.Time, q *quickMode) error {
 	var err error
+	if outer := q.sa.local.Addr(); q.offer.Mode == sadb.Transport && !q.selector.Local.Matches(outer, true) {
+		return fmt.Errorf("transport mode from %s for %s, which is of another host", outer, q.selector)
+	}
 	if q.idLocal, q.idRemote, err = clientIDs(q.selector, q.sa.path); err != nil {
 		return err
 	}
@@ -47,7 +80,7 @@ func (m *Machine) sendQuick1(now time.Time, q *quickMode) {
 	s := q.sa
 	q.iv = s.keys.ExchangeIV(s.last, q.id)
 	body := q.bodyPayloads(quickSA(q.offer.Proposals, q.spis, q.shape), q.ni, q.idLocal, q.idRemote)
-	if s.rounds {
+	if s.agent {
 		body = append(body, q.roundNotify())
 	}
 	data, err := q.seal(withHash(func(raw []byte) []byte { return s.keys.Hash1(q.id, raw) }, body))
@@ -131,11 +164,11 @@ func (q *quickMode) takeAnswer(chain wire.Chain) (ke []byte, err error) {
 // sameIDs compares what the responder says the pair is for with what was
 // asked, by meaning.
 func (q *quickMode) sameIDs(b quickBody) error {
-	asked, err := selectorOf(q.idLocal, q.idRemote, q.sa.path)
+	asked, err := selectorOf(q.idLocal, q.idRemote, q.sa.path, q.translated())
 	if err != nil {
 		return err
 	}
-	got, err := selectorOf(b.idI, b.idR, q.sa.path)
+	got, err := selectorOf(b.idI, b.idR, q.sa.path, q.translated())
 	if err != nil {
 		return err
 	}
@@ -178,5 +211,50 @@ func (m *Machine) sendQuick3(now time.Time, q *quickMode, msg message) {
 	}
 	q.answers.remember(msg.sum, data)
 	m.send(q.sa.path, data)
-	m.installOutbound(now, q)
+	if msg.Flags&wire.FlagCommit == 0 {
+		m.installOutbound(now, q)
+		return
+	}
+	q.step = awaitConnected
+	generation := q.generation
+	m.timers.set(nil, now.Add(commitWait), func(now time.Time) {
+		if q.generation == generation && q.step == awaitConnected {
+			m.installOutbound(now, q)
+		}
+	})
+}
+
+// commitWait is how long an initiator waits for CONNECTED from a peer that has
+// set the commit bit: some set it and never say so.
+const commitWait = time.Second
+
+// quick4 takes what comes in a quick mode that has all its three messages: the
+// CONNECTED of a peer that sets the commit bit (RFC 2408 §3.1), as Windows
+// does. It is authenticated like a notify. What is not that changes nothing.
+func (m *Machine) quick4(now time.Time, q *quickMode, msg message) error {
+	if q.step != awaitConnected && q.step != finishingQuick {
+		return errBusy
+	}
+	chain, next, err := open(q.sa.keys, msg, q.iv)
+	if err != nil {
+		return err
+	}
+	if err := verified(chain, q.sa.keys.Hash1(q.id, chain.AfterFirst())); err != nil {
+		return err
+	}
+	q.iv, q.sa.alive = next, now
+	q.answers.remember(msg.sum, nil)
+	if q.step == awaitConnected && connected(chain) {
+		m.installOutbound(now, q)
+	}
+	return nil
+}
+
+func connected(chain wire.Chain) bool {
+	for _, body := range chain.All(wire.NotifyPayload) {
+		if n, err := wire.ParseNotify(body); err == nil && n.Type == wire.Connected {
+			return true
+		}
+	}
+	return false
 }

@@ -20,6 +20,7 @@ const (
 	prepareQuick   quickStep = iota // waits for nothing from the peer
 	awaitQuick2                     // initiator
 	awaitQuick3                     // responder
+	awaitConnected                  // initiator whose peer has set the commit bit
 	finishingQuick                  // the last association is being installed
 )
 
@@ -291,7 +292,7 @@ func (m *Machine) quickPacket(now time.Time, s *isakmp, msg message) error {
 	}
 	rule, ok := q.step.rule()
 	if !ok {
-		return errBusy
+		return m.quick4(now, q, msg)
 	}
 	chain, next, err := open(s.keys, msg, q.iv)
 	if err != nil {
@@ -337,6 +338,9 @@ func readQuickBody(chain wire.Chain) (quickBody, error) {
 	if len(ids) == 2 {
 		b.idI, b.idR = ids[0], ids[1]
 	}
+	if err := checkOriginals(chain); err != nil {
+		return b, err
+	}
 	return b, checkNonce(b.nonce)
 }
 
@@ -376,5 +380,5 @@ func (q *quickMode) bodyPayloads(sa, nonce, idI, idR []byte) []wire.Payload {
 	if idI != nil {
 		all = append(all, wire.Payload{Type: wire.IDPayload, Body: idI}, wire.Payload{Type: wire.IDPayload, Body: idR})
 	}
-	return all
+	return append(all, q.originals()...)
 }

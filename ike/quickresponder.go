@@ -35,6 +35,10 @@ func (m *Machine) quick1(now time.Time, s *isakmp, msg message) error {
 	if err := verified(chain, s.keys.Hash1(msg.MessageID, chain.AfterFirst())); err != nil {
 		return err
 	}
+	if s.spent() {
+		m.closeSpent(now, s)
+		return errSpent
+	}
 	m.heard(now, s, msg)
 	q := &quickMode{sa: s, id: msg.MessageID, iv: next, spis: map[sadb.Proto]sadb.SPI{}}
 	q.answers.remember(msg.sum, nil)
@@ -50,12 +54,14 @@ func (m *Machine) quick1(now time.Time, s *isakmp, msg message) error {
 	return nil
 }
 
+var errSpent = errors.New("quick mode: the ISAKMP SA has carried all it may")
+
 // peerBusy bounds what one peer has under way. What is refused here is repeated
 // by the peer and then welcome, or starts over under another ISAKMP SA once the
 // peer has been told that this one is over.
 func (m *Machine) peerBusy(s *isakmp) error {
-	if s.spent() || s.full() {
-		return errors.New("quick mode: the ISAKMP SA has carried all it may")
+	if s.full() {
+		return errSpent
 	}
 	if m.peerRunning(s) >= peerQuicks {
 		return errors.New("quick mode: the peer runs too many at once")
@@ -88,7 +94,7 @@ func (m *Machine) acceptQuick(q *quickMode, chain wire.Chain) (quickBody, *refus
 	if err != nil {
 		return b, refuse(wire.PayloadMalformed, FailProtocol, "%v", err)
 	}
-	proposed, err := selectorOf(b.idR, b.idI, s.path)
+	proposed, err := selectorOf(b.idR, b.idI, s.path, peer.translated(s))
 	if err != nil {
 		return b, refuse(wire.InvalidIDInformation, FailProtocol, "%v", err)
 	}
@@ -170,12 +176,12 @@ func (q *quickMode) choose(offer QuickOffer, proposed sadb.Selector, peer quickR
 	default:
 		return refuse(wire.InvalidIDInformation, FailPolicy, "the peer asks for %s, policy has %s", proposed, offer.Selector)
 	}
-	want := offer.wants(q.sa.suite.Group)
-	pick, ok := pickQuick(offer.Proposals, want, peer)
+	want := offer.wants(q.sa)
+	pick, ok := pickQuick(passable(offer.Proposals, q.sa), want, peer)
 	if !ok {
 		differs := quickDiffers(offer.Proposals, want, peer)
 		r := refuse(wire.NoProposalChosen, FailNoProposal, "the peer offers nothing that policy accepts; first difference: %s; give both ends one method in common", differs)
-		r.failed.Offered = quickWords(offer.Proposals, quickShape{want.mode, want.pfs})
+		r.failed.Offered = quickWords(offer.Proposals, want.shape())
 		r.failed.Received, r.failed.Differs = peer.words(), differs
 		return r
 	}

@@ -31,9 +31,10 @@ const (
 )
 
 // serves reports whether two pairs carry the same traffic for the same filter.
+// Behind one translator there may be several peers, told apart by their ports.
 func serves(p, o sadb.Pair) bool {
 	return p.Filter == o.Filter && p.Selector == o.Selector && p.Mode == o.Mode &&
-		p.Local == o.Local && p.Remote == o.Remote && p.Principal == o.Principal
+		p.Local == o.Local && p.Remote == o.Remote && p.Principal == o.Principal && p.Encap.Remote == o.Encap.Remote
 }
 
 // top returns the highest of the pairs that carry what p carries, which may be

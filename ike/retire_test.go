@@ -118,7 +118,7 @@ func TestPeerWithoutRounds(t *testing.T) {
 	w.ask(a, b, 1)
 	w.run(time.Second)
 	for _, s := range b.m.sas {
-		s.rounds = false
+		s.agent = false
 	}
 	b.m.Handle(w.now, Rekey{b.newestPair().ID})
 	w.run(time.Minute)

@@ -316,12 +316,12 @@ func TestStrangeQuickTransforms(t *testing.T) {
 		}
 	}
 	cases := map[string]func(*wire.Transform){
-		"mode UDP":       set(attr2Mode, 4),
+		"mode 5":         set(attr2Mode, 5),
 		"unknown auth":   set(attr2Auth, 8),
 		"key of 100":     set(attr2KeyLength, 100),
 		"key of 1000":    set(attr2KeyLength, 1000),
 		"custom group":   set(attr2Group, 1025),
-		"ESN":            set(attr2ESN, 1),
+		"ESN of 2":       set(attr2ESN, 2),
 		"key rounds":     set(7, 1),
 		"short life":     set(attr2LifeDuration, 5),
 		"no auth":        func(x *wire.Transform) { x.Attributes = slices.Delete(x.Attributes, 0, 1) },
