@@ -26,6 +26,8 @@ func imports() map[string][]string {
 		"auth":              {},
 		"auth/psk":          {"auth"},
 		"auth/cert":         {"auth"},
+		"auth/gss":          {},
+		"auth/krbtest":      {},
 		"host":              {},
 		"ike/wire":          {},
 		"ike/crypt":         {"sadb"},
