@@ -16,6 +16,9 @@ import (
 // 3: anyone who sees the cookies can send one that leads nowhere.
 const maxKEWork = 3
 
+// maxSA bounds an offer in bytes: it is kept, since the proofs cover it.
+const maxSA = 4 << 10
+
 // message1 begins a main mode as responder. A message seen before has the same
 // cookie and so finds its exchange.
 func (m *Machine) message1(now time.Time, msg message) error {
@@ -30,6 +33,9 @@ func (m *Machine) message1(now time.Time, msg message) error {
 		return err
 	}
 	sa, _ := chain.Find(wire.SAPayload)
+	if len(sa) > maxSA {
+		return fmt.Errorf("main mode message 1: an offer of %d bytes", len(sa))
+	}
 	rcookies := m.cookies.responder(msg.path, msg.ICookie, sa)
 	for _, r := range rcookies {
 		if found, err := m.again(msg, saKey{msg.ICookie, r}); found {

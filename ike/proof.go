@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -66,7 +67,7 @@ func checkProofShape(m auth.Method, c wire.Chain) error {
 }
 
 // requested returns the names of the authorities that a message 3 or 4 asks
-// for. A request without a name asks for any.
+// for. A request without a name asks for any, and so does none.
 func requested(c wire.Chain) ([][]byte, error) {
 	var names [][]byte
 	bodies := c.All(wire.CertRequestPayload)
@@ -78,9 +79,10 @@ func requested(c wire.Chain) ([][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if len(req.Data) > 0 {
-			names = append(names, req.Data)
+		if len(req.Data) == 0 {
+			return nil, nil
 		}
+		names = append(names, req.Data)
 	}
 	return names, nil
 }
@@ -96,8 +98,10 @@ func requests(method auth.Method, names [][]byte) []wire.Payload {
 	}
 	var all []wire.Payload
 	for _, name := range names[:min(len(names), maxRequests)] {
-		body := wire.Cert{Encoding: wire.CertX509Signature, Data: name}.Append(nil)
-		all = append(all, wire.Payload{Type: wire.CertRequestPayload, Body: body})
+		p := wire.Payload{Type: wire.CertRequestPayload, Body: wire.Cert{Encoding: wire.CertX509Signature, Data: name}.Append(nil)}
+		if !slices.ContainsFunc(all, func(q wire.Payload) bool { return bytes.Equal(p.Body, q.Body) }) {
+			all = append(all, p)
+		}
 	}
 	return all
 }

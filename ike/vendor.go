@@ -59,7 +59,7 @@ func readVendors(c wire.Chain) vendors {
 func (v *vendors) note(body []byte) {
 	id := string(body)
 	switch {
-	case strings.HasPrefix(id, vidAgent):
+	case strings.HasPrefix(id, vidAgent) && len(id) <= maxAgentID:
 		v.agent, v.name = body, "ipsecagent"
 	case strings.HasPrefix(id, vidFragments):
 		v.fragments = true
@@ -75,6 +75,9 @@ func (v *vendors) note(body []byte) {
 		v.name = firstOf(v.name, implementation(id))
 	}
 }
+
+// maxAgentID bounds what is kept of a vendor ID of our own form.
+const maxAgentID = 64
 
 func firstOf(a, b string) string {
 	if a != "" {
