@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"ipsecagent/auth"
 )
 
 // charonPlugins are those of strongSwan's daemon that the handshakes need,
@@ -104,7 +106,7 @@ func (d *daemon) associations() (int, error) {
 
 // connection is one connection of charon's.
 func (s scenario) connection(local, remote string, own, peer section) section {
-	return section{"version": "1", "local_addrs": []string{local}, "remote_addrs": []string{remote},
+	return section{"version": "1", "unique": "never", "local_addrs": []string{local}, "remote_addrs": []string{remote},
 		"proposals": []string{s.ike}, "local-1": own, "remote-1": peer,
 		"children": section{"net": section{"mode": "transport", "policies": "no", "esp_proposals": []string{s.esp}}}}
 }
@@ -167,16 +169,67 @@ func (l *lab) initiate(o options, one, many *daemon) error {
 // configure loads keys and connections into both.
 func (l *lab) configure(s scenario, one, many *daemon) error {
 	for _, d := range []*daemon{one, many} {
-		if err := d.control.call("load-shared", section{"type": "ike", "data": presharedKey}); err != nil {
+		if err := l.loadSecrets(s, d, d == one); err != nil {
 			return err
 		}
 	}
-	id := func(addr string) section { return section{"auth": "psk", "id": addr} }
 	at := server().String()
-	err := one.control.call("load-conn", section{"any": s.connection(at, "%any", id(at), id("%any"))})
-	for n := 0; n < l.peers && err == nil; n++ {
-		addr := peerAddr(n).String()
-		err = many.control.call("load-conn", section{"c" + strconv.Itoa(n): s.connection(addr, at, id(addr), id(at))})
+	server, its := l.identity(s, -1), s.remote("%any")
+	if err := one.control.call("load-conn", section{"any": s.connection(at, "%any", server, its)}); err != nil {
+		return err
 	}
-	return err
+	its = s.remote(server["id"].(string))
+	for n := range l.peers {
+		conn := s.connection(peerAddr(n).String(), at, l.identity(s, n), its)
+		if err := many.control.call("load-conn", section{"c" + strconv.Itoa(n): conn}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadSecrets loads the preshared key, or the authority and a private key.
+func (l *lab) loadSecrets(s scenario, d *daemon, server bool) error {
+	if s.method == auth.PSK {
+		return d.control.call("load-shared", section{"type": "ike", "data": presharedKey})
+	}
+	p := l.pkis[s.name]
+	own := p.peers
+	if server {
+		own = []credential{p.server}
+	}
+	if err := d.control.call("load-cert", section{"type": "X509", "flag": "CA", "data": string(p.authority.Raw)}); err != nil {
+		return err
+	}
+	for _, c := range own {
+		if err := d.control.call("load-key", section{"type": "any", "data": string(c.key)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// identity is how the nth peer proves itself; -1: the server.
+func (l *lab) identity(s scenario, n int) section {
+	switch {
+	case s.method == auth.PSK && n < 0:
+		return section{"auth": "psk", "id": server().String()}
+	case s.method == auth.PSK:
+		return section{"auth": "psk", "id": peerAddr(n).String()}
+	case n < 0:
+		return byCertificate(l.pkis[s.name].server)
+	}
+	return byCertificate(l.pkis[s.name].peer(n))
+}
+
+func byCertificate(c credential) section {
+	return section{"auth": "pubkey", "certs": []string{string(c.cert)}, "id": "CN=" + c.name}
+}
+
+// remote is who may be at the other end.
+func (s scenario) remote(id string) section {
+	if s.method == auth.PSK {
+		return section{"auth": "psk", "id": id}
+	}
+	return section{"auth": "pubkey", "id": id}
 }

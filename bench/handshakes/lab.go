@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"ipsecagent/auth"
 )
 
 // server is the address of the end that answers, gateway that of the namespace
@@ -27,6 +29,7 @@ type lab struct {
 	shim      string // compiled
 	one, many string // namespaces
 	peers     int
+	pkis      map[string]*pki // by the scenario's name
 }
 
 func newLab(o options) (*lab, error) {
@@ -34,7 +37,7 @@ func newLab(o options) (*lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &lab{dir: dir, shim: filepath.Join(dir, "xfrmnull.so"), peers: o.peers,
+	l := &lab{dir: dir, shim: filepath.Join(dir, "xfrmnull.so"), peers: o.peers, pkis: map[string]*pki{},
 		one: fmt.Sprintf("bench-%d-one", os.Getpid()), many: fmt.Sprintf("bench-%d-many", os.Getpid())}
 	if err := l.build(o); err != nil {
 		l.close()
@@ -78,6 +81,21 @@ func (l *lab) addAddresses() error {
 	}
 	return nil
 }
+
+// certify makes the certificates of a scenario, if it takes any.
+func (l *lab) certify(s scenario) error {
+	if s.method == auth.PSK {
+		return nil
+	}
+	p, err := newPKI(s.method)
+	if err != nil {
+		return err
+	}
+	l.pkis[s.name] = p
+	return p.write(l.certificates(s))
+}
+
+func (l *lab) certificates(s scenario) string { return filepath.Join(l.dir, "pki-"+s.name) }
 
 // close takes everything down again. What was never made is no error.
 func (l *lab) close() {

@@ -37,6 +37,9 @@ func run(o options, out io.Writer) error {
 
 // compare measures both in turn.
 func (l *lab) compare(o options, s scenario, out io.Writer) error {
+	if err := l.certify(s); err != nil {
+		return err
+	}
 	var ours, charon []figure
 	for range o.rounds {
 		if o.only != "charon" {

@@ -18,6 +18,8 @@ func scenarios() []scenario {
 	const ike, esp, main, qm = "aes256-sha256-ecp256", "aes256gcm16", "aes256-sha256-ecp256", "esp-aes256gcm"
 	return []scenario{
 		{"psk", auth.PSK, ike, esp, main, qm},
+		{"ecdsa", auth.ECDSA256, ike, esp, main, qm},
+		{"rsa", auth.RSA, ike, esp, main, qm},
 	}
 }
 
