@@ -362,12 +362,12 @@ func (m *Machine) keyedMain(now time.Time, x *mainMode, msg message, draft *main
 		m.failAuth(now, x, k.local)
 		return
 	}
-	x.kei, x.ker, x.ni, x.nr = draft.kei, k.dh.Public(), draft.ni, draft.nr
 	x.claim, x.nat, x.candidates, x.suspect = draft.claim, draft.nat, k.candidates, nil
 	x.iv = x.candidates[0].keys.IV()
 	x.step = awaitMessage5
 	reply := wire.AppendClear(nil, x.header(), slices.Concat([]wire.Payload{
-		{Type: wire.KEPayload, Body: x.ker}, {Type: wire.NoncePayload, Body: x.nr}}, k.requests, tokens(k.token), m.natPayloads(x)))
+		{Type: wire.KEPayload, Body: k.dh.Public()}, {Type: wire.NoncePayload, Body: draft.nr}}, k.requests, tokens(k.token), m.natPayloads(x)))
+	x.answers = answers{} // the peer has message 2
 	x.answers.remember(msg.sum, reply)
 	m.send(x.path, reply)
 }

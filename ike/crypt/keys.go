@@ -4,12 +4,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 
 	"ipsecagent/sadb"
 )
 
-// Exchange is what both sides of a phase 1 put in, as octets on the wire.
+// Exchange is what both sides of a phase 1 put in, as octets on the wire. The
+// keys made of it keep KEi and KEr, which must not be changed.
 type Exchange struct {
 	Suite            sadb.ISAKMPSuite
 	ICookie, RCookie [8]byte
@@ -69,7 +69,7 @@ func (x Exchange) derive(skeyid []byte) (*Keys, error) {
 	}
 	return &Keys{
 		ID: sadb.NewSecret(skeyid), D: sadb.NewSecret(d), A: sadb.NewSecret(a), E: sadb.NewSecret(e), Ka: sadb.NewSecret(ka),
-		suite: x.Suite, icookie: x.ICookie, rcookie: x.RCookie, kei: slices.Clone(x.KEi), ker: slices.Clone(x.KEr),
+		suite: x.Suite, icookie: x.ICookie, rcookie: x.RCookie, kei: x.KEi, ker: x.KEr,
 	}, nil
 }
 

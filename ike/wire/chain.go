@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 )
 
 // PayloadType is a payload type (RFC 2408 §3.1).
@@ -142,8 +143,11 @@ func First(payloads []Payload) PayloadType {
 // payloads.
 func AppendClear(b []byte, h Header, payloads []Payload) []byte {
 	h.Next = First(payloads)
-	body := AppendChain(nil, payloads)
-	return append(h.Append(b, len(body)), body...)
+	n := 0
+	for _, p := range payloads {
+		n += PayloadLen(p)
+	}
+	return AppendChain(h.Append(slices.Grow(b, HeaderLen+n), n), payloads)
 }
 
 // Find returns the body of the first payload of a type.
