@@ -37,6 +37,7 @@ type end struct {
 	initiator bool
 	peers     int
 	window    int
+	certs     string
 	main      ike.MainOffer
 	quick     ike.QuickOffer
 	server    *ike.Server
@@ -54,6 +55,7 @@ func runEnd(args []string) error {
 	f.IntVar(&e.peers, "peers", 0, "how many")
 	f.IntVar(&e.window, "window", 0, "how many at once")
 	f.StringVar(&name, "auth", "", "how they authenticate")
+	f.StringVar(&e.certs, "certificates", "", "directory of the certificates")
 	f.StringVar(&profile, "profile", "", "where the CPU profile goes")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -81,13 +83,24 @@ func startProfile(path string) (stop func(), err error) {
 }
 
 // authenticator returns the method of a scenario and what a rule asks of it.
-func authenticator(s scenario) (auth.Authenticator, auth.Requirement, error) {
-	ring, err := psk.Parse("benchmark", []byte(presharedKey))
-	return psk.New(ring), auth.Requirement{Method: s.method}, err
+func (e *end) authenticator(s scenario) (auth.Authenticator, auth.Requirement, error) {
+	if s.method == auth.PSK {
+		ring, err := psk.Parse("benchmark", []byte(presharedKey))
+		return psk.New(ring), auth.Requirement{Method: s.method}, err
+	}
+	names := []string{serverName}
+	if e.initiator {
+		names = names[:0]
+		for n := range identities {
+			names = append(names, peerName(n))
+		}
+	}
+	a, err := certificates(e.certs, names, s.method)
+	return a, auth.Requirement{Method: s.method, CA: caName}, err
 }
 
 func (e *end) run(s scenario) error {
-	a, requirement, err := authenticator(s)
+	a, requirement, err := e.authenticator(s)
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,8 @@ func (l *lab) startEnd(o options, s scenario, initiator bool) (*process, error) 
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	p := &process{stop: cancel}
 	p.cmd = exec.CommandContext(ctx, "ip", "netns", "exec", ns, self, endCommand, "-initiator="+strconv.FormatBool(initiator),
-		"-peers", strconv.Itoa(l.peers), "-window", strconv.Itoa(o.window), "-auth", s.name, "-profile", o.cpu)
+		"-peers", strconv.Itoa(l.peers), "-window", strconv.Itoa(o.window), "-auth", s.name,
+		"-profile", o.cpu, "-certificates", l.certificates(s))
 	p.cmd.Stderr = os.Stderr
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		cancel()

@@ -49,11 +49,11 @@ func newPKI(method auth.Method) (*pki, error) {
 		return nil, err
 	}
 	var err error
-	if p.server, err = p.issue("server", 2); err != nil {
+	if p.server, err = p.issue(serverName, 2); err != nil {
 		return nil, err
 	}
 	for n := range identities {
-		c, err := p.issue(fmt.Sprintf("peer %d", n), int64(n+3))
+		c, err := p.issue(peerName(n), int64(n+3))
 		if err != nil {
 			return nil, err
 		}
@@ -61,6 +61,12 @@ func newPKI(method auth.Method) (*pki, error) {
 	}
 	return p, nil
 }
+
+// serverName and peerName are the names in the certificates, and of the
+// directories they are in.
+const serverName = "server"
+
+func peerName(n int) string { return fmt.Sprintf("peer %d", n) }
 
 // peer is the certificate of the nth peer.
 func (p *pki) peer(n int) credential { return p.peers[n%identities] }
