@@ -102,6 +102,7 @@ type Agent struct {
 	failures   failures
 	adopted    map[sadb.PairID]bool
 	rekeying   map[sadb.PairID]bool
+	tracers    map[*tracer]bool
 	carries    abilities
 	lost       string // why the data path cannot be used; "": it can
 	behind     bool   // a reload waits for the data path
@@ -155,7 +156,7 @@ func New(cfg Config) (*Agent, error) {
 		journal: newJournal(cfg.Log), book: sadb.NewBook(), talks: newTalks(), proven: proven{},
 		halves: map[sadb.PairID]half{}, overlays: map[sadb.FilterID]overlay{}, returned: map[sadb.FilterID]returned{},
 		failures: newFailures(), adopted: map[sadb.PairID]bool{}, rekeying: map[sadb.PairID]bool{},
-		joined: make(chan joined, 1), problems: map[string]string{}}
+		joined: make(chan joined, 1), tracers: map[*tracer]bool{}, problems: map[string]string{}}
 	a.inForce.snapshot = newSnapshot(&policy.Compiled{})
 	for _, p := range kept.Pairs {
 		a.book.Put(p)
@@ -241,6 +242,9 @@ func (a *Agent) end() {
 	a.writePairs(time.Now())
 	a.journal.add(time.Now(), control.Event{Kind: control.EventAgentEnded, Severity: "info",
 		Message: "the agent has ended; filters and associations stay in force"})
+	for t := range a.tracers {
+		close(t.lines)
+	}
 	a.journal.close()
 	close(a.done)
 	if err := a.store.close(); err != nil {

@@ -48,6 +48,10 @@ func (a *Agent) ikeOutput(now time.Time, o ike.Output) {
 		a.endPair(now, o.Pair, o.Reason, false)
 	case ike.MainMode:
 		a.mainMode(now, o)
+	case ike.Traced:
+		a.traced(now, o)
+	case ike.KeyLog:
+		a.keyLog(now, o)
 	case ike.Dropped:
 		a.ikeDropped += uint64(max(0, o.Count))
 		a.cfg.Log.Debug("datagrams of IKE dropped", "peer", o.Remote.String(), "reason", printable(o.Reason, maxField), "count", o.Count)

@@ -102,11 +102,15 @@ func (c *Client) Why(ctx context.Context, peer netip.Addr) (v Why, err error) {
 // Events calls each for the events the agent remembers, oldest first, and,
 // with follow, for those that come until ctx ends. It returns nil at the end
 // and when ctx was cancelled; an error of each ends it and is returned as is.
-func (c *Client) Events(ctx context.Context, follow bool, each func(Event) error) error {
-	path := "/v1/events?follow=" + strconv.FormatBool(follow)
+func (c *Client) Events(ctx context.Context, keep bool, each func(Event) error) error {
+	return follow(ctx, c, "/v1/events?follow="+strconv.FormatBool(keep), keep, each)
+}
+
+// follow calls each for the values of a stream, with keep one without an end.
+func follow[T any](ctx context.Context, c *Client, path string, keep bool, each func(T) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if !follow {
+	if !keep {
 		var stop context.CancelFunc
 		ctx, stop = context.WithTimeout(ctx, c.timeout)
 		defer stop()
@@ -121,11 +125,11 @@ func (c *Client) Events(ctx context.Context, follow bool, each func(Event) error
 	}
 	dec := json.NewDecoder(resp.Body)
 	for {
-		var e Event
-		if err := dec.Decode(&e); err != nil {
-			return c.streamEnd(ctx, err, follow)
+		var v T
+		if err := dec.Decode(&v); err != nil {
+			return c.streamEnd(ctx, err, keep)
 		}
-		if err := each(e); err != nil {
+		if err := each(v); err != nil {
 			return err
 		}
 	}

@@ -75,6 +75,16 @@ func (f *fake) Why(_ context.Context, peer netip.Addr) (Why, error) {
 	return Why{SchemaVersion: SchemaVersion, Peer: peer.String(), State: PeerNever}, f.err
 }
 
+func (f *fake) Trace(ctx context.Context, r TraceRequest) (<-chan TraceLine, error) {
+	out := make(chan TraceLine, 2)
+	out <- TraceLine{Text: r.By, Remote: r.Peer.String()}
+	if r.Keys {
+		out <- TraceLine{Table: "esp_sa", Line: "a line"}
+	}
+	context.AfterFunc(ctx, func() { close(out) })
+	return out, f.err
+}
+
 func (f *fake) Events(ctx context.Context, follow bool) (<-chan Event, error) {
 	f.opened <- struct{}{}
 	out := make(chan Event)

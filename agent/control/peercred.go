@@ -33,6 +33,9 @@ type caller struct {
 	groups []uint32 // supplementary
 }
 
+// String names the caller for logs and audit.
+func (c caller) String() string { return fmt.Sprintf("user %d, process %d", c.uid, c.pid) }
+
 // noGroup stands for a group that does not exist: nobody is in it.
 const noGroup = -1
 

@@ -104,6 +104,7 @@ func (s *server) handler() http.Handler {
 	mux.Handle("GET /v1/sas", s.read(func(r *http.Request) (any, error) { return b.SAs(r.Context()) }))
 	mux.Handle("GET /v1/why", s.read(s.why))
 	mux.Handle("GET /v1/events", s.permit(accessRead, http.HandlerFunc(s.events)))
+	mux.Handle("GET /v1/trace", s.permit(accessRead, http.HandlerFunc(s.trace)))
 	mux.Handle("POST /v1/assign", s.change(s.assign))
 	mux.Handle("POST /v1/unassign", s.change(without(b.Unassign)))
 	mux.Handle("POST /v1/reload", s.change(without(b.Reload)))
@@ -264,6 +265,12 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, asError(err))
 		return
 	}
+	streamed(s, w, r, func(ctx context.Context) (<-chan Event, error) { return s.cfg.Backend.Events(ctx, follow) })
+}
+
+// streamed answers with what open gives, as it comes, if there is room for one
+// more stream.
+func streamed[T any](s *server, w http.ResponseWriter, r *http.Request, open func(context.Context) (<-chan T, error)) {
 	tokens := s.otherStreams
 	if who, ok := r.Context().Value(callerKey{}).(caller); ok && who.uid == 0 {
 		tokens = s.rootStreams
@@ -272,29 +279,29 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 	case tokens <- struct{}{}:
 		defer func() { <-tokens }()
 	default:
-		s.fail(w, &Error{Code: Failed, Message: fmt.Sprintf("%d event streams are open, there is no room for more; end one (ipsecctl events -f)", maxStreams)})
+		s.fail(w, &Error{Code: Failed, Message: fmt.Sprintf("%d streams are open, there is no room for more; end one (ipsecctl events -f, ipsecctl trace)", maxStreams)})
 		return
 	}
 	// When the handler ends, so does the backend's side of the stream.
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	events, err := s.cfg.Backend.Events(ctx, follow)
+	values, err := open(ctx)
 	if err != nil {
 		s.fail(w, asError(err))
 		return
 	}
-	stream(w, events)
+	stream(w, values)
 }
 
-// stream writes events as they come, one JSON object in each line.
-func stream(w http.ResponseWriter, events <-chan Event) {
+// stream writes values as they come, one JSON object in each line.
+func stream[T any](w http.ResponseWriter, values <-chan T) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
 	out := http.NewResponseController(w)
 	out.SetReadDeadline(time.Time{}) // the body is read; a stream lasts
 	out.Flush()
 	enc := json.NewEncoder(w)
-	for e := range events {
+	for e := range values {
 		out.SetWriteDeadline(time.Now().Add(writeTimeout))
 		if enc.Encode(e) != nil || out.Flush() != nil {
 			return

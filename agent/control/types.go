@@ -35,6 +35,9 @@ type Backend interface {
 	// Events returns past events from the agent's ring, oldest first, and,
 	// with follow, those that come until ctx ends; then it closes.
 	Events(ctx context.Context, follow bool) (<-chan Event, error)
+	// Trace returns the exchanges with a peer, from now until ctx ends; then
+	// it closes.
+	Trace(ctx context.Context, r TraceRequest) (<-chan TraceLine, error)
 }
 
 // Code says what kind of error an answer is; ipsecctl's exit code.

@@ -76,7 +76,7 @@ func TestOutput(t *testing.T) {
 		"policy show", "policy show --effective", "policy show client -o json", "policy show server --effective -o yaml",
 		"sa list", "sa list -o json",
 		"events", "events -o json", "events -o yaml",
-		"why 10.0.0.5", "why 10.0.0.5 -o json", "why fd00::7", "why --help",
+		"why 10.0.0.5", "why 10.0.0.5 -o json", "why fd00::7", "why --help", "trace --help",
 		"assign client", "unassign", "unassign -o json", "reload",
 		"--help", "assign --help", "status --help", "policy --help", "policy show --help", "events --help",
 	}
@@ -196,6 +196,50 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("it says %q", stderr)
 			}
 		})
+	}
+}
+
+// TestTrace: the stream of the test ends by itself, that of an agent does not.
+func TestTrace(t *testing.T) {
+	socket := serve(t, newBackend())
+	out, stderr, code := ctl(t, socket, "trace", "10.0.0.5")
+	if code != control.NotReachable || strings.ContainsFunc(out, unprintable) {
+		t.Errorf("code %d, %s", code, stderr)
+	}
+	golden(t, "trace", out)
+}
+
+func TestKeysGoToFilesOfTheirOwn(t *testing.T) {
+	socket := serve(t, newBackend())
+	dir := t.TempDir()
+	out, _, _ := ctl(t, socket, "trace", "10.0.0.5", "--keylog", dir)
+	ctl(t, socket, "trace", "10.0.0.5", "--keylog", filepath.Join(dir, "x"))
+	for name, want := range map[string]string{
+		"ikev1_decryption_table": "0102,0304\n", "esp_sa": "\"IPv4\",\"10.0.0.1\"\n", "x.esp_sa": "\"IPv4\",\"10.0.0.1\"\n",
+	} {
+		path := filepath.Join(dir, name)
+		text, err := os.ReadFile(path)
+		if err != nil || string(text) != want {
+			t.Errorf("%s: %q, %v", name, text, err)
+		}
+		if info, err := os.Stat(path); err == nil && info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %v", name, info.Mode())
+		}
+	}
+	if strings.Contains(out, "0304") {
+		t.Error("a key is on the terminal")
+	}
+}
+
+func TestKeysDoNotGoWhereOthersRead(t *testing.T) {
+	socket := serve(t, newBackend())
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "esp_sa"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr, code := ctl(t, socket, "trace", "10.0.0.5", "--keylog", dir)
+	if code != control.Failed || !strings.Contains(stderr, "others can use it") {
+		t.Errorf("code %d, %s", code, stderr)
 	}
 }
 
