@@ -183,15 +183,15 @@ func (m *Machine) forgetAssembly(a *assembly) {
 	m.timers.stop(a.timer)
 }
 
-// assembled takes a whole message that came in fragments: of the same exchange
-// and no fragment itself.
+// assembled takes a whole message that came in fragments: under the same
+// cookies and no fragment itself. What else their headers say is not looked at:
+// strongSwan writes main mode and message ID 0 there, whatever it cuts.
 func (m *Machine) assembled(now time.Time, outer message, data []byte) error {
 	h, body, err := wire.ParseHeader(data)
 	if err != nil {
 		return err
 	}
-	if h.ICookie != outer.ICookie || h.RCookie != outer.RCookie || h.Exchange != outer.Exchange ||
-		h.MessageID != outer.MessageID || h.Next == wire.FragmentPayload {
+	if h.ICookie != outer.ICookie || h.RCookie != outer.RCookie || h.Next == wire.FragmentPayload {
 		return errors.New("fragments that make a message of another exchange")
 	}
 	return m.dispatch(now, message{path: outer.path, Header: h, body: body, sum: checksum(data), size: outer.size})

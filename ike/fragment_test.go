@@ -209,6 +209,33 @@ func TestFragmentsThatContradict(t *testing.T) {
 	}
 }
 
+// TestQuickModeInFragmentsOfMainMode: strongSwan's fragments say main mode and
+// message ID 0, even those of a quick mode.
+func TestQuickModeInFragmentsOfMainMode(t *testing.T) {
+	w, a, b := two(t, 1)
+	cut := 0
+	for n := range 6 {
+		w.net.OnNth(w.at(a), w.at(b), n+1, func(data []byte) []byte {
+			h, _, err := wire.ParseHeader(data)
+			if err != nil || h.Exchange != wire.QuickMode {
+				return data
+			}
+			cut++
+			h.Exchange, h.MessageID = wire.MainMode, 0
+			half := len(data) / 2
+			b.fragmentFrom(w, w.at(a), h, wire.Fragment{ID: uint16(n), Number: 1, Data: data[:half]})
+			b.fragmentFrom(w, w.at(a), h, wire.Fragment{ID: uint16(n), Number: 2, Last: true, Data: data[half:]})
+			return nil
+		})
+	}
+	w.ask(a, b, 1)
+	w.run(2 * time.Second)
+	w.checkPaired(a, b)
+	if cut != 2 {
+		t.Errorf("%d messages were cut", cut)
+	}
+}
+
 // TestNestedFragments: a fragment in fragments is refused, as is a message for
 // somebody else.
 func TestNestedFragments(t *testing.T) {

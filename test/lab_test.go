@@ -38,6 +38,7 @@ type host struct {
 	t      *testing.T
 	ns     string
 	v4, v6 string
+	seen   string // its IPv4 address as others see it, behind a translator; else ""
 	dir    string
 	agent  *process
 }

@@ -32,6 +32,7 @@ type combination struct {
 	charon    string // further settings of charon
 	conn      string // further settings of strongSwan's connection
 	childConf string // and of its child
+	ours      string // further settings of our key exchange
 }
 
 // mode is strongSwan's word for the encapsulation mode.
@@ -42,12 +43,20 @@ func (c combination) mode() string {
 	return "transport"
 }
 
-// address is the address by which h takes part.
-func (c combination) address(h *host) string {
+// local is the address by which h takes part, as h has it.
+func (c combination) local(h *host) string {
 	if c.v6 {
 		return h.v6
 	}
 	return h.v4
+}
+
+// address is the same as the other host sees it.
+func (c combination) address(h *host) string {
+	if h.seen != "" {
+		return h.seen
+	}
+	return c.local(h)
 }
 
 // inner is the address whose traffic is secured: in tunnel mode one of a
@@ -60,6 +69,14 @@ func (c combination) inner(h *host) string {
 		return strings.Replace(h.v4, "10.77.0.", "10.78.", 1) + ".1"
 	}
 	return c.address(h)
+}
+
+// innerLocal is the same as h itself has it.
+func (c combination) innerLocal(h *host) string {
+	if c.tunnel {
+		return c.inner(h)
+	}
+	return c.local(h)
 }
 
 // network is what stands in a policy for inner.
@@ -116,9 +133,8 @@ const connection = `connections { peer { version = 1
 secrets { ike-peer { secret = "%[10]s" } }
 `
 
-// startCharon starts strongSwan on peer for one combination with us, whom it
-// reaches at remote.
-func startCharon(t *testing.T, lib string, peer, us *host, remote string, c combination, secret identity) *charon {
+// startCharon starts strongSwan on peer for one combination with us.
+func startCharon(t *testing.T, lib string, peer, us *host, c combination, secret identity) *charon {
 	t.Helper()
 	run := filepath.Join(peer.dir, "run")
 	for _, dir := range []string{"run", "swanctl/x509", "swanctl/x509ca", "swanctl/private"} {
@@ -126,7 +142,7 @@ func startCharon(t *testing.T, lib string, peer, us *host, remote string, c comb
 			t.Fatal(err)
 		}
 	}
-	local, far := fmt.Sprintf("auth = psk\n    id = %s", c.address(peer)), "auth = psk"
+	local, far := fmt.Sprintf("auth = psk\n    id = %s", c.local(peer)), "auth = psk"
 	if c.auth != "psk" {
 		secret.writeStrongSwan(peer)
 		local, far = "auth = pubkey\n    certs = own.pem", "auth = pubkey\n    cacerts = ca.pem"
@@ -139,7 +155,7 @@ func startCharon(t *testing.T, lib string, peer, us *host, remote string, c comb
 		proposals += fmt.Sprintf("\n    local_ts = %s\n    remote_ts = %s", c.network(peer), c.network(us))
 	}
 	peer.write("strongswan.conf", fmt.Sprintf(charonConf, charonPlugins, c.charon, run), 0o600)
-	peer.write("swanctl/swanctl.conf", fmt.Sprintf(connection, c.address(peer), remote, c.ike, c.conn,
+	peer.write("swanctl/swanctl.conf", fmt.Sprintf(connection, c.local(peer), c.address(us), c.ike, c.conn,
 		local, far, c.mode(), proposals, c.childConf, secret.key), 0o600)
 	d := &charon{h: peer, log: peer.write("xfrm.log", "", 0o600)}
 	d.start(t, lib, run)
@@ -232,11 +248,12 @@ kind: Policy
 name: peer
 keyExchange:
   methods: [%s]
+  %s
 %sfilterActions:
   require:
     negotiate:
       methods: [%s]%s
-%s`, c.main, lists, method, pfs, rules)
+%s`, c.main, c.ours, lists, method, pfs, rules)
 }
 
 // meet makes two hosts, strongSwan on one and us on the other, ready for c.
@@ -245,7 +262,7 @@ func meet(t *testing.T, lib, tag string, c combination, ids identities) (us *hos
 	us, peer := newPair(t, tag)
 	c.addInner(us, peer)
 	ours, theirs := ids.pair(t, c.auth)
-	d = startCharon(t, lib, peer, us, c.address(us), c, theirs)
+	d = startCharon(t, lib, peer, us, c, theirs)
 	startOurs(us, peer, c, ours)
 	return us, d
 }
@@ -285,7 +302,7 @@ func (h *host) established() bool {
 // derived.
 func carries(t *testing.T, us *host, d *charon, c combination) {
 	t.Helper()
-	p := d.plane(c.inner(d.h), c.inner(us), "5")
+	p := d.plane(c.innerLocal(d.h), c.inner(us), "5")
 	if got := answers(t, p, 60*time.Second); got != 5 {
 		t.Errorf("we answered %d of the peer's 5 echo requests", got)
 	}
@@ -363,7 +380,7 @@ func eachCombination(t *testing.T, tag string, run func(t *testing.T, lib, tag s
 func TestStrongSwanWithAnotherKey(t *testing.T) {
 	us, peer := newPair(t, "swk")
 	c := combinations()[0]
-	d := startCharon(t, shim(t), peer, us, us.v4, c, identity{key: aKey("theirs")})
+	d := startCharon(t, shim(t), peer, us, c, identity{key: aKey("theirs")})
 	startOurs(us, peer, c, identity{key: aKey("ours")})
 	wire := us.capture("wire")
 	if out, err := d.swanctl("--initiate", "--child", "net", "--timeout", "10"); err == nil {
