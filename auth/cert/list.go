@@ -13,8 +13,8 @@ import (
 
 // list is a certificate revocation list (RFC 5280 §5).
 type list struct {
-	source  string // file or URL
-	crl     *x509.RevocationList
+	source  string               // file or URL
+	crl     *x509.RevocationList // without its entries
 	revoked map[string]time.Time // since when, by the bytes of the serial number
 	scope   issuingPoint
 
@@ -60,10 +60,16 @@ func parseList(source string, der []byte) (*list, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(crl.Raw) != len(der) {
+		return nil, errors.New("bytes behind a revocation list")
+	}
 	if crl.NextUpdate.IsZero() || !crl.NextUpdate.After(crl.ThisUpdate) {
 		return nil, errors.New("a revocation list that does not say when the next one comes")
 	}
-	l := &list{source: source, crl: crl, revoked: map[string]time.Time{}}
+	// The table has the entries; parsed ones are many times as large.
+	l := &list{source: source, revoked: map[string]time.Time{}, crl: &x509.RevocationList{
+		Raw: crl.Raw, RawTBSRevocationList: crl.RawTBSRevocationList, RawIssuer: crl.RawIssuer, SignatureAlgorithm: crl.SignatureAlgorithm,
+		Signature: crl.Signature, ThisUpdate: crl.ThisUpdate, NextUpdate: crl.NextUpdate, Extensions: crl.Extensions}}
 	if err := l.limits(); err != nil {
 		return nil, err
 	}
@@ -75,8 +81,6 @@ func parseList(source string, der []byte) (*list, error) {
 		}
 		l.revoked[e.SerialNumber.String()] = e.RevocationTime
 	}
-	// The table has them; the parsed entries are many times as large.
-	crl.RevokedCertificateEntries, crl.RevokedCertificates = nil, nil //nolint:staticcheck // the older field keeps the entries, too
 	return l, nil
 }
 
