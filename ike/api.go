@@ -131,6 +131,10 @@ type Rekey struct{ Pair sadb.PairID }
 // Used says that the first valid packet arrived on an inbound association.
 type Used struct{ ID sadb.SAID }
 
+// Silent says that packets go out on a pair and none have come in for a while:
+// the peer is asked whether it still lives. If it does not answer, its pairs end.
+type Silent struct{ Pair sadb.PairID }
+
 // Moved says that valid packets of an inbound association come from another UDP
 // endpoint: a translator has given the peer another port. IKE answers there too.
 type Moved struct {
@@ -185,6 +189,7 @@ func (Rekey) input()       {}
 func (Used) input()        {}
 func (Gone) input()        {}
 func (Moved) input()       {}
+func (Silent) input()      {}
 func (Close) input()       {}
 func (Adopt) input()       {}
 func (SetPolicy) input()   {}

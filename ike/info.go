@@ -18,10 +18,17 @@ func infoShape() shape {
 // informational takes a notify or delete under an established SA. Nothing in
 // it counts before its hash is verified.
 func (m *Machine) informational(now time.Time, s *isakmp, msg message) error {
+	if x := s.deletions[msg.MessageID]; x != nil {
+		return m.acknowledged(now, s, x, msg)
+	}
+	if reply, ok := s.acks.seen(msg.sum); ok {
+		m.send(s.path, reply)
+		return nil
+	}
 	if s.seen[msg.MessageID] || s.full() {
 		return nil // a repeated one, or one too many
 	}
-	chain, _, err := open(s.keys, msg, s.keys.ExchangeIV(s.last, msg.MessageID))
+	chain, iv, err := open(s.keys, msg, s.keys.ExchangeIV(s.last, msg.MessageID))
 	if err != nil {
 		return err
 	}
@@ -32,6 +39,7 @@ func (m *Machine) informational(now time.Time, s *isakmp, msg message) error {
 	if err := infoShape().check(chain); err != nil {
 		return err
 	}
+	m.acknowledge(s, msg, chain, iv)
 	for _, body := range chain.All(wire.DeletePayload) {
 		if d, err := wire.ParseDelete(body); err == nil {
 			m.deleted(now, s, d)
@@ -110,6 +118,8 @@ func (m *Machine) notified(now time.Time, s *isakmp, n wire.Notify) {
 	switch {
 	case n.Type == wire.InitialContact:
 		m.forgetOlder(now, s, s.since)
+	case n.Type == wire.RUThere || n.Type == wire.RUThereAck:
+		m.probed(now, s, n)
 	case n.Type.IsError():
 		m.refused(now, s, n)
 	}
@@ -238,7 +248,12 @@ func (m *Machine) sendDelete(now time.Time, s *isakmp, in []sadb.SAID) {
 	}
 	for _, id := range in {
 		d := wire.Delete{DOI: wire.DOIIPsec, Protocol: wireProto(id.Proto), SPIs: [][]byte{spiBytes(id.SPI)}}
-		m.sendInformational(now, s, deleteSends, wire.Payload{Type: wire.DeletePayload, Body: d.Append(nil)})
+		payload := wire.Payload{Type: wire.DeletePayload, Body: d.Append(nil)}
+		if s.acknowledges() {
+			m.deleteReliably(now, s, payload)
+		} else {
+			m.sendInformational(now, s, deleteSends, payload)
+		}
 	}
 }
 

@@ -33,6 +33,8 @@ type isakmp struct {
 	final            answers // responder: message 5 to message 6
 
 	agent     bool            // the peer is one of this project
+	dpd       bool            // it answers R-U-THERE
+	windows   uint32          // its version of Windows; 0: none
 	alive     time.Time       // when a message of the peer was last verified
 	forgotten bool            // the peer seems not to know it any more
 	closing   bool            // its message IDs are used up
@@ -41,6 +43,13 @@ type isakmp struct {
 	finished  map[uint32]*finishedQuick
 	queue     []*request // wait for a quick mode to end
 	count     int        // quick modes begun
+
+	deletions map[uint32]*deletion // not acknowledged yet, by message ID
+	acks      answers              // to deletes of the peer
+	probe     *probe
+	dpdSent   uint32 // number of the last R-U-THERE sent
+	dpdHeard  uint32 // and heard,
+	dpdAsked  bool   // if there was one
 
 	expiry, renewal, spare *timer
 }
@@ -94,8 +103,8 @@ func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []
 	s := &isakmp{path: x.path, icookie: x.icookie, rcookie: x.rcookie, initiator: x.initiator,
 		suite: x.choice.Suite, method: x.choice.Method, principal: p, requirement: c.requirement, offer: x.offer,
 		keys: c.keys, nat: x.nat, fragments: x.peer.fragments, last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers,
-		agent: x.peer.agent != nil,
-		seen:  map[uint32]bool{}, quicks: map[uint32]*quickMode{}, finished: map[uint32]*finishedQuick{}}
+		agent: x.peer.agent != nil, dpd: x.peer.dpd, windows: x.peer.windows,
+		seen: map[uint32]bool{}, quicks: map[uint32]*quickMode{}, finished: map[uint32]*finishedQuick{}}
 	m.endMain(x)
 	for _, other := range x.candidates {
 		if other.keys != c.keys {

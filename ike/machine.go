@@ -138,6 +138,8 @@ func (m *Machine) handlePairs(now time.Time, in Input) {
 		m.rekey(now, in.Pair)
 	case Used:
 		m.used(now, in.ID)
+	case Silent:
+		m.silent(now, in.Pair)
 	case Moved:
 		m.moved(in)
 	case Gone:

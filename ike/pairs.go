@@ -16,6 +16,7 @@ type pairState struct {
 	main     MainOffer // zero: ask policy
 	quick    QuickOffer
 	renewing bool
+	probing  bool   // it is renewed to see whether the peer answers
 	heard    bool   // the peer sends on it, or on one that outranks it
 	mute     bool   // outranked from the first: nothing is in force outbound
 	retire   *timer // of the pairs it outranks

@@ -98,6 +98,15 @@ func (m *Machine) failRequest(r *request, f Failed) {
 		return
 	}
 	p.renewing = false
+	if p.probing && f.Code == FailNoAnswer {
+		m.timers.set(nil, r.since, func(now time.Time) {
+			if m.pairs[p.pair.ID] == p {
+				m.endPair(now, p, peerDead, true)
+			}
+		})
+		return
+	}
+	p.probing = false
 	if r.Request == 0 {
 		at := r.since.Add(giveUp + m.jitter())
 		m.timers.set(nil, at, func(now time.Time) { m.rekey(now, r.Replaces) })

@@ -154,7 +154,7 @@ func (m *Machine) offeredVendors(kerberos bool) []wire.Payload {
 	if m.anonymous {
 		return nil
 	}
-	ids := []string{vidAgent + ourCapabilities, vidRFC3947, vidNATDraft3, vidNATDraft2n, vidNATDraft2, ourFragments}
+	ids := []string{vidAgent + ourCapabilities, vidRFC3947, vidNATDraft3, vidNATDraft2n, vidNATDraft2, ourFragments, ourDPD}
 	if kerberos {
 		ids = append(ids, vidGSSAPI)
 	}
@@ -163,6 +163,9 @@ func (m *Machine) offeredVendors(kerberos bool) []wire.Payload {
 
 // ourFragments says that fragments are taken in main mode (and so everywhere).
 const ourFragments = vidFragments + "\x80\x00\x00\x00"
+
+// ourDPD says that R-U-THERE is answered, as of version 1.0.
+const ourDPD = vidDPD + "\x01\x00"
 
 // answeredVendors is what this host says of itself in message 2: of what the
 // peer has said too, and of NAT traversal one form.
@@ -179,6 +182,9 @@ func (m *Machine) answeredVendors(peer vendors, kerberos bool) []wire.Payload {
 	}
 	if peer.fragments {
 		ids = append(ids, ourFragments)
+	}
+	if peer.dpd {
+		ids = append(ids, ourDPD)
 	}
 	if peer.agent != nil {
 		ids = append(ids, vidAgent+ourCapabilities)

@@ -141,6 +141,13 @@ func (k *Keys) Hash2(msgid uint32, ni, payloads []byte) []byte {
 	return PRF(k.suite.Hash, k.A.Bytes(), be32(msgid), ni, payloads)
 }
 
+// HashDelete returns the hash of the answer to a delete that is acknowledged
+// (MS-IKEE): ni is the body of the nonce payload of that delete. The order is
+// not that of quick mode.
+func (k *Keys) HashDelete(msgid uint32, ni, payloads []byte) []byte {
+	return PRF(k.suite.Hash, k.A.Bytes(), ni, be32(msgid), payloads)
+}
+
 // Hash3 returns HASH(3) of quick mode.
 func (k *Keys) Hash3(msgid uint32, ni, nr []byte) []byte {
 	return PRF(k.suite.Hash, k.A.Bytes(), []byte{0}, be32(msgid), ni, nr)
