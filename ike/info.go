@@ -201,7 +201,7 @@ func (m *Machine) forgetOlder(now time.Time, s *isakmp, before time.Time) {
 // clearNotify takes an error notify that nothing vouches for. It ends nothing:
 // it shortens how long a main mode of ours goes on asking, and explains why it
 // failed if it does.
-func (m *Machine) clearNotify(msg message) error {
+func (m *Machine) clearNotify(now time.Time, msg message) error {
 	if msg.Encrypted() {
 		return errUnknownCookies
 	}
@@ -218,6 +218,10 @@ func (m *Machine) clearNotify(msg message) error {
 	}
 	for _, body := range chain.All(wire.NotifyPayload) {
 		n, err := wire.ParseNotify(body)
+		if err == nil && n.Type == wire.DoSCookie {
+			m.takeDoSCookie(now, x, n.Data)
+			continue
+		}
 		if err == nil && n.Type.IsError() && n.Type != 0 && x.initiator && !x.busy && x.hint == 0 {
 			x.hint = n.Type
 			x.resend.shorten()

@@ -32,7 +32,7 @@ func (m *Machine) beginAnew(now time.Time, x *mainMode) {
 		return
 	}
 	x.icookie, x.rcookie, x.step, x.busy = cookie, [8]byte{}, awaitMessage2, false
-	x.answers, x.tries, x.session = answers{}, 0, nil
+	x.answers, x.tries, x.session, x.cookied = answers{}, 0, nil, false
 	m.mains[x.key()] = x
 	m.peers.addMain(x)
 	x.own = x.offer.choices()
@@ -114,6 +114,19 @@ func (m *Machine) sendMessage1(now time.Time, x *mainMode, cause error) {
 	x.sai = mainSA(x.own)
 	payloads := append([]wire.Payload{{Type: wire.SAPayload, Body: x.sai}}, m.offeredVendors(offersKerberos(x.own))...)
 	m.repeatMain(now, x, maxSends, wire.AppendClear(nil, x.header(), payloads))
+}
+
+// takeDoSCookie repeats message 1 with the cookie that a Windows responder under
+// load asks to see again in the place of its own ([MS-IKEE]): once, since anyone
+// may have sent it. An answer without it is as welcome as before.
+func (m *Machine) takeDoSCookie(now time.Time, x *mainMode, cookie []byte) {
+	if !x.initiator || x.step != awaitMessage2 || x.busy || x.cookied || len(cookie) != len(x.rcookie) {
+		return
+	}
+	x.cookied = true
+	data := slices.Clone(x.resend.data)
+	copy(data[len(x.icookie):], cookie)
+	m.repeatMain(now, x, maxSends, data)
 }
 
 func (m *Machine) repeatMain(now time.Time, x *mainMode, limit int, data []byte) {

@@ -82,6 +82,7 @@ type mainMode struct {
 
 	resend  *repeater
 	answers answers
+	cookied bool // message 1 goes out with the cookie of a busy responder
 	// hint is an error notify that proves nothing.
 	hint    wire.NotifyType
 	tries   int     // how often message 3 or 4 was worked on

@@ -71,7 +71,7 @@ func (m *Machine) dispatch(now time.Time, msg message) error {
 	case wire.MainMode:
 		return m.mainPacket(now, msg)
 	case wire.Informational:
-		return m.clearNotify(msg)
+		return m.clearNotify(now, msg)
 	case wire.QuickMode:
 		return errUnknownCookies
 	}

@@ -99,6 +99,12 @@ func (a *answers) remember(sum [32]byte, reply []byte) {
 	a.next = (a.next + 1) % len(a.last)
 }
 
+// keepLast forgets all answers but the last one; what they answered is still
+// known.
+func (a *answers) keepLast() {
+	a.last[a.next].reply = nil
+}
+
 // seen reports whether a datagram was answered before, and how.
 func (a *answers) seen(sum [32]byte) (reply []byte, ok bool) {
 	for _, e := range a.last {

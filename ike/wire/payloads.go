@@ -133,6 +133,7 @@ const (
 	PairRound  NotifyType = 33216
 	RUThere    NotifyType = 36136
 	RUThereAck NotifyType = 36137
+	DoSCookie  NotifyType = 0x9c44 // [MS-IKEE]: of the private range
 )
 
 // IsError reports whether the type is one of the error types.
