@@ -13,12 +13,16 @@ func (q *quickMode) associations(dir sadb.Directions) ([]sadb.SA, error) {
 	for i, suite := range q.pick.Suites {
 		sa := sadb.SA{Dir: dir, Mode: q.pick.Shape.Mode, Suite: suite, Lifetime: q.lifetime,
 			Selector: q.selector, Filter: q.offer.Filter, Pair: q.pair.ID, Encap: q.pair.Encap, ESN: q.pick.Shape.ESN}
-		said, src := q.pair.Out[i], q.sa.local.Addr()
+		ids, src := q.pair.Out, q.sa.local.Addr()
 		if dir == sadb.In {
-			said, src = q.pair.In[i], q.sa.remote.Addr()
+			ids, src = q.pair.In, q.sa.remote.Addr()
 			sa.Replay = replayWindow
 		}
+		said := ids[i]
 		sa.ID, sa.Src = said, src
+		if len(ids) == 2 {
+			sa.Bundle = ids[1-i]
+		}
 		var err error
 		sa.EncKey, sa.AuthKey, err = q.sa.keys.Keymat(crypt.Quick{Ni: q.ni, Nr: q.nr, Shared: q.shared, SPI: said.SPI, Suite: suite})
 		if err != nil {

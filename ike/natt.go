@@ -121,7 +121,7 @@ func (s *isakmp) encap() sadb.Encap {
 	if !s.nat.found() || s.local.Port() == ikePort {
 		return sadb.Encap{}
 	}
-	return sadb.Encap{Local: s.local, Remote: s.remote}
+	return sadb.Encap{Local: s.local, Remote: s.remote, KeepAlive: s.nat.local}
 }
 
 // keepNATAlive begins to send keep-alives for an ISAKMP SA of a host behind a

@@ -134,12 +134,19 @@ type SA struct {
 	Replaces SAID
 	// Encap is the UDP encapsulation (RFC 3948); invalid ports: none.
 	Encap Encap
+	// Bundle is the other association of an AH and ESP bundle, of the same
+	// direction: ESP is applied first, AH outside, and nothing passes but
+	// through both (RFC 4301 §4.1, RFC 2401 §4.3). The zero value: none.
+	Bundle SAID
 }
 
 // Encap is the pair of UDP endpoints of ESP in UDP. The zero value means ESP
 // directly over IP.
 type Encap struct {
 	Local, Remote netip.AddrPort
+	// KeepAlive: this host is behind the translator and keeps its mapping
+	// alive (RFC 3948 §4).
+	KeepAlive bool `json:",omitempty"`
 }
 
 // IsZero reports whether there is no UDP encapsulation.

@@ -86,6 +86,15 @@ func suites() []namedSuite {
 	}
 }
 
+// Suites returns every suite that exists, the strongest first.
+func Suites() []Suite {
+	var all []Suite
+	for _, n := range suites() {
+		all = append(all, n.suite)
+	}
+	return all
+}
+
 // ParseSuite reads a name such as "esp-aes256gcm" or "ah-sha1". The error
 // lists the known names.
 func ParseSuite(name string) (Suite, error) {

@@ -25,6 +25,15 @@ func ahLen(icv int, v6 bool) int {
 	return (n + 3) &^ 3
 }
 
+// unbundled returns the association as it works on packets: the AH of a bundle
+// stands between ESP and the IP header that ESP already has.
+func unbundled(sa sadb.SA) sadb.SA {
+	if sa.ID.Proto == sadb.AH && sa.Bundle.Proto == sadb.ESP {
+		sa.Mode = sadb.Transport
+	}
+	return sa
+}
+
 // authenticate takes the next number and writes AH at offset at of the packet,
 // whose IP header is complete.
 func (s *Sequence) authenticate(packet []byte, at int, next uint8) error {
@@ -129,7 +138,7 @@ func (in *Inbound) unwrapAH(packet []byte, h *Headers, n int, next uint8) ([]byt
 	switch {
 	case next == protoNone:
 		return nil, ErrDummy
-	case in.sa.Mode == sadb.Tunnel && next != protoESP:
+	case in.sa.Mode == sadb.Tunnel:
 		return unwrapTunnel(h, payload, next)
 	case h.V6 && (next == protoHopByHop || next == protoFragment):
 		return nil, ErrMalformed // see unwrapTransport

@@ -167,6 +167,7 @@ func TestBundle(t *testing.T) {
 			for _, name := range suiteNames() {
 				for _, ahName := range ahNames() {
 					e, a := sa(t, name, sadb.Out, mode, v6), sa(t, ahName, sadb.Out, mode, v6)
+					e.Bundle, a.Bundle = a.ID, e.ID
 					p := udp(t, e.Src, e.ID.Dst, 100)
 					if mode == sadb.Tunnel {
 						p = udp(t, carol4, dave4, 100)

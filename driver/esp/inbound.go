@@ -25,6 +25,7 @@ func NewInbound(sa sadb.SA) (*Inbound, error) {
 	if sa.Replay == 0 || sa.Replay > MaxWindow {
 		return nil, fmt.Errorf("esp: inbound %s: replay window of %d packets (possible: 1 to %d)", sa.ID, sa.Replay, MaxWindow)
 	}
+	sa = unbundled(sa)
 	t, err := newTransform(sa)
 	if err != nil {
 		return nil, fmt.Errorf("esp: inbound %s: %w", sa.ID, err)
@@ -47,8 +48,8 @@ type Opened struct {
 // returns the packet inside, a part of the buffer: in transport mode with the
 // IP header of the outer packet, mended. What it returns is authentic; whether
 // the association may carry it is for the caller to match against its
-// selector. AH over ESP gives the packet with ESP in both modes: see Seal.
-// ESP in UDP comes without its UDP header.
+// selector. The AH of a bundle gives the packet with ESP: see Seal. ESP in
+// UDP comes without its UDP header.
 //
 // With ErrDummy the Opened is valid; with every other error nothing is, the
 // packet's bytes included, and nothing has been remembered, unless the packet

@@ -31,6 +31,7 @@ func NewOutbound(sa sadb.SA) (*Outbound, error) {
 	if sa.Dir != sadb.Out {
 		return nil, fmt.Errorf("esp: outbound %s: its direction is %s", sa.ID, sa.Dir)
 	}
+	sa = unbundled(sa)
 	t, err := newTransform(sa)
 	if err != nil {
 		return nil, fmt.Errorf("esp: outbound %s: %w", sa.ID, err)
@@ -113,8 +114,8 @@ func (s *Sequence) Left() int {
 // checksums must be complete. Transport mode keeps its IP header, tunnel mode
 // puts a new one before it. On an error no number is used.
 //
-// AH over ESP between the association's own addresses keeps the header in both
-// modes: the two are one bundle (RFC 2401 §4.3, transport adjacency).
+// A bundle of either mode has one outer header: NewOutbound and NewInbound take
+// its AH as one of transport mode (RFC 2401 §4.3).
 //
 // Errors: ErrMalformed, ErrFragment, ErrAddress (transport mode), ErrRoom,
 // ErrTooLong, ErrSequence.
@@ -129,23 +130,16 @@ func (s *Sequence) Seal(buf []byte, start, end int) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	tunnel := s.o.wraps(&h)
-	if err := s.o.mayKeep(&h, tunnel); err != nil {
+	if err := s.o.mayCarry(&h); err != nil {
 		return nil, err
 	}
-	return s.put(buf, start, start+h.Length, &h, tunnel)
+	return s.put(buf, start, start+h.Length, &h)
 }
 
-// wraps reports whether the packet gets a new IP header.
-func (o *Outbound) wraps(h *Headers) bool {
-	bundled := o.sa.ID.Proto == sadb.AH && h.Proto == protoESP && h.Src == o.sa.Src && h.Dst == o.sa.ID.Dst
-	return o.sa.Mode == sadb.Tunnel && !bundled
-}
-
-// mayKeep refuses what transport mode cannot carry.
-func (o *Outbound) mayKeep(h *Headers, tunnel bool) error {
+// mayCarry refuses what transport mode cannot carry.
+func (o *Outbound) mayCarry(h *Headers) error {
 	switch {
-	case tunnel:
+	case o.sa.Mode == sadb.Tunnel:
 		return nil
 	case h.Fragment:
 		return ErrFragment
@@ -159,8 +153,9 @@ func (o *Outbound) mayKeep(h *Headers, tunnel bool) error {
 
 // put writes IP header and protection around what is protected: in transport
 // mode what follows the IP header, in tunnel mode the whole packet.
-func (s *Sequence) put(buf []byte, start, end int, h *Headers, tunnel bool) ([]byte, error) {
+func (s *Sequence) put(buf []byte, start, end int, h *Headers) ([]byte, error) {
 	o := s.o
+	tunnel := o.sa.Mode == sadb.Tunnel
 	v6 := o.sa.ID.Dst.Is6()
 	head, body := h.split, start+h.split
 	if tunnel {
