@@ -279,11 +279,25 @@ func TestPeerIsToldWhenPolicyEnds(t *testing.T) {
 			t.Fatal("not connected")
 		}
 		alice.unassign()
-		if len(bob.fake.SAs()) != 0 || len(bob.status().Secured) != 0 {
-			t.Fatalf("bob still has %+v", bob.status().Secured)
+		if n := len(alice.fake.SAs()); n != 0 {
+			t.Errorf("alice, who has no policy, still has %d associations", n)
+		}
+		// What alice sent before the delete may be on its way still: bob opens
+		// it, and sends nothing more.
+		for _, sa := range bob.fake.SAs() {
+			if sa.Dir != sadb.In {
+				t.Errorf("bob still sends on %s", sa.ID)
+			}
+		}
+		if left := bob.status().Secured; len(left) != 0 {
+			t.Errorf("bob still has %+v", left)
 		}
 		if left, _ := packet(bob, alice, bob); left != drivertest.Held {
 			t.Errorf("within the grace a packet is %v", left)
+		}
+		bob.pass(drainTime + time.Second)
+		if n := len(bob.fake.SAs()); n != 0 {
+			t.Errorf("bob still has %d associations after what was under way has arrived", n)
 		}
 		bob.pass(grace + 2*time.Second)
 		if left, _ := packet(bob, alice, bob); left != drivertest.Clear {

@@ -240,14 +240,20 @@ func (a *Agent) ruleOf(id sadb.FilterID, response bool) string {
 	return f.Rule
 }
 
-// endPair takes a pair out of force. tell: the key exchange does not know yet.
+// drainTime is how long the inbound half of a pair outlives it: what the peer
+// sent before it knew waits in the data path's queue, while a delete does not.
+const drainTime = 5 * time.Second
+
+// endPair takes a pair out of force, its inbound half when what is under way
+// has arrived. tell: the key exchange does not know yet.
 func (a *Agent) endPair(now time.Time, id sadb.PairID, reason string, tell bool) {
 	a.dropHalf(now, id)
 	p, ok := a.book.Get(id)
 	if !ok {
 		return
 	}
-	a.deleteSAs(now, slices.Concat(p.In, p.Out))
+	a.deleteSAs(now, p.Out)
+	a.timers.at(now.Add(drainTime), func(now time.Time) { a.deleteSAs(now, p.In) })
 	if tell {
 		a.cfg.IKE.Submit(ike.Gone{Pair: id})
 	}

@@ -358,6 +358,7 @@ func (a *Agent) followHost(now time.Time) {
 	for _, p := range a.book.All() {
 		if former.Owns(p.Local) && !a.facts.Owns(p.Local) {
 			a.endPair(now, p.ID, "this host has lost the address "+p.Local.String(), true)
+			a.deleteSAs(now, p.In) // nothing of it is welcome any more
 		}
 	}
 }
@@ -383,6 +384,7 @@ func (a *Agent) sweep(now time.Time) {
 	for _, p := range a.book.All() {
 		if _, _, ok := a.inForce.snapshot.offersFor(p, methodOf(p)); !ok {
 			a.endPair(now, p.ID, "policy no longer wants it", true)
+			a.deleteSAs(now, p.In) // nothing of it is welcome any more
 			a.remakeUnder(now, at, p)
 			at = at.Add(renewEvery)
 		}
