@@ -44,11 +44,11 @@ type end struct {
 	spi       sadb.SPI
 	begun     int
 	done      int
-	dropped   int // datagrams
+	dropped   map[string]int // datagrams by reason
 }
 
 func runEnd(args []string) error {
-	var e end
+	e := end{dropped: map[string]int{}}
 	var name, profile string
 	f := flag.NewFlagSet(endCommand, flag.ContinueOnError)
 	f.BoolVar(&e.initiator, "initiator", false, "begin the handshakes")
@@ -165,8 +165,8 @@ func (e *end) work(broken <-chan error) error {
 		if e.done == e.peers {
 			fmt.Println(wordDone)
 			lines.Scan() // the parent closes
-			if e.dropped > 0 {
-				fmt.Fprintf(os.Stderr, "initiator %t: %d datagrams were dropped\n", e.initiator, e.dropped)
+			for reason, n := range e.dropped {
+				fmt.Fprintf(os.Stderr, "initiator %t: %d datagrams dropped: %s\n", e.initiator, n, reason)
 			}
 			return nil
 		}
@@ -200,7 +200,7 @@ func (e *end) answer(o ike.Output) error {
 	case ike.Failed:
 		return fmt.Errorf("%s with %s: %s", o.Step, o.Remote, o.Reason)
 	case ike.Dropped:
-		e.dropped += o.Count
+		e.dropped[o.Reason] += o.Count
 	}
 	return nil
 }
