@@ -159,10 +159,13 @@ func (m *Machine) gone(now time.Time, id sadb.PairID) {
 // close ends what the agent no longer wants.
 func (m *Machine) close(now time.Time, in Close) {
 	fits := func(remote netip.Addr) bool { return !in.Remote.IsValid() || in.Remote.Unmap() == remote }
-	for _, p := range m.sortedPairs(func(p sadb.Pair) bool {
-		return in.Pair == p.ID || in.Pair == 0 && fits(p.Remote)
-	}) {
+	if p := m.pairs[in.Pair]; p != nil {
 		m.endPair(now, p, in.Reason, true)
+	}
+	if in.Pair == 0 {
+		for _, p := range m.sortedPairs(func(p sadb.Pair) bool { return fits(p.Remote) }) {
+			m.endPair(now, p, in.Reason, true)
+		}
 	}
 	if !in.Main || in.Pair != 0 && !in.Remote.IsValid() {
 		return
