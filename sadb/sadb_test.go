@@ -191,7 +191,7 @@ func TestSelectorString(t *testing.T) {
 }
 
 func TestSuitesRoundTripByName(t *testing.T) {
-	for _, n := range suites() {
+	for n := range suites {
 		s, err := ParseSuite(n.name)
 		if err != nil || s.String() != n.name || !s.Valid() {
 			t.Errorf("%s: %v, %v", n.name, s, err)

@@ -56,8 +56,10 @@ type namedSuite struct {
 	suite Suite
 }
 
-func suites() []namedSuite {
-	return []namedSuite{
+// suites yields them. They are no slice, which would be made anew each time:
+// every message of quick mode asks.
+func suites(yield func(namedSuite) bool) {
+	for _, s := range [...]namedSuite{
 		{"esp-aes256gcm", Suite{ESP, AESGCM, 256, IntegrityNone}},
 		{"esp-aes192gcm", Suite{ESP, AESGCM, 192, IntegrityNone}},
 		{"esp-aes128gcm", Suite{ESP, AESGCM, 128, IntegrityNone}},
@@ -83,13 +85,17 @@ func suites() []namedSuite {
 		{"ah-sha256", Suite{AH, EncNone, 0, HMACSHA256}},
 		{"ah-sha1", Suite{AH, EncNone, 0, HMACSHA1}},
 		{"ah-md5", Suite{AH, EncNone, 0, HMACMD5}},
+	} {
+		if !yield(s) {
+			return
+		}
 	}
 }
 
 // Suites returns every suite that exists, the strongest first.
 func Suites() []Suite {
 	var all []Suite
-	for _, n := range suites() {
+	for n := range suites {
 		all = append(all, n.suite)
 	}
 	return all
@@ -99,7 +105,7 @@ func Suites() []Suite {
 // lists the known names.
 func ParseSuite(name string) (Suite, error) {
 	var names []string
-	for _, n := range suites() {
+	for n := range suites {
 		if n.name == name {
 			return n.suite, nil
 		}
@@ -110,7 +116,7 @@ func ParseSuite(name string) (Suite, error) {
 
 // String returns the suite's name.
 func (s Suite) String() string {
-	for _, n := range suites() {
+	for n := range suites {
 		if n.suite == s {
 			return n.name
 		}
@@ -121,7 +127,7 @@ func (s Suite) String() string {
 // Valid reports whether s is one of the suites that exist. ESP without
 // integrity is not.
 func (s Suite) Valid() bool {
-	for _, n := range suites() {
+	for n := range suites {
 		if n.suite == s {
 			return true
 		}
