@@ -52,7 +52,8 @@ const (
 
 // begin reports whether work for addr may be put out.
 func (s *strangers) begin(addr netip.Addr) bool {
-	if s.total >= maxStrangers || s.waiting[addr] >= maxOfStranger {
+	addr = source(addr)
+	if s.total >= maxStrangers || s.waiting[addr] >= maxOfStranger*hostsOfSource(addr) {
 		return false
 	}
 	s.total++
@@ -63,6 +64,7 @@ func (s *strangers) begin(addr netip.Addr) bool {
 // end takes note that work for addr is done.
 func (s *strangers) end(addr netip.Addr) {
 	s.total--
+	addr = source(addr)
 	if s.waiting[addr]--; s.waiting[addr] == 0 {
 		delete(s.waiting, addr)
 	}

@@ -20,7 +20,7 @@ const perAddress = 35
 // gets in at all.
 type halfOpen struct {
 	unproven, proven waitingList
-	addresses        map[netip.Addr]*list.List
+	addresses        map[netip.Addr]*list.List // by source
 }
 
 type waitingList struct {
@@ -29,6 +29,24 @@ type waitingList struct {
 }
 
 func (w *waitingList) front() *mainMode { return w.list.Front().Value.(*mainMode) }
+
+// source is what counts as one source of unproven messages: an address, and of
+// IPv6 a network of 64 bits, since one host can have all of its addresses.
+func source(a netip.Addr) netip.Addr {
+	if !a.Is6() {
+		return a
+	}
+	return netip.PrefixFrom(a, 64).Masked().Addr()
+}
+
+// hostsOfSource is how many times the share of an address a source has: a
+// network of 64 bits may be an attacker's or a whole office's.
+func hostsOfSource(a netip.Addr) int {
+	if a.Is6() {
+		return 8
+	}
+	return 1
+}
 
 // slot is a main mode's place in the table.
 type slot struct {
@@ -50,7 +68,7 @@ func newHalfOpen(size int) *halfOpen {
 func (h *halfOpen) room(addr netip.Addr) []*mainMode {
 	var crowd []*mainMode
 	full := h.unproven.list.Len() >= h.unproven.max
-	if mine := h.addresses[addr]; mine != nil && mine.Len() >= perAddress {
+	if mine := h.addresses[source(addr)]; mine != nil && mine.Len() >= perAddress*hostsOfSource(addr) {
 		old := h.oldest(mine)
 		crowd = append(crowd, old)
 		full = full && old.slot.in != &h.unproven
@@ -63,7 +81,7 @@ func (h *halfOpen) room(addr netip.Addr) []*mainMode {
 
 // add enters x, for which there is room.
 func (h *halfOpen) add(x *mainMode) {
-	addr := x.remote.Addr()
+	addr := source(x.remote.Addr())
 	mine := h.addresses[addr]
 	if mine == nil {
 		mine = list.New()
@@ -109,7 +127,7 @@ func (h *halfOpen) remove(x *mainMode) {
 		return
 	}
 	x.slot.in.list.Remove(x.slot.element)
-	addr := x.remote.Addr()
+	addr := source(x.remote.Addr())
 	mine := h.addresses[addr]
 	mine.Remove(x.slot.mine)
 	if mine.Len() == 0 {

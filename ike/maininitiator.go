@@ -42,7 +42,7 @@ func (m *Machine) beginAnew(now time.Time, x *mainMode) {
 	}
 	x.requirement, x.attempt = x.nextRequirement(auth.Kerberos, m.attempts[x.remote.Addr()])
 	draft := *x
-	m.mainWork(x, func() any { return m.introduce(&draft) }, func(now time.Time, result any) {
+	m.mainWork(now, x, func() any { return m.introduce(&draft) }, func(now time.Time, result any) {
 		m.introduced(now, x, result)
 	})
 }
@@ -207,7 +207,7 @@ func (m *Machine) message2(now time.Time, x *mainMode, msg message, plain wire.C
 		x.requirement, x.attempt = x.nextRequirement(choice.Method, m.attempts[x.remote.Addr()])
 	}
 	draft := *x
-	m.mainWork(x, func() any { return m.beginMain(&draft) }, func(now time.Time, result any) {
+	m.mainWork(now, x, func() any { return m.beginMain(&draft) }, func(now time.Time, result any) {
 		m.begunMain(now, x, result)
 	})
 	return nil
@@ -266,7 +266,7 @@ type claimed struct {
 }
 
 // message4 takes the responder's half of the key exchange.
-func (m *Machine) message4(_ time.Time, x *mainMode, msg message, plain wire.Chain) error {
+func (m *Machine) message4(now time.Time, x *mainMode, msg message, plain wire.Chain) error {
 	draft := *x
 	var err error
 	if draft.ker, draft.nr, err = x.keyValues(plain); err != nil {
@@ -280,7 +280,7 @@ func (m *Machine) message4(_ time.Time, x *mainMode, msg message, plain wire.Cha
 		return errors.New("too many of them")
 	}
 	token, _ := plain.Find(wire.GSSPayload)
-	m.mainWork(x, func() any { return claimMain(&draft, token) }, func(now time.Time, result any) {
+	m.mainWork(now, x, func() any { return claimMain(&draft, token) }, func(now time.Time, result any) {
 		m.claimedMain(now, x, msg, &draft, result)
 	})
 	return nil
@@ -373,7 +373,7 @@ type checked struct {
 }
 
 // message6 verifies the responder's proof.
-func (m *Machine) message6(_ time.Time, x *mainMode, msg message, _ wire.Chain) error {
+func (m *Machine) message6(now time.Time, x *mainMode, msg message, _ wire.Chain) error {
 	chain, last, err := open(x.keys, msg, x.iv)
 	if err == nil {
 		err = checkProofShape(x.choice.Method, chain)
@@ -386,7 +386,7 @@ func (m *Machine) message6(_ time.Time, x *mainMode, msg message, _ wire.Chain) 
 		return err
 	}
 	draft := *x
-	m.mainWork(x, func() any {
+	m.mainWork(now, x, func() any {
 		var c checked
 		c.principal, c.err = p.check(draft.session, draft.claim, draft.keys.HashR, draft.sai)
 		return c

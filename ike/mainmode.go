@@ -163,8 +163,11 @@ func parseClear(msg message, s shape) (wire.Chain, error) {
 }
 
 // mainWork has run done for x; what comes back after x is over is forgotten.
-func (m *Machine) mainWork(x *mainMode, run func() any, then func(now time.Time, result any)) {
+func (m *Machine) mainWork(now time.Time, x *mainMode, run func() any, then func(now time.Time, result any)) {
 	x.busy = true
+	if x.initiator {
+		m.keepAlive(now, x, halfOpenLife)
+	}
 	generation := x.generation
 	low, addr := x.stranger(), x.remote.Addr()
 	m.work(low, run, func(now time.Time, result any) {
@@ -175,6 +178,9 @@ func (m *Machine) mainWork(x *mainMode, run func() any, then func(now time.Time,
 			return
 		}
 		x.busy = false
+		if x.initiator {
+			m.timers.stop(x.life) // the sends of the next message bound its life
+		}
 		then(now, result)
 	})
 }
@@ -240,6 +246,8 @@ func (m *Machine) mainExpired(now time.Time, x *mainMode) {
 	switch {
 	case x.suspect != nil:
 		m.failMain(now, x, *x.suspect)
+	case x.busy:
+		m.failMain(now, x, Failed{Code: FailLocal, Reason: "what this host has to compute or to ask for did not end in time: see whether its key distribution centre, revocation lists or smart card answer, and how busy it is"})
 	case !x.initiator && x.step == awaitMessage3:
 		m.endMain(x)
 		m.drop(now, x.remote, "main mode begun and not gone on with")

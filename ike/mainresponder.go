@@ -111,7 +111,7 @@ func (m *Machine) introduceResponder(now time.Time, x *mainMode, msg message, pe
 	x.answers.remember(msg.sum, nil)
 	x.requirement = anyPrincipal(x.requirements(auth.Kerberos))
 	draft := *x
-	m.mainWork(x, func() any { return m.introduce(&draft) }, func(now time.Time, result any) {
+	m.mainWork(now, x, func() any { return m.introduce(&draft) }, func(now time.Time, result any) {
 		i, ok := result.(introduction)
 		if !ok {
 			i.err = errWork
@@ -211,7 +211,7 @@ func (m *Machine) message3(now time.Time, x *mainMode, msg message, plain wire.C
 	m.keepAlive(now, x, halfOpenLife)
 	x.tries++
 	token, _ := plain.Find(wire.GSSPayload)
-	m.mainWork(x, func() any { return m.keyMain(&draft, token) }, func(now time.Time, result any) {
+	m.mainWork(now, x, func() any { return m.keyMain(&draft, token) }, func(now time.Time, result any) {
 		m.keyedMain(now, x, msg, &draft, result)
 	})
 	return nil
@@ -418,7 +418,7 @@ func (m *Machine) message5(now time.Time, x *mainMode, msg message, _ wire.Chain
 		return errGarbage
 	}
 	draft := *x
-	m.mainWork(x, func() any { return proveMain(&draft, readable) }, func(now time.Time, result any) {
+	m.mainWork(now, x, func() any { return proveMain(&draft, readable) }, func(now time.Time, result any) {
 		m.provenMain(now, x, msg, result)
 	})
 	return nil
