@@ -206,12 +206,14 @@ type Send struct {
 }
 
 // Work is something that takes long: Diffie-Hellman, a signature, a KDC. Run
-// it in a pool and answer WorkDone with its result. Low work, for peers that
-// have not proved their address, waits behind everything else.
+// it in a pool and answer WorkDone with its result. Near work is the last of its
+// exchange and goes first: of a thousand exchanges under way, some are to end
+// before the peers of all repeat themselves. Low work, for peers that have not
+// proved their address, waits behind everything else.
 type Work struct {
-	ID  uint64
-	Low bool
-	Run func() any
+	ID        uint64
+	Near, Low bool
+	Run       func() any
 }
 
 // ReserveSPI asks for an inbound SPI.

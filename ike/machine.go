@@ -210,10 +210,10 @@ func (m *Machine) nextID() uint64 {
 }
 
 // work has run done outside the machine's loop and goes on with its result.
-func (m *Machine) work(low bool, run func() any, then func(now time.Time, result any)) {
-	id := m.nextID()
-	m.working[id] = then
-	m.put(Work{ID: id, Low: low, Run: run})
+func (m *Machine) work(w Work, then func(now time.Time, result any)) {
+	w.ID = m.nextID()
+	m.working[w.ID] = then
+	m.put(w)
 }
 
 // reserve asks for an inbound SPI from remote to local.

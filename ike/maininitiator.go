@@ -136,7 +136,7 @@ func (m *Machine) repeatMain(now time.Time, x *mainMode, limit int, data []byte)
 		return
 	}
 	x.resend = &repeater{path: x.path, data: data, limit: limit, until: x.until,
-		over: func(now time.Time) { m.mainSilent(now, x) }}
+		over: func(now time.Time) { m.mainSilent(now, x) }, answered: func() bool { return x.busy }}
 	m.repeat(now, x.resend)
 }
 

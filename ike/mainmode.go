@@ -170,7 +170,7 @@ func (m *Machine) mainWork(now time.Time, x *mainMode, run func() any, then func
 	}
 	generation := x.generation
 	low, addr := x.stranger(), x.remote.Addr()
-	m.work(low, run, func(now time.Time, result any) {
+	m.work(Work{Near: x.step >= awaitMessage5, Low: low, Run: run}, func(now time.Time, result any) {
 		if low {
 			m.strangers.end(addr)
 		}

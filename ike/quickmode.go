@@ -237,7 +237,7 @@ func (m *Machine) pfs(now time.Time, q *quickMode, peer []byte, then func(now ti
 	}
 	group, dh, generation := q.shape.PFS, q.dh, q.generation
 	run := func() any { return m.quickShared(group, dh, peer) }
-	m.work(false, run, func(now time.Time, result any) {
+	m.work(Work{Near: true, Run: run}, func(now time.Time, result any) {
 		if q.generation != generation {
 			return
 		}

@@ -44,6 +44,8 @@ type repeater struct {
 	until time.Time
 	timer *timer
 	over  func(now time.Time)
+	// answered: an answer has come and is being worked on. Nil: none ever is.
+	answered func() bool
 }
 
 // repeat sends data now and again on the schedule.
@@ -54,13 +56,22 @@ func (m *Machine) repeat(now time.Time, r *repeater) {
 	if next.After(r.until) {
 		next = r.until
 	}
-	r.timer = m.timers.set(r.timer, next, func(now time.Time) {
-		if r.sends >= r.limit || !now.Before(r.until) {
-			r.over(now)
-			return
-		}
+	r.timer = m.timers.set(r.timer, next, func(now time.Time) { m.waited(now, r) })
+}
+
+// waited is called at the end of each wait. While an answer is being worked on
+// nothing is sent and nothing given up: with a thousand exchanges under way it
+// may take its time, and to begin anew would only make more work.
+func (m *Machine) waited(now time.Time, r *repeater) {
+	working := r.answered != nil && r.answered()
+	switch {
+	case !now.Before(r.until) || !working && r.sends >= r.limit:
+		r.over(now)
+	case working:
+		r.timer = m.timers.set(r.timer, now.Add(firstWait), func(now time.Time) { m.waited(now, r) })
+	default:
 		m.repeat(now, r)
-	})
+	}
 }
 
 // stopRepeat ends a repeater, which may be nil.

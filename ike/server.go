@@ -50,9 +50,9 @@ type Server struct {
 	overflows atomic.Int64 // datagrams that found the queue full
 
 	// The rest belongs to the loop.
-	backlog   []Output
-	high, low []Work
-	alarmAt   time.Time
+	backlog []Output
+	waiting [workOrders][]Work
+	alarmAt time.Time
 }
 
 // NewServer returns a Server; Run starts it.
@@ -200,11 +200,8 @@ func (s *Server) drain() {
 			// A datagram that cannot be sent is a datagram lost.
 			_ = s.cfg.Transport.Send(o.Data, o.Local, o.Remote)
 		case Work:
-			if o.Low {
-				s.low = append(s.low, o)
-			} else {
-				s.high = append(s.high, o)
-			}
+			at := o.order()
+			s.waiting[at] = append(s.waiting[at], o)
 		default:
 			s.backlog = append(s.backlog, o)
 		}
@@ -218,23 +215,38 @@ func (s *Server) nextOutput() Output {
 	return s.backlog[0]
 }
 
-// nextJob returns the work to do next: low work waits behind everything else.
-func (s *Server) nextJob() Work {
+// workOrders is how many orders of work there are (Work.order).
+const workOrders = 3
+
+// order says which of the lists of waiting work it stands in, the first first.
+func (w Work) order() int {
 	switch {
-	case len(s.high) > 0:
-		return s.high[0]
-	case len(s.low) > 0:
-		return s.low[0]
+	case w.Low:
+		return 2
+	case w.Near:
+		return 0
+	}
+	return 1
+}
+
+// nextJob returns the work to do next.
+func (s *Server) nextJob() Work {
+	for _, list := range s.waiting {
+		if len(list) > 0 {
+			return list[0]
+		}
 	}
 	return Work{}
 }
 
+// startedJob takes out what nextJob has returned.
 func (s *Server) startedJob() {
-	if len(s.high) > 0 {
-		s.high = s.high[1:]
-		return
+	for i, list := range s.waiting {
+		if len(list) > 0 {
+			s.waiting[i] = list[1:]
+			return
+		}
 	}
-	s.low = s.low[1:]
 }
 
 func (s *Server) setAlarm(alarm *time.Timer) {

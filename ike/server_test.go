@@ -266,14 +266,19 @@ func TestServerDropsWhatItCannotTake(t *testing.T) {
 	})
 }
 
-func TestWorkForStrangersWaits(t *testing.T) {
+func TestOrderOfWork(t *testing.T) {
 	s := NewServer(ServerConfig{Machine: New(Config{Rand: randomFrom(1)})})
-	s.low, s.high = []Work{{ID: 1, Low: true}}, []Work{{ID: 2}}
-	first := s.nextJob()
-	s.startedJob()
-	second := s.nextJob()
-	s.startedJob()
-	if first.ID != 2 || second.ID != 1 || s.nextJob().ID != 0 {
-		t.Errorf("work in the order %d, %d", first.ID, second.ID)
+	for _, w := range []Work{{ID: 4, Low: true}, {ID: 2}, {ID: 3}, {ID: 1, Near: true}} {
+		s.cfg.Machine.put(w)
+	}
+	s.drain()
+	for want := range uint64(4) {
+		if got := s.nextJob().ID; got != want+1 {
+			t.Errorf("work %d comes as number %d", got, want+1)
+		}
+		s.startedJob()
+	}
+	if s.nextJob().ID != 0 {
+		t.Error("there is work left")
 	}
 }
