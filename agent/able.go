@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"ipsecagent/agent/control"
+	"ipsecagent/ike"
 	"ipsecagent/policy"
 	"ipsecagent/sadb"
 )
@@ -170,12 +171,27 @@ func (a *Agent) unusableMethod(m policy.AuthMethod) string {
 		return ""
 	}
 	why := ""
-	for _, number := range numbers(m.Kind) {
-		if why = a.cfg.Unusable(number); why == "" {
+	for _, r := range requirements([]policy.AuthMethod{m}) {
+		if why = a.cfg.Unusable(r); why == "" {
 			return ""
 		}
 	}
 	return why
+}
+
+// identitiesChanged offers what this host can prove now, and tries anew what
+// failed: keys and certificates come and go while a policy is in force.
+func (a *Agent) identitiesChanged(now time.Time, watching bool) {
+	if !watching {
+		a.cfg.IdentitiesChanged = nil
+		return
+	}
+	if a.inForce.compiled == nil {
+		return
+	}
+	a.inForce.snapshot = newSnapshot(a.inForce.compiled, a.cfg.Unusable)
+	a.cfg.IKE.Submit(ike.SetPolicy{Policy: a.inForce.snapshot.ikePolicy(a.inForce.state)})
+	a.forgiveAll(now)
 }
 
 // checkProvable refuses to assign a policy under which this host could talk to

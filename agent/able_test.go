@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -100,7 +101,7 @@ func TestTunnelIsForItsTwoGatewaysAlone(t *testing.T) {
 	f := policy.CompiledFilter{Filter: sadb.Filter{ID: "t", Dir: sadb.Both, Mode: sadb.Tunnel, TunnelLocal: alice(), TunnelRemote: bob(),
 		Selector: sadb.Selector{Local: sadb.Prefix(netip.MustParsePrefix("10.1.0.0/16")), Remote: sadb.Prefix(netip.MustParsePrefix("10.2.0.0/16"))},
 		Action:   sadb.Action{Kind: sadb.Negotiate}}, Negotiation: &policy.Negotiation{Authentication: []policy.AuthMethod{{Kind: policy.PresharedKey}}}}
-	s := newSnapshot(&policy.Compiled{Filters: []policy.CompiledFilter{f}})
+	s := newSnapshot(&policy.Compiled{Filters: []policy.CompiledFilter{f}}, nil)
 	q := ike.QuickQuery{Local: alice(), Remote: bob(), Selector: f.Selector, Mode: sadb.Tunnel, Method: auth.PSK, Principal: "psk:default"}
 	if _, err := s.quick(q); err != nil {
 		t.Fatal(err)
@@ -199,4 +200,67 @@ func TestAnAuthorityCountsForItsRuleAlone(t *testing.T) {
 	if accepts(r, q) {
 		t.Error("what another authority vouches for is accepted")
 	}
+}
+
+const byCertificate = `apiVersion: ipsecagent/v1
+kind: Policy
+name: certified
+filterLists:
+  all: [{from: me, to: any}]
+filterActions:
+  require: {negotiate: {methods: [esp-aes256gcm]}}
+rules:
+  - {name: all, filterList: all, filterAction: require, authentication: [{certificate: {ca: "CN=Bank"}}, kerberos]}
+`
+
+// methods returns the methods that this host offers to bob.
+func offeredMethods(t *testing.T, set ike.SetPolicy) string {
+	t.Helper()
+	offer, err := set.Policy.Main(ike.MainQuery{Local: alice(), Remote: bob()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var words []string
+	for _, r := range offer.Auth {
+		words = append(words, fmt.Sprint(uint16(r.Method)))
+	}
+	return strings.Join(words, " ")
+}
+
+func TestOnlyWhatThisHostCanProveIsOffered(t *testing.T) {
+	dir := t.TempDir()
+	var changed chan struct{}
+	able := map[auth.Method]bool{auth.RSA: true}
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.write(dir, "certified", byCertificate)
+		result, err := r.agent.Assign(t.Context(), control.AssignRequest{Policy: "certified"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "no Kerberos") {
+			t.Errorf("warnings %q", result.Warnings)
+		}
+		if got := offeredMethods(t, last[ike.SetPolicy](r)); got != "3" {
+			t.Errorf("offered: %s", got)
+		}
+		able[auth.Kerberos], able[auth.ECDSA384] = true, true
+		changed <- struct{}{}
+		if got := offeredMethods(t, last[ike.SetPolicy](r)); got != "10 3 65001" {
+			t.Errorf("after a change offered: %s", got)
+		}
+		clear(able)
+		changed <- struct{}{}
+		if got := offeredMethods(t, last[ike.SetPolicy](r)); got != "9 10 11 3 65001" {
+			t.Errorf("with nothing to prove, offered: %s", got)
+		}
+	}, func(c *Config) {
+		changed = make(chan struct{}, 1) // of the bubble
+		c.Library, c.IdentitiesChanged = folder(dir), changed
+		c.Unusable = func(r auth.Requirement) string {
+			if able[r.Method] {
+				return ""
+			}
+			return "no " + r.Method.String()
+		}
+	})
 }

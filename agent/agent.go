@@ -59,9 +59,13 @@ type Config struct {
 	Source func(endpoint netip.Addr) (netip.Addr, error)
 	// NoUplift: offer what policies list and nothing else.
 	NoUplift bool
-	// Unusable says why this host cannot prove itself by a method now; "": it
-	// can. nil: it can by every method.
-	Unusable func(auth.Method) string
+	// Unusable says why this host cannot satisfy a requirement now; "": it can.
+	// It is asked for each requirement of a policy that is put in force, and
+	// again after IdentitiesChanged. nil: it can satisfy every one.
+	Unusable func(auth.Requirement) string
+	// IdentitiesChanged hints that Unusable may answer differently now; may be
+	// nil.
+	IdentitiesChanged <-chan struct{}
 	// Host reads the facts of this machine; HostChanged hints that they may
 	// have changed.
 	Host        func() (host.Facts, error)
@@ -157,7 +161,7 @@ func New(cfg Config) (*Agent, error) {
 		halves: map[sadb.PairID]half{}, overlays: map[sadb.FilterID]overlay{}, returned: map[sadb.FilterID]returned{},
 		failures: newFailures(), adopted: map[sadb.PairID]bool{}, rekeying: map[sadb.PairID]bool{},
 		joined: make(chan joined, 1), tracers: map[*tracer]bool{}, problems: map[string]string{}}
-	a.inForce.snapshot = newSnapshot(&policy.Compiled{})
+	a.inForce.snapshot = newSnapshot(&policy.Compiled{}, nil)
 	for _, p := range kept.Pairs {
 		a.book.Put(p)
 		a.proven.put(plain(p.Remote), now)
@@ -204,6 +208,8 @@ func (a *Agent) step(ctx context.Context) error {
 		a.joinDriver(time.Now(), j)
 	case _, ok := <-a.cfg.HostChanged:
 		a.hostChanged(time.Now(), ok)
+	case _, ok := <-a.cfg.IdentitiesChanged:
+		a.identitiesChanged(time.Now(), ok)
 	case <-a.source.Changed():
 		a.reload(time.Now(), "the policies have changed")
 	case <-wake.C:

@@ -276,8 +276,8 @@ func TestRefusedAssignmentIsReported(t *testing.T) {
 }
 
 // onlyPSK is a host that has preshared keys and nothing else.
-func onlyPSK(m auth.Method) string {
-	if m == auth.PSK {
+func onlyPSK(r auth.Requirement) string {
+	if r.Method == auth.PSK {
 		return ""
 	}
 	return "this host has no key table"

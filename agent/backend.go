@@ -54,6 +54,16 @@ func (a *Agent) Problem(ctx context.Context, kind, words string) error {
 	return err
 }
 
+// Report records something that the agent's surroundings know, as an event of
+// a kind that control declares.
+func (a *Agent) Report(ctx context.Context, kind, severity, words string, fields map[string]string) error {
+	_, err := ask(ctx, a, func(now time.Time) (struct{}, error) {
+		a.event(now, kind, severity, words, fields)
+		return struct{}{}, nil
+	})
+	return err
+}
+
 // Events returns the events of the past and, with follow, those to come until
 // ctx ends.
 func (a *Agent) Events(ctx context.Context, follow bool) (<-chan control.Event, error) {

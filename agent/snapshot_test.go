@@ -41,7 +41,7 @@ func compiledFrom(t *testing.T, document string) *snapshot {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newSnapshot(c)
+	return newSnapshot(c, nil)
 }
 
 func pairOf(remote string, proto uint8, local, peer sadb.Ports) sadb.Selector {

@@ -87,11 +87,11 @@ func (w *wiring) open(ctx context.Context) (err error) {
 }
 
 // unusable says why this host cannot prove itself by a method.
-func (w *wiring) unusable(m auth.Method) string {
-	if m == auth.PSK {
+func (w *wiring) unusable(r auth.Requirement) string {
+	if r.Method == auth.PSK {
 		return ""
 	}
-	return fmt.Sprintf("authentication by %s is not set up on this host", m)
+	return fmt.Sprintf("authentication by %s is not set up on this host", r.Method)
 }
 
 // openKeys reads the preshared keys. Without them nothing can be negotiated;
