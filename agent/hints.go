@@ -16,9 +16,11 @@ func hintOf(o ike.Failed) string {
 func hints() map[ike.FailCode]string {
 	return map[ike.FailCode]string{
 		ike.FailNoAnswer:            "see whether an agent runs there with a policy assigned, and whether UDP 500 (and 4500 behind NAT) passes both ways",
+		ike.FailNAT:                 "let the policy use ESP, or take the address translator out of the way",
 		ike.FailNoProposal:          "give both policies a method in common: add the one that differs to one of them",
 		ike.FailAuth:                "compare the authentication methods of both rules; the log of the peer says what it did not accept",
 		ike.FailPSK:                 "give both hosts the same key: ipsecctl assign POLICY --auth psk-file:FILE on each",
+		ike.FailAltered:             "find the device between the hosts that changes IKE messages",
 		ike.FailPolicy:              "compare ipsecctl policy show --effective of both hosts: the filters have to cover the same traffic",
 		ike.FailProtocol:            "the peer breaks the protocol, or a message was damaged: ipsecctl trace PEER shows what it sends",
 		ike.FailLocal:               "something on this host stands in the way: ipsecctl status and the log of the agent name it",

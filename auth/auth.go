@@ -90,6 +90,9 @@ type Claim struct {
 	// one among them, asks for a certificate of any authority.
 	CAs [][]byte
 	GSS []byte // identity name attribute
+	// Vendor is which implementation the peer says it is ("Windows 2000",
+	// "racoon"), "" when it does not say: a hint at the form it expects.
+	Vendor string
 }
 
 // Session is one authentication of one peer. Its methods may block, so they

@@ -265,6 +265,7 @@ const (
 	FailNoProposal FailCode = "no-proposal"
 	FailAuth       FailCode = "authentication"
 	FailPSK        FailCode = "preshared-key"
+	FailAltered    FailCode = "altered" // on the way, by somebody between the peers
 	FailPolicy     FailCode = "policy"
 	FailProtocol   FailCode = "protocol"
 	FailLocal      FailCode = "local"

@@ -199,7 +199,7 @@ func (m *Machine) message2(now time.Time, x *mainMode, msg message, plain wire.C
 	m.mains[x.key()] = x
 	x.choice, x.peer, x.hint = choice, peer, 0
 	x.nat = natFacts{form: m.natForm(peer)}
-	x.claim = auth.Claim{GSS: choice.name}
+	x.claim = auth.Claim{GSS: choice.name, Vendor: peer.name}
 	x.answers.remember(msg.sum, nil)
 	m.stopRepeat(x.resend)
 	if choice.Method != auth.Kerberos {
@@ -415,7 +415,7 @@ func (m *Machine) checkedMain(now time.Time, x *mainMode, c checked) {
 		err = checkVendor(x.peer, c.chain)
 	}
 	if err != nil {
-		m.failMain(now, x, Failed{Code: FailAuth, Reason: err.Error()})
+		m.failMain(now, x, notWelcome(err))
 		return
 	}
 	x.moved(c.path)

@@ -96,7 +96,7 @@ func (m *Machine) acceptMessage1(now time.Time, msg message, chain wire.Chain, r
 // choose picks the method and the suite.
 func (x *mainMode) choose(own []mainChoice, peer received) (ok bool) {
 	x.choice, ok = pick(own, peer.choices)
-	x.claim.GSS = x.choice.name
+	x.claim = auth.Claim{GSS: x.choice.name, Vendor: x.peer.name}
 	return ok
 }
 
@@ -134,9 +134,17 @@ func (m *Machine) sendMessage2(x *mainMode, msg message, p wire.Proposal, name [
 	x.choice.raw = wire.Transform{} // it has done its work
 	answer = fit(answer, m.answeredVendors(x.peer, x.choice.Method == auth.Kerberos), msg.size)
 	reply := wire.AppendClear(nil, x.header(), answer)
+	if len(reply) > maxAmplification*msg.size {
+		return // of our name: whoever asks in earnest asks with more than this
+	}
 	x.answers.remember(msg.sum, reply)
 	m.send(x.path, reply)
 }
+
+// maxAmplification is how many times larger than its question an answer may be
+// before a cookie has come back. All but the name of this host, in an answer
+// that takes Kerberos, is smaller than the question.
+const maxAmplification = 3
 
 // mainPolicy asks what main mode with a peer may look like.
 func (m *Machine) mainPolicy(p path) (MainOffer, error) {
@@ -488,7 +496,7 @@ func (m *Machine) provenMain(now time.Time, x *mainMode, msg message, result any
 		err = checkVendor(x.peer, p.chain)
 	}
 	if err != nil {
-		m.failMain(now, x, Failed{Code: FailAuth, Reason: err.Error()})
+		m.failMain(now, x, notWelcome(err))
 		return
 	}
 	p.requirement = requirement

@@ -79,7 +79,7 @@ func TestPairAcrossNAT(t *testing.T) {
 		}
 		outside := netip.AddrPortFrom(n.addr, n.ports[at4500(a)])
 		pa, pb := a.newestPair(), b.newestPair()
-		if pa.Encap != (sadb.Encap{Local: at4500(a), Remote: at4500(b)}) || pb.Encap != (sadb.Encap{Local: at4500(b), Remote: outside}) {
+		if pa.Encap != (sadb.Encap{Local: at4500(a), Remote: at4500(b), KeepAlive: true}) || pb.Encap != (sadb.Encap{Local: at4500(b), Remote: outside}) {
 			t.Errorf("%s: %+v and %+v", name, pa.Encap, pb.Encap)
 		}
 		want := pa.Selector.Mirror()

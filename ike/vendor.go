@@ -207,6 +207,15 @@ func (m *Machine) provenVendor(peer vendors, initiator bool) []wire.Payload {
 // encryption.
 var errVendor = errors.New("the peer's vendor ID under encryption is not the one that came in clear: somebody on the way changes the negotiation")
 
+// notWelcome is the failure of a main mode whose peer has proven itself.
+func notWelcome(err error) Failed {
+	if errors.Is(err, errVendor) {
+		return Failed{Code: FailAltered, Reason: err.Error(),
+			Hint: "find the device between the hosts that takes vendor IDs out of IKE messages or puts them in"}
+	}
+	return Failed{Code: FailAuth, Reason: err.Error()}
+}
+
 // checkVendor compares what a peer says of itself beside its proof with what
 // came in clear.
 func checkVendor(inClear vendors, proof wire.Chain) error {
