@@ -27,6 +27,7 @@ func imports() map[string][]string {
 		"auth/psk":          {"auth"},
 		"auth/cert":         {"auth"},
 		"auth/gss":          {},
+		"auth/kerberos":     {"auth", "auth/gss"},
 		"auth/krbtest":      {},
 		"host":              {},
 		"ike/wire":          {},
@@ -50,7 +51,7 @@ func imports() map[string][]string {
 
 // implementations are imported by cmd, test and bench alone.
 func implementations() []string {
-	return []string{"policy/file", "auth/psk", "auth/cert", "ike/udp", "driver/user", "agent"}
+	return []string{"policy/file", "auth/psk", "auth/cert", "auth/kerberos", "ike/udp", "driver/user", "agent"}
 }
 
 type listed struct {

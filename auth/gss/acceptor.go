@@ -111,7 +111,7 @@ func (a *Acceptor) open(ap *messages.APReq) (*request, error) {
 	if types.IsFlagSet(&ap.APOptions, flags.APOptionUseSessionKey) {
 		return nil, fmt.Errorf("%w: user-to-user tickets are not taken", ErrService)
 	}
-	service, err := principalOf(ap.Ticket.SName, ap.Ticket.Realm)
+	service, err := PrincipalOf(ap.Ticket.SName, ap.Ticket.Realm)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +123,7 @@ func (a *Acceptor) open(ap *messages.APReq) (*request, error) {
 		return nil, err
 	}
 	r := &request{service: service, self: self, ends: part.EndTime, sealed: ap.EncryptedAuthenticator.Cipher}
-	if r.client, err = principalOf(part.CName, part.CRealm); err != nil {
+	if r.client, err = PrincipalOf(part.CName, part.CRealm); err != nil {
 		return nil, err
 	}
 	if err := allowed(part.Key.KeyType, a.config.AllowRC4); err != nil {
@@ -192,7 +192,7 @@ func (a *Acceptor) authenticator(r *request, sealed types.EncryptedData) error {
 	if auth.Unmarshal(plain) != nil {
 		return fmt.Errorf("%w: authenticator", ErrMalformed)
 	}
-	name, err := principalOf(auth.CName, auth.CRealm)
+	name, err := PrincipalOf(auth.CName, auth.CRealm)
 	if err != nil {
 		return err
 	}

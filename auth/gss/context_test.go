@@ -278,7 +278,7 @@ func TestRequestsRefused(t *testing.T) {
 		"another version":     {change: func(l *lab) { l.keytab.entries[0].kvno = 2 }, want: ErrNoKey},
 		"another key":         {change: func(l *lab) { l.keytab.entries[0].key = l.key() }, want: ErrIntegrity},
 		"empty keytab":        {change: func(l *lab) { l.keytab = &Keytab{} }, want: ErrNoKey},
-		"foreign client name": {change: func(l *lab) { l.part.CName = other.wire() }, want: ErrMismatch},
+		"foreign client name": {change: func(l *lab) { l.part.CName = other.Wire() }, want: ErrMismatch},
 		"foreign realm":       {change: func(l *lab) { l.part.CRealm = "EVIL.TEST" }, want: ErrMismatch},
 		"another session key": {change: func(l *lab) { l.part.Key = l.key().wire() }, want: ErrIntegrity},
 		"another service":     {config: func(c *AcceptorConfig) { c.Names = []Principal{other} }, want: ErrService},
@@ -288,7 +288,7 @@ func TestRequestsRefused(t *testing.T) {
 		}, want: ErrTransit},
 		"name with a line break": {change: func(l *lab) {
 			l.client.Name = []string{"host", "a\nb"}
-			l.part.CName = l.client.wire()
+			l.part.CName = l.client.Wire()
 		}, want: ErrMalformed},
 	}
 	for name, c := range cases {
@@ -372,8 +372,15 @@ func TestRepliesRefused(t *testing.T) {
 	if _, done, err := i.Step(req); !errors.Is(err, ErrMalformed) || done {
 		t.Errorf("its own AP-REQ: %v", err)
 	}
-	if _, _, err := i.Step(other); !errors.Is(err, ErrState) {
-		t.Errorf("after a failure: %v", err)
+	rep, _, err := NewAcceptor(l.config()).Step(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, done, err := i.Step(rep); err != nil || !done {
+		t.Errorf("its own answer, after others: %v", err)
+	}
+	if _, _, err := i.Step(rep); !errors.Is(err, ErrState) {
+		t.Errorf("once it is done: %v", err)
 	}
 }
 

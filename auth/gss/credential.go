@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jcmturner/gokrb5/v8/iana"
 	"github.com/jcmturner/gokrb5/v8/messages"
 	"github.com/jcmturner/gokrb5/v8/types"
 )
@@ -25,7 +26,7 @@ func NewCredential(client Principal, ticket messages.Ticket, key types.Encryptio
 	if err != nil {
 		return nil, fmt.Errorf("gss: take ticket: %w", err)
 	}
-	service, err := principalOf(ticket.SName, ticket.Realm)
+	service, err := PrincipalOf(ticket.SName, ticket.Realm)
 	if err != nil {
 		return nil, fmt.Errorf("gss: take ticket: %w", err)
 	}
@@ -41,8 +42,38 @@ func (c *Credential) Service() Principal { return c.service }
 // Ends returns when the ticket ends.
 func (c *Credential) Ends() time.Time { return c.ends }
 
-// Ticket returns the ticket as messages carry it.
-func (c *Credential) Ticket() messages.Ticket { return c.ticket }
-
 // SessionKey returns the key shared with the service.
 func (c *Credential) SessionKey() Key { return c.key }
+
+// usageTGSBody is the key usage of the checksum over a request's body in the
+// authenticator for a ticket-granting service (RFC 4120 §7.5.1).
+const usageTGSBody = 6
+
+// Authorize returns the AP-REQ that goes with a request to the
+// ticket-granting service, whose ticket this is (RFC 4120 §5.4.1): its
+// authenticator covers the request's body.
+func (c *Credential) Authorize(body []byte, now time.Time) (out []byte, err error) {
+	defer guard(&err)
+	sum, err := c.key.Checksum(body, usageTGSBody)
+	if err != nil {
+		return nil, err
+	}
+	seq, err := newSequence()
+	if err != nil {
+		return nil, err
+	}
+	now = now.UTC()
+	req, err := messages.NewAPReq(c.ticket, c.key.wire(), types.Authenticator{
+		AVNO:      iana.PVNO,
+		CRealm:    c.client.Realm,
+		CName:     c.client.Wire(),
+		Cksum:     types.Checksum{CksumType: c.key.ChecksumType(), Checksum: sum},
+		Cusec:     now.Nanosecond() / 1000,
+		CTime:     now.Truncate(time.Second),
+		SeqNumber: int64(seq),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return req.Marshal()
+}

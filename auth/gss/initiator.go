@@ -57,20 +57,22 @@ func NewInitiator(c InitiatorConfig) (*Initiator, error) {
 }
 
 // Step takes the acceptor's token, nil at first, and returns the next one to
-// send, nil when there is none. Once done, Context has the result.
+// send, nil when there is none. Once done, Context has the result. A token
+// that is refused changes nothing: where anybody can send one, the acceptor's
+// own may follow.
 func (i *Initiator) Step(in []byte) (out []byte, done bool, err error) {
 	switch {
 	case i.state == stateStart && len(in) == 0:
 		out, err = i.request()
 		i.state = stateReply
 	case i.state == stateReply:
-		err = i.reply(in)
-		i.state, done = stateDone, err == nil
+		if err = i.reply(in); err == nil {
+			i.state, done = stateDone, true
+		}
 	default:
 		err = ErrState
 	}
 	if err != nil {
-		i.state = stateDone
 		return nil, false, fmt.Errorf("gss: context with %s: %w", i.config.Credential.service, err)
 	}
 	return out, done, nil
@@ -97,7 +99,7 @@ func (i *Initiator) request() ([]byte, error) {
 	req, err := messages.NewAPReq(cred.ticket, cred.key.wire(), types.Authenticator{
 		AVNO:      iana.PVNO,
 		CRealm:    cred.client.Realm,
-		CName:     cred.client.wire(),
+		CName:     cred.client.Wire(),
 		Cksum:     authChecksum(i.config.Bindings, i.config.Flags),
 		Cusec:     i.cusec,
 		CTime:     i.ctime,
@@ -132,7 +134,7 @@ func (i *Initiator) reply(tok []byte) error {
 		return err
 	}
 	if id == tokError {
-		return parsePeerError(inner)
+		return ParsePeerError(inner)
 	}
 	if id != tokAPRep {
 		return fmt.Errorf("%w: token %04x where an AP-REP belongs", ErrMalformed, id)

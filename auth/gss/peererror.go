@@ -14,6 +14,7 @@ type PeerError struct {
 	Code int32     // RFC 4120 §7.5.9
 	Text string    // the peer's words, printable, at most 200 bytes
 	Time time.Time // the peer's clock
+	Data []byte    // e-data: what a KDC asks for before it answers
 }
 
 // Error returns code and words.
@@ -49,15 +50,15 @@ func (e *PeerError) Unwrap() error {
 	return nil
 }
 
-// parsePeerError returns the error that a KRB-ERROR message states, or
-// ErrMalformed.
-func parsePeerError(b []byte) (err error) {
+// ParsePeerError returns the error that a KRB-ERROR message states, a
+// *PeerError, or ErrMalformed.
+func ParsePeerError(b []byte) (err error) {
 	defer guard(&err)
 	var e messages.KRBError
 	if e.Unmarshal(b) != nil {
 		return fmt.Errorf("%w: KRB-ERROR", ErrMalformed)
 	}
-	return &PeerError{Code: e.ErrorCode, Text: printable(e.EText), Time: e.STime}
+	return &PeerError{Code: e.ErrorCode, Text: printable(e.EText), Time: e.STime, Data: e.EData}
 }
 
 // printable cuts a stranger's words to what a log may hold.

@@ -114,13 +114,13 @@ func (p Principal) Equal(q Principal) bool {
 	return p.Realm == q.Realm && slices.Equal(p.Name, q.Name)
 }
 
-// wire returns the name as it goes into messages.
-func (p Principal) wire() types.PrincipalName {
+// Wire returns the name as it goes into messages.
+func (p Principal) Wire() types.PrincipalName {
 	return types.PrincipalName{NameType: p.Type, NameString: p.Name}
 }
 
-// principalOf checks a name that came in a message.
-func principalOf(n types.PrincipalName, realm string) (Principal, error) {
+// PrincipalOf checks a name that came in a message.
+func PrincipalOf(n types.PrincipalName, realm string) (Principal, error) {
 	p := Principal{Type: n.NameType, Name: slices.Clone(n.NameString), Realm: realm}
 	return p, p.check()
 }

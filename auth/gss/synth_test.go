@@ -38,7 +38,7 @@ func newLab(t testing.TB, etype int32) *lab {
 	}
 	l.long, l.session = l.key(), l.key()
 	l.part = messages.EncTicketPart{
-		Flags: types.NewKrbFlags(), Key: l.session.wire(), CRealm: l.client.Realm, CName: l.client.wire(),
+		Flags: types.NewKrbFlags(), Key: l.session.wire(), CRealm: l.client.Realm, CName: l.client.Wire(),
 		AuthTime: l.now.Add(-time.Hour), StartTime: l.now.Add(-time.Hour), EndTime: l.now.Add(time.Hour),
 	}
 	l.keytab = &Keytab{[]keytabEntry{{l.service, l.kvno, l.long}}}
@@ -70,7 +70,7 @@ func (l *lab) credential() *Credential {
 		l.t.Fatal(err)
 	}
 	ticket := messages.Ticket{
-		TktVNO: 5, Realm: l.service.Realm, SName: l.service.wire(),
+		TktVNO: 5, Realm: l.service.Realm, SName: l.service.Wire(),
 		EncPart: types.EncryptedData{EType: l.etype, KVNO: int(l.kvno), Cipher: sealed},
 	}
 	cred, err := NewCredential(l.client, ticket, l.session.wire(), l.now.Add(10*time.Hour))
