@@ -26,7 +26,6 @@ var (
 type world struct {
 	realm      *krbtest.Realm
 	ktA, ktB   string
-	now        func() time.Time
 	skewA      time.Duration
 	skewB      time.Duration
 	confA      Config
