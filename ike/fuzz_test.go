@@ -22,6 +22,7 @@ type queued struct {
 type script struct {
 	w     *world
 	net   []queued
+	main  MainOffer
 	bytes []byte
 }
 
@@ -43,30 +44,54 @@ func FuzzMachine(f *testing.F) {
 	f.Add([]byte{0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 7, 1, 1, 1, 5, 5, 5, 1, 1, 1})
 	f.Add([]byte{0, 16, 1, 3, 1, 1, 4, 0, 30, 1, 1, 1, 2, 1, 5, 1, 1, 8, 1, 1, 9, 40, 1, 2, 3})
 	f.Add([]byte{0, 1, 1, 6, 0, 1, 1, 1, 3, 1, 3, 1, 1, 1, 1, 5, 8, 1, 10, 1, 1})
-	f.Fuzz(func(t *testing.T, in []byte) {
-		if len(in) > 400 {
-			return
+	f.Fuzz(func(t *testing.T, in []byte) { playScript(t, in, fuzzMain(auth.PSK)) })
+}
+
+// FuzzMethods plays with Kerberos and signatures: the bits of methods say which
+// of the three are allowed.
+func FuzzMethods(f *testing.F) {
+	for methods := range byte(8) {
+		f.Add(methods, []byte{0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1})
+		f.Add(methods, []byte{0, 16, 1, 3, 1, 1, 4, 0, 30, 1, 1, 1, 2, 1, 5, 1, 1, 8, 1, 1, 9, 40, 1, 2, 3})
+	}
+	f.Fuzz(func(t *testing.T, methods byte, in []byte) {
+		var allowed []auth.Method
+		for i, m := range []auth.Method{auth.Kerberos, auth.RSA, auth.PSK} {
+			if methods&(1<<i) != 0 {
+				allowed = append(allowed, m)
+			}
 		}
-		s := &script{w: newWorld(t, 1), bytes: in}
-		ring, err := psk.Parse("test", []byte(goodKey))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i, addr := range v4 {
-			h := s.w.bareHost(addr, uint64(i+1), psk.New(ring))
-			h.m.Handle(s.w.now, SetPolicy{policyOf(fuzzMain(), fuzzQuick())})
-		}
-		for len(s.bytes) > 0 {
-			s.play()
-			s.drain()
-			s.check(t)
-		}
+		playScript(t, in, fuzzMain(allowed...))
 	})
 }
 
-func fuzzMain() MainOffer {
+func playScript(t *testing.T, in []byte, main MainOffer) {
+	if len(in) > 400 {
+		return
+	}
+	s := &script{w: newWorld(t, 1), bytes: in, main: main}
+	ring, err := psk.Parse("test", []byte(goodKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, addr := range v4 {
+		h := s.w.bareHost(addr, uint64(i+1), psk.New(ring), newTicket("host/"+addr), sound())
+		h.m.Handle(s.w.now, SetPolicy{policyOf(main, fuzzQuick())})
+	}
+	for len(s.bytes) > 0 {
+		s.play()
+		s.drain()
+		s.check(t)
+	}
+}
+
+func fuzzMain(methods ...auth.Method) MainOffer {
+	var reqs []auth.Requirement
+	for _, m := range methods {
+		reqs = append(reqs, auth.Requirement{Method: m})
+	}
 	suite := sadb.ISAKMPSuite{Encryption: sadb.AESCBC, KeyBits: 128, Hash: sadb.SHA256, Group: sadb.ECP256}
-	return MainOffer{Suites: []sadb.ISAKMPSuite{suite}, Auth: []auth.Requirement{{Method: auth.PSK}}, Lifetime: 10 * time.Minute}
+	return MainOffer{Suites: []sadb.ISAKMPSuite{suite}, Auth: reqs, Lifetime: 10 * time.Minute}
 }
 
 func fuzzQuick() QuickOffer {
@@ -81,7 +106,7 @@ func (s *script) play() {
 	case 0:
 		quick := fuzzQuick()
 		quick.Selector = sadb.Selector{}.Narrow(h.addr, peer.addr)
-		h.m.Handle(s.w.now, Initiate{Request: 1, Local: h.addr, Remote: peer.addr, Main: fuzzMain(), Quick: quick})
+		h.m.Handle(s.w.now, Initiate{Request: 1, Local: h.addr, Remote: peer.addr, Main: s.main, Quick: quick})
 	case 1, 2, 3, 4, 6:
 		s.deliver(op & 15)
 	case 5:
