@@ -113,11 +113,13 @@ type Agent struct {
 	joined     chan joined
 	problems   map[string]string // by kind, in words
 	ikeDropped uint64            // datagrams that the key exchange did not act on
-	unwritten  bool              // the pairs in the store are behind the book
-	written    time.Time         // when the pairs were last written
-	hostDue    bool              // the facts of the host are about to be read
-	settled    bool              // the pairs of an earlier process are adopted or gone
-	retrying   bool              // a reload is already to be tried again
+	// ikeInternal are the panics caught in the key exchange.
+	ikeInternal uint64
+	unwritten   bool      // the pairs in the store are behind the book
+	written     time.Time // when the pairs were last written
+	hostDue     bool      // the facts of the host are about to be read
+	settled     bool      // the pairs of an earlier process are adopted or gone
+	retrying    bool      // a reload is already to be tried again
 }
 
 // inForce is the policy that is enforced now.

@@ -287,8 +287,13 @@ func TestDroppedDatagramsAreCounted(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.out(ike.Dropped{Remote: addrPort(bob()), Reason: "not ISAKMP", Count: 3})
 		r.out(ike.Dropped{Remote: addrPort(bob()), Reason: "not ISAKMP", Count: 4})
-		if got := r.status().DataPath.Counters["ikeDropped"]; got != 7 {
+		r.out(ike.Dropped{Reason: ike.InternalError + ": runtime error", Count: 2})
+		counters := r.status().DataPath.Counters
+		if got := counters["ikeDropped"]; got != 9 {
 			t.Errorf("%d counted", got)
+		}
+		if got := counters["ikeInternalErrors"]; got != 2 {
+			t.Errorf("%d panics counted", got)
 		}
 	})
 }

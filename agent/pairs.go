@@ -54,6 +54,9 @@ func (a *Agent) ikeOutput(now time.Time, o ike.Output) {
 		a.keyLog(now, o)
 	case ike.Dropped:
 		a.ikeDropped += uint64(max(0, o.Count))
+		if strings.HasPrefix(o.Reason, ike.InternalError) {
+			a.ikeInternal += uint64(max(0, o.Count))
+		}
 		a.cfg.Log.Debug("datagrams of IKE dropped", "peer", o.Remote.String(), "reason", printable(o.Reason, maxField), "count", o.Count)
 	}
 }

@@ -94,7 +94,7 @@ func (a *Agent) dataPath(s driver.State) control.DataPath {
 	return control.DataPath{Driver: s.Name, Started: s.Started, Exempt: s.Exempt, Counters: map[string]uint64{
 		"outPackets": c.OutPackets, "inPackets": c.InPackets, "queued": c.Queued, "queueDrops": c.QueueDrops,
 		"noSA": c.NoSA, "badICV": c.BadICV, "replayed": c.Replayed, "malformed": c.Malformed,
-		"badSelector": c.BadSelector, "lastChain": c.LastChain, "inClear": c.InClear, "ikeDropped": a.ikeDropped}}
+		"badSelector": c.BadSelector, "lastChain": c.LastChain, "inClear": c.InClear, "ikeDropped": a.ikeDropped, "ikeInternalErrors": a.ikeInternal}}
 }
 
 // secured lists the pairs in force, oldest first; of those that replaced

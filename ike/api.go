@@ -286,6 +286,10 @@ type MainMode struct {
 	Ended string // reason; "" when established
 }
 
+// InternalError begins the Reason of Dropped where a panic was caught: a mistake
+// of ours, which is counted so that it is seen.
+const InternalError = "internal error"
+
 // Dropped counts datagrams that were not acted on, by reason; put out at most
 // once a second.
 type Dropped struct {

@@ -15,7 +15,6 @@ type drops struct {
 const maxDropSources = 64
 
 func (m *Machine) drop(now time.Time, remote netip.AddrPort, reason string) {
-	m.explain(path{remote: unmap(remote)}, "dropped: %s", reason)
 	m.dropMany(now, remote, reason, 1)
 }
 
@@ -71,21 +70,26 @@ func (s *strangers) end(addr netip.Addr) {
 	}
 }
 
-// hintLimit bounds the answers to what proves nothing: so many a second for
-// everybody together, one a second for an address.
+// hintLimit bounds the answers to what proves nothing, or the reports about it:
+// so many a second for everybody together, one a second for an address.
 type hintLimit struct {
+	most   int // a second
 	second time.Time
 	sent   map[netip.Addr]bool
 }
 
-const hintsPerSecond = 50
+// A report ends as a line in a log.
+const (
+	hintsPerSecond   = 50
+	reportsPerSecond = 10
+)
 
 // allow reports whether addr may get an answer now.
 func (h *hintLimit) allow(now time.Time, addr netip.Addr) bool {
 	if now.Sub(h.second) >= time.Second {
 		h.second, h.sent = now, map[netip.Addr]bool{}
 	}
-	if h.sent[addr] || len(h.sent) >= hintsPerSecond {
+	if h.sent[addr] || len(h.sent) >= h.most {
 		return false
 	}
 	h.sent[addr] = true

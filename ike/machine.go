@@ -70,7 +70,6 @@ type Machine struct {
 	peers      peers              // by address
 	attempts   map[netip.Addr]int // failed authentications as initiator
 	drops      drops
-	trace      SetTrace
 	strangers  strangers
 	hints      hintLimit // answers in clear
 	reports    hintLimit // reports about peers that have proven nothing
@@ -98,6 +97,8 @@ func New(cfg Config) *Machine {
 		quicks:     map[sadb.PairID]*quickMode{},
 		inbound:    map[sadb.SAID]sadb.PairID{},
 		peers:      newPeers(),
+		hints:      hintLimit{most: hintsPerSecond},
+		reports:    hintLimit{most: reportsPerSecond},
 		attempts:   map[netip.Addr]int{},
 		drops:      drops{counts: map[Dropped]int{}},
 		strangers:  strangers{waiting: map[netip.Addr]int{}},
@@ -123,8 +124,6 @@ func (m *Machine) Handle(now time.Time, in Input) {
 		if then := take(m.installing, in.ID); then != nil {
 			then(now, in.Err)
 		}
-	case SetTrace:
-		m.setTrace(in)
 	case SetPolicy:
 		m.policy = in.Policy
 	case Cancel:
@@ -201,10 +200,7 @@ func take[T any](from map[uint64]T, id uint64) T {
 	return v
 }
 
-func (m *Machine) put(o Output) {
-	m.out = append(m.out, o)
-	m.traceOutput(o)
-}
+func (m *Machine) put(o Output) { m.out = append(m.out, o) }
 
 func (m *Machine) send(p path, data []byte) {
 	m.sendAgain(p, data, 0)

@@ -48,6 +48,7 @@ type Server struct {
 	done      chan struct{}
 	broken    chan error
 	overflows atomic.Int64 // datagrams that found the queue full
+	crashes   atomic.Int64 // pieces of work that ended in a panic
 
 	// The rest belongs to the loop.
 	backlog []Output
@@ -183,10 +184,13 @@ func (s *Server) guard(call func(now time.Time)) {
 	now := s.cfg.Now()
 	defer func() {
 		if p := recover(); p != nil {
-			s.cfg.Machine.drop(now, netip.AddrPort{}, fmt.Sprintf("internal error: %T", p))
+			s.cfg.Machine.drop(now, netip.AddrPort{}, fmt.Sprintf("%s: %T", InternalError, p))
 		}
 	}()
 	call(now)
+	if n := s.crashes.Swap(0); n > 0 {
+		s.cfg.Machine.dropMany(now, netip.AddrPort{}, InternalError+" while computing", int(n))
+	}
 	if n := s.overflows.Swap(0); n > 0 {
 		s.cfg.Machine.dropMany(now, netip.AddrPort{}, "more datagrams than could be taken", int(n))
 	}
@@ -268,7 +272,7 @@ func (s *Server) worker() {
 		select {
 		case job := <-s.jobs:
 			select {
-			case s.results <- WorkDone{job.ID, run(job)}:
+			case s.results <- WorkDone{job.ID, s.run(job)}:
 			case <-s.done:
 				return
 			}
@@ -279,9 +283,10 @@ func (s *Server) worker() {
 }
 
 // run does one piece of work; a panic becomes its result.
-func run(job Work) (result any) {
+func (s *Server) run(job Work) (result any) {
 	defer func() {
 		if recover() != nil {
+			s.crashes.Add(1)
 			result = errWork
 		}
 	}()

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -149,4 +150,23 @@ func TestStrongSwanInFragments(t *testing.T) {
 	if out := d.out.output(); strings.Count(out, "splitting IKE message") < 2 {
 		t.Error("strongSwan has not cut main mode and quick mode")
 	}
+}
+
+// TestStrongSwanAsksWhetherWeLive: dead peer detection of strongSwan is
+// answered, many times over; once we are gone, it finds that out.
+func TestStrongSwanAsksWhetherWeLive(t *testing.T) {
+	t.Parallel()
+	c := live()
+	c.conn, c.childConf = "dpd_delay = 1s\n  dpd_timeout = 4s", "dpd_action = clear"
+	us, d := begin(t, "swl", c)
+	eventually(t, 40*time.Second, "five answers", func() bool {
+		return strings.Count(d.out.output(), "parsed INFORMATIONAL_V1") >= 5 && strings.Contains(d.out.output(), "N(DPD_ACK)")
+	})
+	if out := d.mustSwanctl("--list-sas"); !strings.Contains(out, "INSTALLED") {
+		t.Errorf("strongSwan has given us up:\n%s", out)
+	}
+	us.agent.signal(t, syscall.SIGKILL)
+	eventually(t, 40*time.Second, "strongSwan gives us up", func() bool {
+		return strings.Contains(d.out.output(), "DPD check timed out")
+	})
 }

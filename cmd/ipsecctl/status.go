@@ -216,6 +216,7 @@ func counterWords() [][2]string {
 		{"noSA", "dropped: no such association (SPI)"},
 		{"malformed", "dropped: malformed"},
 		{"ikeDropped", "IKE datagrams dropped: malformed or out of place"},
+		{"ikeInternalErrors", "mistakes of the key exchange itself, each survived: please report them"},
 	}
 }
 
