@@ -45,7 +45,7 @@ func (a *Agent) Reload(ctx context.Context) (control.AssignResult, error) {
 // agent's surroundings know. Words "" end it.
 func (a *Agent) Problem(ctx context.Context, kind, words string) error {
 	_, err := ask(ctx, a, func(now time.Time) (struct{}, error) {
-		if words != "" {
+		if words != "" && words != a.problems[kind] {
 			a.event(now, control.EventAgent, "error", words, nil)
 		}
 		a.problem(kind, words)

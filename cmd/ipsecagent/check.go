@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"time"
 
 	"ipsecagent/auth/psk"
 	"ipsecagent/policy"
@@ -15,8 +16,9 @@ import (
 func check(s *settings) (summary string, notes []string, err error) {
 	policies, errPolicies := checkPolicies(s.PoliciesDir)
 	groups, notes, errKeys := checkKeys(s.SecretsDir)
+	more, errCerts := checkCertificates(s)
 	summary = fmt.Sprintf("valid: settings, %s, %s", plural(policies, "policy", "policies"), plural(groups, "group of keys", "groups of keys"))
-	return summary, notes, errors.Join(errPolicies, errKeys)
+	return summary, append(notes, more...), errors.Join(errPolicies, errKeys, errCerts)
 }
 
 func plural(n int, one, many string) string {
@@ -65,6 +67,27 @@ func checkKeys(dir string) (groups int, notes []string, err error) {
 		return 0, nil, err
 	}
 	return len(ring.Names()), ring.Warnings(), nil
+}
+
+// checkCertificates reads the certificates. notes is what expires; what has
+// expired is an error.
+func checkCertificates(s *settings) (notes []string, err error) {
+	ids, problem, err := openIdentities(s, nil)
+	switch {
+	case err != nil:
+		return nil, nil // an error of the settings, said already
+	case errors.Is(problem, fs.ErrPermission):
+		return []string{fmt.Sprintf("the certificates in %s are not checked in full: this user may not read all of them, root may: %v", s.Certificates.Dir, problem)}, nil
+	}
+	errs := []error{problem}
+	for _, n := range ids.certs.Expiring(time.Now()) {
+		if n.Days == 0 {
+			errs = append(errs, errors.New(n.String()))
+			continue
+		}
+		notes = append(notes, n.String())
+	}
+	return notes, errors.Join(errs...)
 }
 
 // lines writes an error that joins several as one line for each.

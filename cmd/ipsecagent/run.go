@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -14,7 +15,6 @@ import (
 
 	"ipsecagent/agent"
 	"ipsecagent/agent/control"
-	"ipsecagent/auth"
 	"ipsecagent/driver"
 	"ipsecagent/host"
 	"ipsecagent/ike"
@@ -56,13 +56,14 @@ type wiring struct {
 	settings settings
 	log      *slog.Logger
 
-	keys      *keys
-	badKeys   string // why the keys did not load at start; "": they did
-	socket    net.Listener
-	transport *udp.Transport
-	driver    driver.Driver
-	ike       *ike.Server
-	agent     *agent.Agent
+	keys       *keys
+	identities *identities
+	badKeys    string // why the keys did not load at start; "": they did
+	socket     net.Listener
+	transport  *udp.Transport
+	driver     driver.Driver
+	ike        *ike.Server
+	agent      *agent.Agent
 }
 
 // open opens everything in the order in which a refusal costs least: nothing
@@ -73,6 +74,9 @@ func (w *wiring) open(ctx context.Context) (err error) {
 		return err
 	}
 	w.openKeys()
+	if err = w.openIdentities(); err != nil {
+		return err
+	}
 	if w.transport, err = udp.Open(udp.Config{Prepare: w.prepareSocket}); err != nil {
 		return err
 	}
@@ -80,18 +84,19 @@ func (w *wiring) open(ctx context.Context) (err error) {
 	if w.driver, err = data.attach(ctx); err != nil {
 		return err
 	}
-	machine := ike.New(ike.Config{Rand: rand.Reader, Auth: []auth.Authenticator{w.keys.method}})
+	machine := ike.New(ike.Config{Rand: rand.Reader, Auth: w.identities.authenticators()})
 	w.ike = ike.NewServer(ike.ServerConfig{Machine: machine, Transport: w.transport})
 	w.agent, err = agent.New(w.agentConfig(ctx, data))
 	return err
 }
 
-// unusable says why this host cannot prove itself by a method.
-func (w *wiring) unusable(r auth.Requirement) string {
-	if r.Method == auth.PSK {
-		return ""
+// openIdentities reads what this host proves itself by.
+func (w *wiring) openIdentities() (err error) {
+	var problem error
+	if w.identities, problem, err = openIdentities(&w.settings, w.keys); problem != nil {
+		w.log.Warn("certificates", "problem", problem.Error())
 	}
-	return fmt.Sprintf("authentication by %s is not set up on this host", r.Method)
+	return err
 }
 
 // openKeys reads the preshared keys. Without them nothing can be negotiated;
@@ -122,20 +127,21 @@ func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
 	}
 	dir := w.settings.PoliciesDir
 	return agent.Config{
-		Driver:      w.driver,
-		Reconnect:   data.attach,
-		IKE:         agent.IKE{Submit: w.ike.Submit, Outputs: w.ike.Outputs(), SAs: w.ike.SAs},
-		Library:     library(dir, watchFolder(ctx, dir, w.log)),
-		StateFile:   w.settings.stateFile(),
-		Source:      host.Source,
-		NoUplift:    !w.settings.Uplift,
-		Unusable:    w.unusable,
-		Host:        host.Read,
-		HostChanged: changed,
-		SetKeys:     w.keys.set,
-		Log:         w.log,
-		Version:     control.ThisProgram().Version,
-		Hostname:    name,
+		Driver:            w.driver,
+		Reconnect:         data.attach,
+		IKE:               agent.IKE{Submit: w.ike.Submit, Outputs: w.ike.Outputs(), SAs: w.ike.SAs},
+		Library:           library(dir, watchFolder(ctx, dir, w.log)),
+		StateFile:         w.settings.stateFile(),
+		Source:            host.Source,
+		NoUplift:          !w.settings.Uplift,
+		Unusable:          w.identities.unusable,
+		IdentitiesChanged: w.identities.changed,
+		Host:              host.Read,
+		HostChanged:       changed,
+		SetKeys:           w.keys.set,
+		Log:               w.log,
+		Version:           control.ThisProgram().Version,
+		Hostname:          name,
 	}
 }
 
@@ -155,7 +161,8 @@ func (w *wiring) close() {
 // backend is the agent as the control socket sees it.
 type backend struct {
 	*agent.Agent
-	keys *keys
+	keys       *keys
+	identities *identities
 }
 
 // keysProblem is the kind of the problem that the preshared keys do not load.
@@ -171,6 +178,10 @@ func (b backend) Reload(ctx context.Context) (control.AssignResult, error) {
 	if err := b.Problem(ctx, keysProblem, ""); err != nil {
 		return control.AssignResult{}, err
 	}
+	if err := b.identities.certs.Reload(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		warnings = append(warnings, err.Error())
+	}
+	b.identities.hint()
 	result, err := b.Agent.Reload(ctx)
 	result.Warnings = append(result.Warnings, warnings...)
 	return result, err
@@ -178,7 +189,7 @@ func (b backend) Reload(ctx context.Context) (control.AssignResult, error) {
 
 // run runs all parts until ctx ends or one of them fails.
 func (w *wiring) run(ctx context.Context) error {
-	b := backend{w.agent, w.keys}
+	b := backend{w.agent, w.keys, w.identities}
 	systemd := newNotifier(w.getenv)
 	return together(ctx,
 		w.ike.Run,
@@ -187,6 +198,8 @@ func (w *wiring) run(ctx context.Context) error {
 			return control.Serve(ctx, w.socket, control.ServerConfig{Backend: b, Log: w.log, Group: w.settings.Readers, Version: control.ThisProgram()})
 		},
 		func(ctx context.Context) error { w.reloadOnHangup(ctx, b); return nil },
+		func(ctx context.Context) error { w.identities.watchCertificates(ctx, w.agent, w.log); return nil },
+		func(ctx context.Context) error { w.identities.watchExpiry(ctx, w.agent, w.log); return nil },
 		func(ctx context.Context) error { return w.tellSystemd(ctx, systemd) },
 	)
 }

@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"ipsecagent/agent/control"
+	"ipsecagent/auth/cert"
 	"ipsecagent/driver/user"
 )
 
@@ -34,9 +35,10 @@ type settings struct {
 	Readers     string `yaml:"readersGroup"`
 	// Uplift: modern methods are offered before the old ones that policies of
 	// Windows list.
-	Uplift   bool     `yaml:"uplift"`
-	Log      logging  `yaml:"log"`
-	DataPath dataPath `yaml:"dataPath"`
+	Uplift       bool         `yaml:"uplift"`
+	Certificates certificates `yaml:"certificates"`
+	Log          logging      `yaml:"log"`
+	DataPath     dataPath     `yaml:"dataPath"`
 }
 
 // logging is how the agent logs.
@@ -62,13 +64,14 @@ type dataPath struct {
 
 func defaults() settings {
 	return settings{
-		StateDir:    "/var/lib/ipsecagent",
-		RunDir:      "/run/ipsecagent",
-		PoliciesDir: "/etc/ipsecagent/policies.d",
-		SecretsDir:  "/etc/ipsecagent/secrets.d",
-		Readers:     control.DefaultGroup,
-		Uplift:      true,
-		Log:         logging{Level: slog.LevelInfo, Format: "text"},
+		StateDir:     "/var/lib/ipsecagent",
+		RunDir:       "/run/ipsecagent",
+		PoliciesDir:  "/etc/ipsecagent/policies.d",
+		SecretsDir:   "/etc/ipsecagent/secrets.d",
+		Readers:      control.DefaultGroup,
+		Uplift:       true,
+		Certificates: certificates{Dir: "/etc/ipsecagent/certificates", Revocation: "known", Usage: "windows", Identity: "strict", Accounts: map[string]string{}},
+		Log:          logging{Level: slog.LevelInfo, Format: "text"},
 		DataPath: dataPath{
 			TUN: user.DefaultTUN, Table: user.DefaultTable, SteerMark: user.DefaultSteer, ExemptMark: user.DefaultExempt,
 			RulePreference: user.DefaultPreference, RouteTable: user.DefaultRouteTable, LogGroup: user.DefaultLogGroup,
@@ -83,6 +86,7 @@ func (s *settings) flags(f *pflag.FlagSet) {
 	f.StringVar(&s.Socket, "socket", s.Socket, "control socket (default RUN-DIR/agent.sock)")
 	f.StringVar(&s.PoliciesDir, "policies-dir", s.PoliciesDir, "folder of the policies that can be assigned")
 	f.StringVar(&s.SecretsDir, "secrets-dir", s.SecretsDir, "folder of the preshared keys, readable by root alone")
+	f.StringVar(&s.Certificates.Dir, "certificates-dir", s.Certificates.Dir, "folder of certificates, with ca, own and crls in it")
 	f.Var(levelFlag{&s.Log.Level}, "log-level", "what is logged: debug, info, warn or error")
 	f.StringVar(&s.Log.Format, "log-format", s.Log.Format, "how it is logged: text or json")
 }
@@ -253,13 +257,20 @@ func atMark(path string, e *yaml.LoadError) error {
 func (s *settings) validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("settings: "+format, args...)) }
-	for name, dir := range map[string]string{"stateDir": s.StateDir, "runDir": s.RunDir, "policiesDir": s.PoliciesDir, "secretsDir": s.SecretsDir} {
+	for name, dir := range map[string]string{"stateDir": s.StateDir, "runDir": s.RunDir, "policiesDir": s.PoliciesDir, "secretsDir": s.SecretsDir, "certificates.dir": s.Certificates.Dir} {
 		if !filepath.IsAbs(dir) {
 			bad("%s %q is not an absolute path", name, dir)
 		}
 	}
 	if s.Log.Format != "text" && s.Log.Format != "json" {
 		bad("log.format %q: the formats are text and json", s.Log.Format)
+	}
+	set, err := s.Certificates.settings(nil)
+	if err == nil {
+		_, err = cert.New(nil, set)
+	}
+	if err != nil {
+		errs = append(errs, err)
 	}
 	if err := s.userConfig(nil).Validate(); err != nil {
 		bad("dataPath: %w", err)

@@ -119,7 +119,7 @@ func (c Config) inRules() []rule {
 			join(readable(), jump(chainExempt)),
 			join(readable(), jump(chainExemptI)),
 		},
-		c.ipsecRules(), tooBigRules(),
+		c.ipsecRules(), c.replyRules(), tooBigRules(),
 		[]rule{
 			join(familyIs(unix.NFPROTO_IPV4), goTo(dispatch(chainIn, false))),
 			join(familyIs(unix.NFPROTO_IPV6), goTo(dispatch(chainIn, true))),
