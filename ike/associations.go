@@ -74,6 +74,9 @@ func (m *Machine) installDirection(now time.Time, q *quickMode, dir sadb.Directi
 		m.failQuick(now, q, Failed{Code: FailLocal, Reason: err.Error()})
 		return
 	}
+	for _, sa := range sas {
+		m.logKeys(q.sa.path, sa)
+	}
 	if old := m.pairs[q.pair.Replaces]; old != nil {
 		replace(sas, old.pair, dir)
 	}

@@ -15,6 +15,7 @@ type drops struct {
 const maxDropSources = 64
 
 func (m *Machine) drop(now time.Time, remote netip.AddrPort, reason string) {
+	m.explain(path{remote: unmap(remote)}, "dropped: %s", reason)
 	m.dropMany(now, remote, reason, 1)
 }
 

@@ -35,6 +35,7 @@ func (p path) pieceLen(sends int) int {
 // sendAgain sends a message that has been sent before: in fragments if it is
 // large and the peer takes them.
 func (m *Machine) sendAgain(p path, data []byte, sends int) {
+	m.traceDatagram(p, true, data, sends)
 	size := p.pieceLen(sends)
 	if len(data) <= size || !m.takesFragments(data) {
 		m.put(Send{Local: p.local, Remote: p.remote, Data: slices.Clone(data)})

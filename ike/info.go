@@ -36,6 +36,7 @@ func (m *Machine) informational(now time.Time, s *isakmp, msg message) error {
 		return err
 	}
 	m.heard(now, s, msg)
+	m.tracePayloads(s.path, false, msg.Header, chain.Payloads)
 	if err := infoShape().check(chain); err != nil {
 		return err
 	}
@@ -238,10 +239,12 @@ func (m *Machine) sendInformational(now time.Time, s *isakmp, times int, p wire.
 		return
 	}
 	payloads := withHash(func(raw []byte) []byte { return s.keys.Hash1(id, raw) }, []wire.Payload{p})
-	data, _, err := seal(s.keys, s.header(wire.Informational, id), s.keys.ExchangeIV(s.last, id), payloads)
+	h := s.header(wire.Informational, id)
+	data, _, err := seal(s.keys, h, s.keys.ExchangeIV(s.last, id), payloads)
 	if err != nil {
 		return
 	}
+	m.tracePayloads(s.path, true, h, payloads)
 	m.repeat(now, &repeater{path: s.path, data: data, limit: times, until: now.Add(giveUp), over: func(time.Time) {}})
 }
 

@@ -118,6 +118,7 @@ func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []
 	s.renewal = m.timers.set(nil, now.Add(x.choice.Life/1000*time.Duration(m.renewAt(s.initiator))), func(now time.Time) { m.renewMain(now, s) })
 	m.keepNATAlive(now, s)
 	m.put(MainMode{SA: s.status()})
+	m.logMainKeys(s.path, s.icookie, s.keys)
 	m.crowdOut(now, s)
 	m.watchSpare(now, s)
 	for _, t := range m.peers.at(s.ends()).sas {
@@ -215,6 +216,9 @@ func (m *Machine) endSA(now time.Time, s *isakmp, reason string) {
 	m.timers.stop(s.expiry)
 	m.timers.stop(s.renewal)
 	m.timers.stop(s.spare)
+	for _, x := range s.deletions { // their answers can no longer be verified
+		x.resend.limit = min(x.resend.limit, deleteSends)
+	}
 	m.forgetAnswers(s)
 	m.put(MainMode{SA: s.status(), Ended: reason})
 	queue := s.queue

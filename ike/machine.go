@@ -70,6 +70,7 @@ type Machine struct {
 	peers      peers              // by address
 	attempts   map[netip.Addr]int // failed authentications as initiator
 	drops      drops
+	trace      SetTrace
 	strangers  strangers
 	hints      hintLimit // answers in clear
 	reports    hintLimit // reports about peers that have proven nothing
@@ -124,6 +125,8 @@ func (m *Machine) Handle(now time.Time, in Input) {
 		if then := take(m.installing, in.ID); then != nil {
 			then(now, in.Err)
 		}
+	case SetTrace:
+		m.setTrace(in)
 	case SetPolicy:
 		m.policy = in.Policy
 	case Cancel:
@@ -200,7 +203,10 @@ func take[T any](from map[uint64]T, id uint64) T {
 	return v
 }
 
-func (m *Machine) put(o Output) { m.out = append(m.out, o) }
+func (m *Machine) put(o Output) {
+	m.out = append(m.out, o)
+	m.traceOutput(o)
+}
 
 func (m *Machine) send(p path, data []byte) {
 	m.sendAgain(p, data, 0)

@@ -346,6 +346,7 @@ func (m *Machine) claimedMain(now time.Time, x *mainMode, msg message, draft *ma
 	x.ker, x.nr, x.claim, x.keys, x.step = draft.ker, draft.nr, draft.claim, c.keys, awaitMessage6
 	x.nat = draft.nat
 	x.float()
+	m.tracePayloads(x.path, true, x.header(), payloads)
 	x.answers.remember(msg.sum, nil)
 	x.until, x.hint, x.suspect = now.Add(giveUp), 0, nil
 	m.repeatMain(now, x, maxSends, data)
@@ -403,6 +404,7 @@ func (m *Machine) message6(now time.Time, x *mainMode, msg message, _ wire.Chain
 
 // checkedMain makes the ISAKMP SA.
 func (m *Machine) checkedMain(now time.Time, x *mainMode, c checked) {
+	m.tracePayloads(c.path, false, x.header(), c.chain.Payloads)
 	if c.err != nil {
 		m.drop(now, x.remote, "main mode message 6: "+c.err.Error())
 		x.hint = wire.InvalidHashInformation

@@ -486,6 +486,7 @@ func (m *Machine) provenMain(now time.Time, x *mainMode, msg message, result any
 	if !ok {
 		p.err = errWork
 	}
+	m.tracePayloads(x.path, false, msg.Header, p.chain.Payloads)
 	if p.err != nil {
 		m.suspectKey(now, x, msg, p.err)
 		m.drop(now, x.remote, "main mode message 5: "+p.err.Error())
@@ -500,11 +501,13 @@ func (m *Machine) provenMain(now time.Time, x *mainMode, msg message, result any
 		return
 	}
 	p.requirement = requirement
-	reply, last, err := seal(p.keys, x.header(), p.iv, slices.Concat(p.ours.payloads(x.choice.Method), m.provenVendor(x.peer, false)))
+	payloads := slices.Concat(p.ours.payloads(x.choice.Method), m.provenVendor(x.peer, false))
+	reply, last, err := seal(p.keys, x.header(), p.iv, payloads)
 	if err != nil {
 		m.failMain(now, x, Failed{Code: FailLocal, Reason: err.Error()})
 		return
 	}
+	m.tracePayloads(x.path, true, x.header(), payloads)
 	x.moved(msg.path)
 	x.answers.remember(msg.sum, reply)
 	x.answers.keepLast()

@@ -33,6 +33,7 @@ func (m *Machine) packet(now time.Time, in Packet) {
 		return
 	}
 	msg := message{path: path{unmap(in.Local), unmap(in.Remote)}, Header: h, body: body, sum: checksum(in.Data), size: len(in.Data)}
+	m.traceDatagram(msg.path, false, in.Data, 0)
 	take := m.dispatch
 	if h.Next == wire.FragmentPayload {
 		take = m.fragment

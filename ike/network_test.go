@@ -43,7 +43,8 @@ type world struct {
 	now   time.Time
 	net   *iketest.Net
 	hosts []*host
-	nat   *translator // nil: none
+	watch func(h *host, o Output) // sees everything; may be nil
+	nat   *translator             // nil: none
 }
 
 type seeded struct{ *mrand.ChaCha8 }
@@ -107,6 +108,9 @@ func (w *world) flush() {
 }
 
 func (w *world) output(h *host, o Output) {
+	if w.watch != nil {
+		w.watch(h, o)
+	}
 	switch o := o.(type) {
 	case Send:
 		h.sent = append(h.sent, o.Data)

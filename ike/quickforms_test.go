@@ -242,7 +242,7 @@ func TestCommitBit(t *testing.T) {
 		if c.says {
 			n := wire.Notify{DOI: 1, Protocol: wire.ProtoESP, Type: wire.Connected}
 			p := withHash(func(raw []byte) []byte { return q.sa.keys.Hash1(q.id, raw) }, []wire.Payload{{Type: wire.NotifyPayload, Body: n.Append(nil)}})
-			data, err := q.seal(p)
+			data, err := b.m.sealQuick(q, p)
 			if err != nil {
 				t.Fatal(err)
 			}

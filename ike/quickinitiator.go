@@ -83,7 +83,7 @@ func (m *Machine) sendQuick1(now time.Time, q *quickMode) {
 	if s.agent {
 		body = append(body, q.roundNotify())
 	}
-	data, err := q.seal(withHash(func(raw []byte) []byte { return s.keys.Hash1(q.id, raw) }, body))
+	data, err := m.sealQuick(q, withHash(func(raw []byte) []byte { return s.keys.Hash1(q.id, raw) }, body))
 	if err != nil {
 		m.failQuick(now, q, Failed{Code: FailLocal, Reason: err.Error()})
 		return
@@ -204,7 +204,7 @@ func (q *quickMode) responderLifetime(chain wire.Chain) error {
 // sendQuick3 confirms: the inbound associations are in force, the outbound
 // ones follow.
 func (m *Machine) sendQuick3(now time.Time, q *quickMode, msg message) {
-	data, err := q.seal([]wire.Payload{{Type: wire.HashPayload, Body: q.sa.keys.Hash3(q.id, q.ni, q.nr)}})
+	data, err := m.sealQuick(q, []wire.Payload{{Type: wire.HashPayload, Body: q.sa.keys.Hash3(q.id, q.ni, q.nr)}})
 	if err != nil {
 		m.failQuick(now, q, Failed{Code: FailLocal, Reason: err.Error()})
 		return
@@ -242,6 +242,7 @@ func (m *Machine) quick4(now time.Time, q *quickMode, msg message) error {
 	if err := verified(chain, q.sa.keys.Hash1(q.id, chain.AfterFirst())); err != nil {
 		return err
 	}
+	m.tracePayloads(q.sa.path, false, msg.Header, chain.Payloads)
 	q.iv, q.sa.alive = next, now
 	q.answers.remember(msg.sum, nil)
 	if q.step == awaitConnected && connected(chain) {

@@ -301,6 +301,7 @@ func (m *Machine) quickPacket(now time.Time, s *isakmp, msg message) error {
 	if err := verified(chain, rule.hash(q, chain)); err != nil {
 		return err
 	}
+	m.tracePayloads(s.path, false, msg.Header, chain.Payloads)
 	q.iv, s.alive = next, now
 	if err := rule.shape.check(chain); err != nil {
 		m.failQuick(now, q, Failed{Code: FailProtocol, Reason: err.Error()})
@@ -356,10 +357,12 @@ func checkPFS(group sadb.Group, ke []byte) error {
 }
 
 // sealQuick encrypts a message of q and moves its IV on.
-func (q *quickMode) seal(payloads []wire.Payload) ([]byte, error) {
-	data, next, err := seal(q.sa.keys, q.sa.header(wire.QuickMode, q.id), q.iv, payloads)
+func (m *Machine) sealQuick(q *quickMode, payloads []wire.Payload) ([]byte, error) {
+	h := q.sa.header(wire.QuickMode, q.id)
+	data, next, err := seal(q.sa.keys, h, q.iv, payloads)
 	if err == nil {
 		q.iv = next
+		m.tracePayloads(q.sa.path, true, h, payloads)
 	}
 	return data, err
 }

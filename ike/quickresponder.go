@@ -3,6 +3,7 @@ package ike
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"ipsecagent/ike/wire"
@@ -35,6 +36,7 @@ func (m *Machine) quick1(now time.Time, s *isakmp, msg message) error {
 	if err := verified(chain, s.keys.Hash1(msg.MessageID, chain.AfterFirst())); err != nil {
 		return err
 	}
+	m.tracePayloads(s.path, false, msg.Header, chain.Payloads)
 	if s.spent() {
 		m.closeSpent(now, s)
 		return errSpent
@@ -43,6 +45,7 @@ func (m *Machine) quick1(now time.Time, s *isakmp, msg message) error {
 	q := &quickMode{sa: s, id: msg.MessageID, iv: next, spis: map[sadb.Proto]sadb.SPI{}}
 	q.answers.remember(msg.sum, nil)
 	body, r := m.acceptQuick(q, chain)
+	m.explainChoice(q, r)
 	if r != nil {
 		m.refuseQuick(now, s, q, r)
 		return nil
@@ -55,6 +58,14 @@ func (m *Machine) quick1(now time.Time, s *isakmp, msg message) error {
 }
 
 var errSpent = errors.New("quick mode: the ISAKMP SA has carried all it may")
+
+// explainChoice says for a trace what policy has answered and what was chosen.
+func (m *Machine) explainChoice(q *quickMode, r *refusal) {
+	if r == nil {
+		m.explain(q.sa.path, "filter %q decides on %s; chosen: %s, round %d", q.offer.Filter, q.selector,
+			strings.Join(quickWords([]sadb.Proposal{{Suites: q.pick.Suites}}, q.shape), ""), q.pair.Round)
+	}
+}
 
 // peerBusy bounds what one peer has under way. What is refused here is repeated
 // by the peer and then welcome, or starts over under another ISAKMP SA once the
@@ -234,7 +245,7 @@ func (m *Machine) sendQuick2(now time.Time, q *quickMode, msg message) {
 	if q.ranked {
 		body = append(body, q.roundNotify())
 	}
-	data, err := q.seal(withHash(func(raw []byte) []byte { return s.keys.Hash2(q.id, q.ni, raw) }, body))
+	data, err := m.sealQuick(q, withHash(func(raw []byte) []byte { return s.keys.Hash2(q.id, q.ni, raw) }, body))
 	if err != nil {
 		m.failQuick(now, q, Failed{Code: FailLocal, Reason: err.Error()})
 		return

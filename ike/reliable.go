@@ -34,10 +34,12 @@ func (m *Machine) deleteReliably(now time.Time, s *isakmp, d wire.Payload) {
 		return
 	}
 	payloads := withHash(func(raw []byte) []byte { return s.keys.Hash1(id, raw) }, []wire.Payload{{Type: wire.NoncePayload, Body: ni}, d})
-	data, next, err := seal(s.keys, s.header(wire.Informational, id), s.keys.ExchangeIV(s.last, id), payloads)
+	h := s.header(wire.Informational, id)
+	data, next, err := seal(s.keys, h, s.keys.ExchangeIV(s.last, id), payloads)
 	if err != nil {
 		return
 	}
+	m.tracePayloads(s.path, true, h, payloads)
 	if s.deletions == nil {
 		s.deletions = map[uint32]*deletion{}
 	}
@@ -56,6 +58,7 @@ func (m *Machine) acknowledged(now time.Time, s *isakmp, x *deletion, msg messag
 	if err := verified(chain, s.keys.HashDelete(msg.MessageID, x.ni, chain.AfterFirst())); err != nil {
 		return err
 	}
+	m.tracePayloads(s.path, false, msg.Header, chain.Payloads)
 	s.alive = now
 	s.follow(msg.path)
 	m.stopRepeat(x.resend)
@@ -73,12 +76,14 @@ func (m *Machine) acknowledge(s *isakmp, msg message, chain wire.Chain, iv []byt
 	if err != nil {
 		return
 	}
-	payloads := []wire.Payload{{Type: wire.NoncePayload, Body: nr}, {Type: wire.DeletePayload, Body: deletes[0]}}
 	hash := func(raw []byte) []byte { return s.keys.HashDelete(msg.MessageID, nonces[0], raw) }
-	data, _, err := seal(s.keys, s.header(wire.Informational, msg.MessageID), iv, withHash(hash, payloads))
+	payloads := withHash(hash, []wire.Payload{{Type: wire.NoncePayload, Body: nr}, {Type: wire.DeletePayload, Body: deletes[0]}})
+	h := s.header(wire.Informational, msg.MessageID)
+	data, _, err := seal(s.keys, h, iv, payloads)
 	if err != nil {
 		return
 	}
+	m.tracePayloads(s.path, true, h, payloads)
 	s.acks.remember(msg.sum, data)
 	m.send(s.path, data)
 }
