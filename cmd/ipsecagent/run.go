@@ -16,6 +16,7 @@ import (
 	"ipsecagent/agent"
 	"ipsecagent/agent/control"
 	"ipsecagent/driver"
+	"ipsecagent/driver/user"
 	"ipsecagent/host"
 	"ipsecagent/ike"
 	"ipsecagent/ike/udp"
@@ -77,17 +78,38 @@ func (w *wiring) open(ctx context.Context) (err error) {
 	if err = w.openIdentities(); err != nil {
 		return err
 	}
-	if w.transport, err = udp.Open(udp.Config{Prepare: w.prepareSocket}); err != nil {
+	if w.transport, err = udp.Open(udp.Config{Prepare: w.prepareSocket, Borrowed: true}); err != nil {
 		return err
 	}
 	data := &attacher{settings: *s, log: w.log}
-	if w.driver, err = data.attach(ctx); err != nil {
+	if w.driver, err = w.attach(ctx, data); err != nil {
 		return err
 	}
 	machine := ike.New(ike.Config{Rand: rand.Reader, Auth: w.identities.authenticators()})
 	w.ike = ike.NewServer(ike.ServerConfig{Machine: machine, Transport: w.transport})
 	w.agent, err = agent.New(w.agentConfig(ctx, data))
 	return err
+}
+
+// attach attaches to the data path and borrows the sockets of UDP port 4500,
+// which a data path before it must have back first.
+func (w *wiring) attach(ctx context.Context, data *attacher) (driver.Driver, error) {
+	if err := w.transport.Borrow(nil); err != nil {
+		return nil, err
+	}
+	d, err := data.attach(ctx)
+	if err != nil {
+		return nil, err
+	}
+	files, err := user.NATSockets(ctx, w.settings.dataPathSocket())
+	if err == nil {
+		err = w.transport.Borrow(files)
+	}
+	if err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
 }
 
 // openIdentities reads what this host proves itself by.
@@ -128,7 +150,7 @@ func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
 	dir := w.settings.PoliciesDir
 	return agent.Config{
 		Driver:            w.driver,
-		Reconnect:         data.attach,
+		Reconnect:         func(ctx context.Context) (driver.Driver, error) { return w.attach(ctx, data) },
 		IKE:               agent.IKE{Submit: w.ike.Submit, Outputs: w.ike.Outputs(), SAs: w.ike.SAs},
 		Library:           library(dir, watchFolder(ctx, dir, w.log)),
 		StateFile:         w.settings.stateFile(),

@@ -367,7 +367,7 @@ func (r *rig) suiteSA(from, to *end, id sadb.FilterID, spi sadb.SPI, name string
 	r.Helper()
 	suite, err := sadb.ParseSuite(name)
 	r.must(err)
-	s := sadb.SA{ID: sadb.SAID{Dst: to.addr(), Proto: sadb.ESP, SPI: spi}, Src: from.addr(), Dir: sadb.Out, Suite: suite,
+	s := sadb.SA{ID: sadb.SAID{Dst: to.addr(), Proto: suite.Proto, SPI: spi}, Src: from.addr(), Dir: sadb.Out, Suite: suite,
 		EncKey: keyFor(spi, suite.EncKeyLen()), AuthKey: keyFor(spi+1, suite.Integrity.KeyLen()),
 		Replay: 1024, Filter: id, Pair: 77, Lifetime: sadb.Lifetime{Hard: sadb.Limits{Time: time.Hour}}}
 	s.Selector = sadb.Selector{Proto: sadb.UDP}.Narrow(from.addr(), to.addr())

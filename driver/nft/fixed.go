@@ -12,6 +12,7 @@ const (
 	chainSteer    = "steer" // base
 	chainLast     = "last"  // base
 	chainIn       = "in"    // base
+	chainVia      = "via"   // base
 	chainMark     = "mark"
 	chainLeak     = "leak"
 	chainRefuse   = "refuse"
@@ -47,6 +48,7 @@ func hooks() map[string]*hook {
 		chainSteer: {"route", unix.NF_INET_LOCAL_OUT, -90},
 		chainLast:  {"filter", unix.NF_INET_POST_ROUTING, 300},
 		chainIn:    {"filter", unix.NF_INET_PRE_ROUTING, -300},
+		chainVia:   {"filter", unix.NF_INET_PRE_ROUTING, -90},
 	}
 }
 
@@ -56,6 +58,7 @@ func (c Config) fixed() map[string][]rule {
 		chainSteer:    c.steerRules(),
 		chainLast:     c.lastRules(),
 		chainIn:       c.inRules(),
+		chainVia:      c.viaRules(),
 		chainMark:     {clamp(false), clamp(true), join(setMark(c.Steer), accept())},
 		chainLeak:     {join(count(counterLast), drop())},
 		chainRefuse:   {join(count(counterClear), drop())},
@@ -90,6 +93,20 @@ func (c Config) steerRules() []rule {
 	}
 }
 
+// viaRules look at what this host forwards: it may belong into a tunnel. What
+// came out of one goes on as it is; the last chain decides about it.
+func (c Config) viaRules() []rule {
+	return []rule{
+		join(interfaceIs(expr.MetaKeyIIFNAME, c.TUN), accept()),
+		join(loopback(expr.MetaKeyIIFTYPE), accept()),
+		join(daddrType(expr.CmpOpEq, typeLocal), accept()),
+		join(daddrType(expr.CmpOpEq, typeMulticast), accept()),
+		join(daddrType(expr.CmpOpEq, typeBroadcast), accept()),
+		join(familyIs(unix.NFPROTO_IPV4), goTo(dispatch(chainVia, false))),
+		join(familyIs(unix.NFPROTO_IPV6), goTo(dispatch(chainVia, true))),
+	}
+}
+
 func (c Config) lastRules() []rule {
 	return slices.Concat(
 		[]rule{
@@ -113,7 +130,8 @@ func (c Config) inRules() []rule {
 			// together before it (nf_ct_netns_get), so that ports are seen.
 			join([]expr.Any{&expr.Ct{Key: expr.CtKeySTATE, Register: scratch}}),
 			// What comes from the data path: marked, so that the route back
-			// to the source leads to the TUN and rp_filter is content.
+			// to the source leads to the TUN and rp_filter is content. A rule
+			// of the data path keeps what goes on from going back.
 			join(interfaceIs(expr.MetaKeyIIFNAME, c.TUN), goTo(chainFromTUN)),
 			join(loopback(expr.MetaKeyIIFTYPE), accept()),
 			join(readable(), jump(chainExempt)),
@@ -254,10 +272,5 @@ func parseRules() []rule {
 }
 
 func (c Config) fromTUNRules() []rule {
-	return []rule{
-		clamp(false), clamp(true),
-		// Only what stays here: marked and forwarded, it would go back.
-		join(daddrType(expr.CmpOpEq, typeLocal), setMark(c.Steer), accept()),
-		join(accept()),
-	}
+	return []rule{clamp(false), clamp(true), join(setMark(c.Steer), accept())}
 }

@@ -11,6 +11,8 @@
 //
 //   - steer (output, after destination NAT) marks locally made packets that a
 //     filter wants secured, so that an ip rule leads them to the TUN.
+//   - via (prerouting, after destination NAT) marks forwarded packets that a
+//     filter of tunnel mode wants secured.
 //   - last (postrouting, after source NAT; forwarded packets too) drops what a
 //     filter blocks or wants secured and that leaves neither by the TUN nor
 //     from a socket of our own. It does not trust the steering mark: routing

@@ -66,6 +66,7 @@ func paths() []path {
 		{chainSteer, sadb.Out, (*plan).steerTarget},
 		{chainLast, sadb.Out, (*plan).lastTarget},
 		{chainIn, sadb.In, (*plan).inTarget},
+		{chainVia, sadb.Out, (*plan).viaTarget},
 	}
 }
 
@@ -79,6 +80,10 @@ func newPlan(cfg Config, epoch string, filters []sadb.Filter) *plan {
 			groups := group(filters, dir, v6)
 			for _, path := range paths() {
 				if path.dir != dir {
+					continue
+				}
+				if path.chain == chainVia && !tunnels(filters) {
+					p.rules[dispatch(path.chain, v6)] = nil // what is forwarded is not looked at
 					continue
 				}
 				decide := func(f sadb.Filter) target { return path.target(p, cfg, f, v6) }
@@ -128,7 +133,7 @@ func group(filters []sadb.Filter, dir sadb.Directions, v6 bool) []boxGroup {
 // dispatchRules makes the sets of a chain and its rules: one look-up for each.
 func (p *plan) dispatchRules(chain string, groups []boxGroup, filters []sadb.Filter, decide func(sadb.Filter) target) []rule {
 	var rules []rule
-	if slices.ContainsFunc(groups, func(g boxGroup) bool { return g.shape.looksInside() }) && chain != chainSteer {
+	if slices.ContainsFunc(groups, func(g boxGroup) bool { return g.shape.looksInside() }) && chain != chainSteer && chain != chainVia {
 		rules = append(rules, join(jump(chainParse)))
 	}
 	for _, g := range groups {
@@ -218,6 +223,22 @@ func (g boxGroup) loads() rule {
 
 func (p *plan) steerTarget(_ Config, f sadb.Filter, _ bool) target {
 	if f.Action.Requires() {
+		return target{expr.VerdictGoto, chainMark, matches}
+	}
+	return target{expr.VerdictAccept, "", 0}
+}
+
+// tunnels reports whether a filter is of tunnel mode.
+func tunnels(filters []sadb.Filter) bool {
+	return slices.ContainsFunc(filters, tunnelled)
+}
+
+func tunnelled(f sadb.Filter) bool { return f.Mode == sadb.Tunnel && f.Action.Requires() }
+
+// viaTarget steers what is forwarded and belongs into a tunnel. Transport mode
+// does not carry other hosts' traffic: the last chain drops it.
+func (p *plan) viaTarget(_ Config, f sadb.Filter, _ bool) target {
+	if tunnelled(f) {
 		return target{expr.VerdictGoto, chainMark, matches}
 	}
 	return target{expr.VerdictAccept, "", 0}

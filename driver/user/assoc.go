@@ -22,15 +22,41 @@ type assoc struct {
 	order  uint64        // of coming: the newest carries the traffic
 	out    *esp.Outbound // one of out and in
 	in     *esp.Inbound
-	path   *path // outbound: what is known of the way to the peer
+	outer  *assoc // outbound ESP of a bundle: its AH; nil: not there
+	path   *path  // outbound: what is known of the way to the peer
 	use    *usage
 }
 
-// pairKey is where an outbound association is found.
-func (a *assoc) pairKey() pairKey { return pairKey{a.root, a.sa.Src, a.sa.ID.Dst} }
+// pairKey is where an outbound association is found. A tunnel has one peer,
+// and its filter says which.
+func (a *assoc) pairKey() pairKey {
+	if a.sa.Mode == sadb.Tunnel {
+		return pairKey{root: a.root}
+	}
+	return pairKey{a.root, a.sa.Src, a.sa.ID.Dst}
+}
 
-// inKey is where an inbound association is found.
-func (a *assoc) inKey() inKey { return inKey{a.sa.ID.Dst, a.sa.ID.SPI} }
+// bundled reports whether a is one half of AH and ESP.
+func (a *assoc) bundled() bool { return a.sa.Bundle.SPI != 0 }
+
+// carries reports whether a, outbound, is to be found by packets: of a bundle
+// it is ESP, once its AH is there.
+func (a *assoc) carries() bool {
+	return !a.bundled() || a.sa.ID.Proto == sadb.ESP && a.outer != nil
+}
+
+// dead reports whether nothing passes by a any more.
+func (a *assoc) dead() bool {
+	return a.use.dead.Load() || a.outer != nil && a.outer.use.dead.Load()
+}
+
+// innerMTU returns the length of the longest packet that fits mtu when sealed.
+func (a *assoc) innerMTU(mtu int) int {
+	if a.outer != nil {
+		mtu = a.outer.out.InnerMTU(mtu)
+	}
+	return a.out.InnerMTU(mtu)
+}
 
 // usage counts what an association has carried. All workers share it.
 type usage struct {
@@ -40,6 +66,10 @@ type usage struct {
 	last     atomic.Int64 // Unix nanoseconds; 0: never
 	replayed atomic.Uint64
 	badICV   atomic.Uint64
+
+	alive time.Time // outbound in UDP: when its translator was last reminded; the engine's alone
+
+	from atomic.Pointer[netip.AddrPort] // inbound in UDP: where it came from last; nil: from Encap.Remote
 
 	used atomic.Bool // the first valid packet was reported
 	soft atomic.Bool // the soft limit was reported
@@ -64,16 +94,24 @@ func newAssoc(sa sadb.SA, now time.Time) (*assoc, error) {
 // replay window of the first.
 func fingerprint(sa sadb.SA) [32]byte {
 	h := sha256.New()
-	fmt.Fprintf(h, "%v %v %v %v %v %v %d %d ", sa.ID, sa.Src, sa.Dir, sa.Mode, sa.Suite, sa.ESN, sa.Replay, sa.EncKey.Len())
+	fmt.Fprintf(h, "%v %v %v %v %v %v %d %v %v %d ", sa.ID, sa.Src, sa.Dir, sa.Mode, sa.Suite, sa.ESN, sa.Replay, sa.Encap, sa.Bundle, sa.EncKey.Len())
 	h.Write(sa.EncKey.Bytes())
 	h.Write(sa.AuthKey.Bytes())
 	return [32]byte(h.Sum(nil))
 }
 
+// smallBlocks is how many bytes a key of a cipher with 64-bit blocks may
+// protect, whatever was negotiated: with more, blocks begin to repeat.
+const smallBlocks = 1 << 30
+
 // limitsOf asks for a replacement well before 32-bit sequence numbers are used
 // up: they never cycle (RFC 4303 §3.3.3).
 func limitsOf(sa sadb.SA) sadb.Lifetime {
 	l := sa.Lifetime
+	if e := sa.Suite.Encryption; e == sadb.DES || e == sadb.TripleDES {
+		l.Soft = l.Soft.Min(sadb.Limits{Bytes: smallBlocks / 4 * 3})
+		l.Hard = l.Hard.Min(sadb.Limits{Bytes: smallBlocks})
+	}
 	if sa.Dir == sadb.Out && !sa.ESN {
 		l.Soft = l.Soft.Min(sadb.Limits{Packets: 3 << 30})
 	}

@@ -40,8 +40,8 @@ func (e *engine) change(a, b *assoc) {
 func (e *engine) allocSPI(r request, now time.Time) (sadb.SPI, error) {
 	dst := plain(r.Dst)
 	switch {
-	case r.Proto != sadb.ESP:
-		return 0, fmt.Errorf("reserve SPI: %s is not carried by the userspace driver, only ESP", r.Proto)
+	case r.Proto != sadb.ESP && r.Proto != sadb.AH:
+		return 0, fmt.Errorf("reserve SPI: %s is neither ESP nor AH", r.Proto)
 	case !dst.IsValid() || plain(r.Src).Is4() != dst.Is4():
 		return 0, fmt.Errorf("reserve SPI: addresses %v and %v are not a pair of one family", r.Src, r.Dst)
 	case len(e.reserved) >= maxReservations:
@@ -89,7 +89,11 @@ func (e *engine) addSA(w *wireSA, now time.Time) error {
 		return fmt.Errorf("add association %s: %w", sa.ID, err)
 	}
 	e.install(a)
-	if a.out != nil {
+	if a.sa.Encap.KeepAlive {
+		a.use.alive = now // IKE has just been there
+		e.due(now.Add(keepAliveEvery))
+	}
+	if a = e.joined(a); a != nil {
 		for _, h := range e.wait.answered(a.pairKey()) {
 			e.sendHeld(h, now)
 		}
@@ -97,13 +101,53 @@ func (e *engine) addSA(w *wireSA, now time.Time) error {
 	return nil
 }
 
+// joined returns the association by which packets may go now that a is there:
+// a itself, or ESP of a bundle if both halves are there; nil: none.
+func (e *engine) joined(a *assoc) *assoc {
+	switch {
+	case a.out == nil:
+		return nil
+	case !a.bundled():
+		return a
+	}
+	esp, ah := a, e.sas[plainID(a.sa.Bundle)]
+	if a.sa.ID.Proto == sadb.AH {
+		esp, ah = ah, esp
+	}
+	if esp == nil || ah == nil || esp.out == nil || ah.out == nil || plainID(esp.sa.Bundle) != ah.sa.ID || plainID(ah.sa.Bundle) != esp.sa.ID {
+		return nil
+	}
+	whole := *esp
+	whole.outer = ah
+	e.sas[esp.sa.ID] = &whole
+	e.change(esp, &whole)
+	return &whole
+}
+
+// part takes AH, which goes, from its bundle: what is left carries nothing.
+func (e *engine) part(ah *assoc) {
+	esp := e.sas[plainID(ah.sa.Bundle)]
+	if ah.sa.ID.Proto != sadb.AH || esp == nil || esp.outer == nil {
+		return
+	}
+	half := *esp
+	half.outer = nil
+	e.sas[esp.sa.ID] = &half
+	e.change(esp, &half)
+}
+
+func plainID(id sadb.SAID) sadb.SAID {
+	id.Dst = plain(id.Dst)
+	return id
+}
+
 // prepare makes the association ready, or the one in force go on under new
 // terms where the keys are the same: its sequence numbers must not start again.
 func (e *engine) prepare(sa sadb.SA, now time.Time) (*assoc, error) {
 	old := e.sas[sa.ID]
 	switch {
-	case sa.Mode != sadb.Transport:
-		return nil, fmt.Errorf("%s mode is not carried by the userspace driver", sa.Mode)
+	case sa.Bundle.SPI != 0 && (sa.Bundle.Proto == sa.ID.Proto || !sa.Encap.IsZero()):
+		return nil, fmt.Errorf("bundle with %s: it is AH and ESP, and not in UDP", sa.Bundle)
 	case sa.Dir != sadb.In && sa.Dir != sadb.Out:
 		return nil, fmt.Errorf("direction %q: in or out", sa.Dir)
 	case old == nil && len(e.sas) >= maxAssociations:
@@ -160,6 +204,7 @@ func (e *engine) deleteSA(id sadb.SAID) {
 	a.use.dead.Store(true)
 	delete(e.sas, id)
 	e.change(a, nil)
+	e.part(a)
 	e.release(a.path)
 }
 

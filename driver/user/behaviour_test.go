@@ -323,28 +323,28 @@ func TestWhatIsNotCarriedIsRefused(t *testing.T) {
 	}
 	delayed, tunnel, child := f, f, f
 	delayed.Action.ClearDelay = time.Second
-	tunnel.Mode = sadb.Tunnel
+	tunnel.Mode, tunnel.Action.AllowClear = sadb.Tunnel, true
 	child.ID, child.Parent = "child", "nobody"
 	endless := f
 	endless.ID = "endless"
 	sa, _ := oneWay(suite(t, "esp-aes256gcm"), "a", l.alice.v4, l.bob.v4, 0x1000)
-	tunnelSA, shortKey, noWindow := sa, sa, sa
-	tunnelSA.Mode = sadb.Tunnel
+	twice, shortKey, noWindow := sa, sa, sa
+	twice.Bundle = sa.ID
 	shortKey.EncKey = sadb.NewSecret([]byte("short"))
 	noWindow.Dir, noWindow.Replay = sadb.In, 0
-	_, ahErr := c.AllocSPI(ctx, l.bob.v4, l.alice.v4, sadb.AH)
+	_, protoErr := c.AllocSPI(ctx, l.bob.v4, l.alice.v4, 7)
 	_, mixErr := c.AllocSPI(ctx, l.bob.v6, l.alice.v4, sadb.ESP)
 	for what, err := range map[string]error{
 		"a filter twice":       c.SetFilters(ctx, []sadb.Filter{f, f}),
 		"a delay before clear": c.SetFilters(ctx, []sadb.Filter{delayed}),
-		"a tunnel filter":      c.SetFilters(ctx, []sadb.Filter{tunnel}),
+		"a tunnel in clear":    c.SetFilters(ctx, []sadb.Filter{tunnel}),
 		"an orphan overlay":    c.PutFilter(ctx, child),
 		"an endless overlay":   c.PutFilter(ctx, endless),
 		"removal of a filter":  c.RemoveFilter(ctx, "a"),
-		"a tunnel association": c.AddSA(ctx, tunnelSA),
+		"ESP over ESP":         c.AddSA(ctx, twice),
 		"a short key":          c.AddSA(ctx, shortKey),
 		"no replay window":     c.AddSA(ctx, noWindow),
-		"AH":                   ahErr,
+		"another protocol":     protoErr,
 		"mixed families":       mixErr,
 	} {
 		if err == nil {

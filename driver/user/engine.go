@@ -39,6 +39,7 @@ type engine struct {
 
 	calls   chan call
 	tooBigs chan tooBig
+	nat     []int // sockets of IKE to lend; they do not change
 
 	client    *session // nil: no agent is attached
 	filters   []sadb.Filter
@@ -50,6 +51,7 @@ type engine struct {
 	paths     map[netip.Addr]*path
 	wait      *waiting
 	unwanted  uint64        // packets of the TUN that no filter wants secured
+	learned   time.Time     // when the addresses of this host were last read
 	next      time.Time     // when something is due; zero: nothing
 	look      time.Time     // when rules, routes and links are to be looked at; zero: not
 	lookGap   time.Duration // before the next look
@@ -133,6 +135,7 @@ func (e *engine) tick(now time.Time) {
 	e.ageAll(now)
 	e.endReservations(now)
 	e.agePaths(now)
+	e.keepAlive(now)
 }
 
 // lookAround restores rule, routes and link, and asks the routes for the MTU.
@@ -149,6 +152,7 @@ func (e *engine) lookAround(now time.Time) {
 	for _, p := range e.paths {
 		e.measure(p)
 	}
+	e.learnAddresses(now)
 	e.lookGap = 10 * time.Since(now)
 }
 
@@ -164,16 +168,18 @@ func (e *engine) missed(packet []byte, now time.Time) {
 	if err != nil {
 		return
 	}
+	e.learnSource(h.Src, now)
 	if e.resend(packet, now) {
 		return
 	}
-	flow := outFlow(&h)
+	flow := e.out.flow(&h)
 	i := e.spd.decide(flow, sadb.Out)
 	if i < 0 || !e.spd.filters[i].Action.Requires() || !negotiable(flow) {
 		e.unwanted++ // policy changed while it was on its way: it is repeated, or not
 		return
 	}
-	entry, first := e.wait.ask(driver.Acquire{Filter: e.spd.roots[i], Flow: flow})
+	root := e.spd.roots[i]
+	entry, first := e.wait.ask(e.spd.key(root, flow), driver.Acquire{Filter: root, Flow: flow})
 	e.wait.hold(entry, packet, now)
 	if first {
 		e.emit(entry.acquire)
@@ -201,7 +207,7 @@ func (e *engine) asked(a nft.Asked) {
 	if e.sh.snap.Load().outbound(root, a.Flow) != nil {
 		return
 	}
-	entry, first := e.wait.ask(driver.Acquire{Filter: root, Flow: a.Flow, Clear: true})
+	entry, first := e.wait.ask(e.spd.key(root, a.Flow), driver.Acquire{Filter: root, Flow: a.Flow, Clear: true})
 	if first {
 		e.emit(entry.acquire)
 	}
@@ -223,6 +229,8 @@ func (e *engine) noticed(n notice) {
 		e.emit(driver.Expire{ID: n.a.sa.ID})
 	case hardReached:
 		e.expire(n.a)
+	case endpointMoved:
+		e.moved(n.a)
 	}
 }
 
@@ -263,7 +271,7 @@ func (e *engine) serve(r request, now time.Time) (reply, error) {
 		if r.Acquire == nil {
 			return reply{}, errors.New("abandon: the acquire is missing")
 		}
-		e.wait.abandon(*r.Acquire)
+		e.wait.abandon(e.spd.key(r.Acquire.Filter, r.Acquire.Flow))
 		return reply{}, nil
 	case verbState:
 		if r.Again {

@@ -53,8 +53,8 @@ func checkFilter(f sadb.Filter) error {
 		return fmt.Errorf("filter %s (%s): unknown action %s", f.ID, f.Name, f.Action.Kind)
 	case f.Dir == 0 || f.Dir&^sadb.Both != 0:
 		return fmt.Errorf("filter %s (%s): no direction", f.ID, f.Name)
-	case f.Action.Kind == sadb.Negotiate && f.Mode != sadb.Transport:
-		return fmt.Errorf("filter %s (%s): %s mode is not carried by the userspace driver", f.ID, f.Name, f.Mode)
+	case f.Mode == sadb.Tunnel && f.Action.Kind == sadb.Negotiate && f.Action.AllowClear:
+		return fmt.Errorf("filter %s (%s): a tunnel does not fall back to clear", f.ID, f.Name)
 	case f.Action.ClearDelay != 0:
 		return fmt.Errorf("filter %s (%s): a delay before clear traffic (%s) is not enforced by the userspace driver: set it to 0", f.ID, f.Name, f.Action.ClearDelay)
 	}
@@ -170,11 +170,7 @@ func (e *engine) enforce(filters, overlays []sadb.Filter) error {
 		return err
 	}
 	e.filters, e.overlays, e.spd = filters, overlays, newSPD(all)
-	there := map[sadb.FilterID]bool{}
-	for _, f := range all {
-		there[f.ID] = true
-	}
-	e.wait.prune(there)
+	e.wait.prune(e.spd)
 	snap := *e.sh.snap.Load()
 	snap.spd = e.spd
 	e.sh.snap.Store(&snap)

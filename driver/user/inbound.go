@@ -16,6 +16,7 @@ import (
 )
 
 const (
+	ipv4Header  = 20
 	ipv6Header  = 40
 	controlRoom = 128 // control messages of one datagram
 	// readPause follows an error of a raw socket (no memory), so that one
@@ -23,34 +24,46 @@ const (
 	readPause = 10 * time.Millisecond
 )
 
-// opener takes ESP of one family from the wire to the TUN. One goroutine each.
+// opener takes ESP, ESP in UDP or AH of one family from the wire to the TUN.
+// One goroutine each.
 type opener struct {
-	sh   *shared
-	tun  *tun
-	conn batcher
-	v6   bool
-	msgs []ipv4.Message
-	bufs [][]byte // with room for the IPv6 header in front
+	sh     *shared
+	tun    *tun
+	conn   batcher
+	proto  uint8 // what the socket delivers
+	header bool  // behind its IP header
+	msgs   []ipv4.Message
+	bufs   [][]byte // with room for an IP header in front
 }
 
-// openOpener opens the receiving socket. An IPv4 one delivers the IP header,
-// an IPv6 one the payload, and the header's fields as control messages.
-func openOpener(cfg Config, sh *shared, tun *tun, family int) (*opener, error) {
+// openOpener opens the socket that receives a protocol. An IPv4 one delivers
+// the IP header, an IPv6 one the payload, and the header's fields as control
+// messages.
+func openOpener(cfg Config, sh *shared, tun *tun, family, proto int) (*opener, error) {
 	v6 := family == unix.AF_INET6
-	conn, err := cfg.openRaw(family, unix.IPPROTO_ESP, func(fd int) error {
+	conn, err := cfg.openRaw(family, proto, func(fd int) error {
 		err := option(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
-		if !v6 {
-			return err
+		if v6 {
+			err = errors.Join(err, tellHeader6(fd))
 		}
-		return errors.Join(err,
-			option(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1),
-			option(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1),
-			option(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT, 1))
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	o := &opener{sh: sh, tun: tun, conn: conn, v6: v6}
+	return newOpener(sh, tun, conn, uint8(proto), !v6), nil
+}
+
+// tellHeader6 asks for control messages about the IPv6 header.
+func tellHeader6(fd int) error {
+	return errors.Join(
+		option(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1),
+		option(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1),
+		option(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT, 1))
+}
+
+func newOpener(sh *shared, tun *tun, conn batcher, proto uint8, header bool) *opener {
+	o := &opener{sh: sh, tun: tun, conn: conn, proto: proto, header: header}
 	o.msgs = make([]ipv4.Message, batch)
 	for i := range o.msgs {
 		buf := make([]byte, ipv6Header+tunMTU)
@@ -58,7 +71,7 @@ func openOpener(cfg Config, sh *shared, tun *tun, family int) (*opener, error) {
 		o.msgs[i].Buffers = [][]byte{buf[ipv6Header:]}
 		o.msgs[i].OOB = make([]byte, controlRoom)
 	}
-	return o, nil
+	return o
 }
 
 // run receives until the socket is closed.
@@ -75,35 +88,58 @@ func (o *opener) run() {
 		}
 		now := time.Now()
 		for i := range n {
-			if packet := o.packet(i); packet != nil {
-				o.open(packet, now)
+			if packet, from := o.packet(i); packet != nil {
+				o.open(packet, from, now)
 			}
 		}
 	}
 }
 
-// packet returns the i-th datagram as an IP packet; nil where it cannot be.
-func (o *opener) packet(i int) []byte {
+// packet returns the i-th datagram as an IP packet, and where it came from if
+// it came in UDP; nil where it cannot be.
+func (o *opener) packet(i int) (packet []byte, from netip.AddrPort) {
 	m := &o.msgs[i]
 	if m.Flags&unix.MSG_TRUNC != 0 {
 		o.sh.count.malformed.Add(1)
-		return nil
+		return nil, from
 	}
-	if !o.v6 {
-		return o.bufs[i][ipv6Header : ipv6Header+m.N]
+	if o.header {
+		return o.bufs[i][ipv6Header : ipv6Header+m.N], from
 	}
-	src, ok := netip.AddrFromSlice(m.Addr.(*net.IPAddr).IP)
+	src, port := source(m.Addr)
 	c := parseControl(m.OOB[:m.NN])
-	if !ok || !c.dst.IsValid() {
-		o.sh.count.malformed.Add(1)
-		return nil
+	if src.BitLen() != c.dst.BitLen() || m.N < 4 {
+		if m.N != 1 { // a keep-alive has done its work at the translator
+			o.sh.count.malformed.Add(1)
+		}
+		return nil, from
 	}
-	packet := o.bufs[i][:ipv6Header+m.N]
-	esp.OuterHeader{Src: src, Dst: c.dst, TOS: c.class, Proto: unix.IPPROTO_ESP, Hops: c.hops}.Put(packet, ipv6Header+m.N)
-	return packet
+	if port != 0 {
+		from = netip.AddrPortFrom(src, port)
+	}
+	head := ipv6Header
+	if src.Is4() {
+		head = ipv4Header
+	}
+	packet = o.bufs[i][ipv6Header-head : ipv6Header+m.N]
+	esp.OuterHeader{Src: src, Dst: c.dst, TOS: c.class, Proto: o.proto, Hops: c.hops}.Put(packet, len(packet))
+	return packet, from
 }
 
-// control is what control messages say of a datagram's IPv6 header.
+// source returns who sent a datagram; port 0: not by UDP.
+func source(a net.Addr) (netip.Addr, uint16) {
+	switch a := a.(type) {
+	case *net.IPAddr:
+		ip, _ := netip.AddrFromSlice(a.IP)
+		return ip.Unmap(), 0
+	case *net.UDPAddr:
+		ip, _ := netip.AddrFromSlice(a.IP)
+		return ip.Unmap(), uint16(a.Port)
+	}
+	return netip.Addr{}, 0
+}
+
+// control is what control messages say of a datagram's IP header.
 type control struct {
 	dst         netip.Addr
 	class, hops uint8
@@ -120,14 +156,30 @@ func parseControl(oob []byte) control {
 		}
 		data := oob[unix.SizeofCmsghdr:n]
 		if level == unix.IPPROTO_IPV6 {
-			c.set(kind, data)
+			c.set6(kind, data)
+		}
+		if level == unix.IPPROTO_IP {
+			c.set4(kind, data)
 		}
 		oob = oob[min(len(oob), (n+7)&^7):]
 	}
 	return c
 }
 
-func (c *control) set(kind uint32, data []byte) {
+// set4 reads what is told of an IPv4 header: of in_pktinfo, the address that
+// the datagram was sent to (ip(7)).
+func (c *control) set4(kind uint32, data []byte) {
+	switch {
+	case kind == unix.IP_PKTINFO && len(data) >= 12:
+		c.dst = netip.AddrFrom4([4]byte(data[8:]))
+	case kind == unix.IP_TOS && len(data) >= 1:
+		c.class = data[0]
+	case kind == unix.IP_TTL && len(data) >= 4:
+		c.hops = uint8(binary.NativeEndian.Uint32(data))
+	}
+}
+
+func (c *control) set6(kind uint32, data []byte) {
 	switch {
 	case kind == unix.IPV6_PKTINFO && len(data) >= 16:
 		c.dst = netip.AddrFrom16([16]byte(data))
@@ -139,37 +191,62 @@ func (c *control) set(kind uint32, data []byte) {
 }
 
 // open verifies one packet and gives what is inside to the local stack, if the
-// association may carry it (RFC 4301 §5.2). Nothing is remembered of a packet
-// that is not authentic.
-func (o *opener) open(packet []byte, now time.Time) {
-	snap, count := o.sh.snap.Load(), &o.sh.count
-	h, err := esp.Parse(packet)
-	if err != nil {
-		count.malformed.Add(1)
+// association may carry it (RFC 4301 §5.2). from is where ESP in UDP came from;
+// the zero value: directly over IP. Nothing is remembered of a packet that is
+// not authentic.
+func (o *opener) open(packet []byte, from netip.AddrPort, now time.Time) {
+	snap := o.sh.snap.Load()
+	a, inner := o.unseal(snap, packet, sadb.SAID{}, from, now)
+	if a != nil && a.bundled() { // AH: ESP of the same bundle stands behind it
+		a, inner = o.unseal(snap, inner, a.sa.ID, from, now)
+	}
+	if a == nil {
 		return
 	}
-	a := snap.in[inKey{h.Dst, h.SPI}]
-	if a == nil || a.use.dead.Load() {
-		count.noSA.Add(1)
+	in, err := esp.Parse(inner)
+	if err != nil || !allowed(snap, a, &in) {
+		o.sh.count.badSelector.Add(1)
 		return
+	}
+	if from.IsValid() && a.sa.Mode == sadb.Transport {
+		_ = esp.RepairChecksum(inner) // it was computed for addresses that a translator has changed (RFC 3948 §3.1.2)
+	}
+	o.sh.count.in.Add(1)
+	_ = o.queue(&in, a.sa.ID.SPI).write(inner) // a full queue drops, as every queue of the stack
+}
+
+// unseal takes one layer of protection off. through is the AH that the packet
+// came out of: what belongs to a bundle passes by both or not at all. No
+// association: the packet ends here.
+func (o *opener) unseal(snap *snapshot, packet []byte, through sadb.SAID, from netip.AddrPort, now time.Time) (*assoc, []byte) {
+	h, err := esp.Parse(packet)
+	if err != nil {
+		o.sh.count.malformed.Add(1)
+		return nil, nil
+	}
+	a := snap.in[sadb.SAID{Dst: h.Dst, Proto: sadb.Proto(h.Proto), SPI: h.SPI}]
+	if a == nil || a.use.dead.Load() || from.IsValid() == a.sa.Encap.IsZero() {
+		o.sh.count.noSA.Add(1)
+		return nil, nil
+	}
+	if a.sa.ID.Proto == sadb.ESP && a.sa.Bundle != through {
+		o.sh.count.badSelector.Add(1)
+		return nil, nil
 	}
 	inner, opened, err := a.in.Open(packet)
 	if err != nil && !errors.Is(err, esp.ErrDummy) {
 		o.reject(a, err)
-		return
+		return nil, nil
 	}
 	o.sh.reached(a, a.count(opened.Len, now))
 	o.firstUse(a)
+	if from.IsValid() && opened.Seq == a.in.Seq() {
+		o.sh.follow(a, from)
+	}
 	if err != nil {
-		return // a dummy: authentic, and nothing to deliver
+		return nil, nil // a dummy: authentic, and nothing to deliver
 	}
-	in, err := esp.Parse(inner)
-	if err != nil || !allowed(snap.spd, a, &in) {
-		count.badSelector.Add(1)
-		return
-	}
-	count.in.Add(1)
-	_ = o.queue(&in, h.SPI).write(inner) // a full queue drops, as every queue of the stack
+	return a, inner
 }
 
 // queue returns the queue for a packet: always the same for one flow. The
@@ -203,12 +280,14 @@ func (o *opener) reject(a *assoc, err error) {
 // carry: its headers lie in the association's selector, and the filter that
 // decides about them now is the one the association was made for, or an
 // overlay of it.
-func allowed(s *spd, a *assoc, h *esp.Headers) bool {
+func allowed(snap *snapshot, a *assoc, h *esp.Headers) bool {
 	flow := h.Flow(sadb.In)
-	flow.LocalMe = true // the outer destination, which transport mode keeps
+	// In transport mode it is the outer destination.
+	flow.LocalMe = a.sa.Mode == sadb.Transport || snap.local[h.Dst]
 	if !a.sa.Selector.Matches(flow) {
 		return false
 	}
+	s := snap.spd
 	i := s.decide(flow, sadb.In)
-	return i >= 0 && s.filters[i].Action.Kind == sadb.Negotiate && s.roots[i] == a.root
+	return i >= 0 && s.filters[i].Action.Kind == sadb.Negotiate && s.roots[i] == a.root && s.filters[i].Mode == a.sa.Mode
 }

@@ -2,6 +2,7 @@ package user
 
 import (
 	"encoding/binary"
+	"ipsecagent/sadb"
 	"net"
 	"net/netip"
 	"testing"
@@ -46,7 +47,7 @@ func FuzzControl(f *testing.F) {
 	f.Add(sampleControl())
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		parseControl(b)
-		parseTooBig(ipv4.Message{Buffers: [][]byte{make([]byte, 8)}, OOB: b, NN: len(b), N: 8, Addr: &net.IPAddr{}})
+		parseTooBig(ipv4.Message{Buffers: [][]byte{make([]byte, 8)}, OOB: b, NN: len(b), N: 8, Addr: &net.IPAddr{}}, sadb.AH)
 	})
 }
 
@@ -63,15 +64,15 @@ func TestOnlyTooBigIsReadFromTheErrorQueue(t *testing.T) {
 	four := queued(unix.IPPROTO_IP, unix.IP_RECVERR, "192.0.2.1", unix.SO_EE_ORIGIN_ICMP, 3, 4, 1400)
 	six := queued(unix.IPPROTO_IPV6, unix.IPV6_RECVERR, "2001:db8::1", unix.SO_EE_ORIGIN_ICMP6, 2, 0, 1400)
 	for _, m := range []ipv4.Message{four, six} {
-		got, ok := parseTooBig(m)
-		want := tooBig{netip.MustParseAddr(m.Addr.String()), 0x1000, 1400}
+		got, ok := parseTooBig(m, sadb.ESP)
+		want := tooBig{sadb.SAID{Dst: netip.MustParseAddr(m.Addr.String()), Proto: sadb.ESP, SPI: 0x1000}, 1400}
 		if !ok || got != want {
 			t.Errorf("%v: got %+v %v", m.Addr, got, ok)
 		}
 		for n := range m.NN {
 			short := m
 			short.NN = n
-			if _, ok := parseTooBig(short); ok {
+			if _, ok := parseTooBig(short, sadb.ESP); ok {
 				t.Errorf("%v: %d of %d bytes pass", m.Addr, n, m.NN)
 			}
 		}
@@ -81,7 +82,7 @@ func TestOnlyTooBigIsReadFromTheErrorQueue(t *testing.T) {
 		"local error":          queued(unix.IPPROTO_IP, unix.IP_RECVERR, "192.0.2.1", unix.SO_EE_ORIGIN_LOCAL, 3, 4, 1400),
 		"ICMPv6 unreachable":   queued(unix.IPPROTO_IPV6, unix.IPV6_RECVERR, "2001:db8::1", unix.SO_EE_ORIGIN_ICMP6, 1, 4, 0),
 	} {
-		if got, ok := parseTooBig(m); ok {
+		if got, ok := parseTooBig(m, sadb.ESP); ok {
 			t.Errorf("%s passes as %+v", name, got)
 		}
 	}

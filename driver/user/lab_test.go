@@ -72,6 +72,8 @@ table bridge wire {
   counter secured1 {}
   counter clear1 {}
   counter long6 {}
+  counter laterudp0 {}
+  counter laterudp1 {}
   chain long {
     type filter hook prerouting priority -1;
     ether type ip6 meta length > 1300 counter name long6
@@ -81,13 +83,19 @@ table bridge wire {
     ether type arp accept
     icmpv6 type { 130-137,143 } accept
     udp dport 500 accept
-    iifname p0 ip protocol 50 counter name secured0 accept
-    iifname p0 ip6 nexthdr 50 counter name secured0 accept
-    iifname p0 frag nexthdr 50 counter name secured0 accept
+    iifname p0 ip protocol { 50, 51 } counter name secured0 accept
+    iifname p0 ip6 nexthdr { 50, 51 } counter name secured0 accept
+    iifname p0 frag nexthdr { 50, 51 } counter name secured0 accept
+    iifname p0 udp sport 4500 counter name secured0 accept
+    iifname p0 udp dport 4500 counter name secured0 accept
+    iifname p0 ip frag-off & 0x1fff != 0 ip protocol 17 counter name laterudp0 accept
     iifname p0 counter name clear0
-    iifname p1 ip protocol 50 counter name secured1 accept
-    iifname p1 ip6 nexthdr 50 counter name secured1 accept
-    iifname p1 frag nexthdr 50 counter name secured1 accept
+    iifname p1 ip protocol { 50, 51 } counter name secured1 accept
+    iifname p1 ip6 nexthdr { 50, 51 } counter name secured1 accept
+    iifname p1 frag nexthdr { 50, 51 } counter name secured1 accept
+    iifname p1 udp sport 4500 counter name secured1 accept
+    iifname p1 udp dport 4500 counter name secured1 accept
+    iifname p1 ip frag-off & 0x1fff != 0 ip protocol 17 counter name laterudp1 accept
     iifname p1 counter name clear1
   }
 }`

@@ -61,8 +61,8 @@ func newMemory(t testing.TB, mtu uint32) *memory {
 	closed := &queue{fd: -1}
 	m := &memory{wire: &capture{}, sa: out}
 	sender, receiver := newShared(), newShared()
-	sender.snap.Store(&snapshot{spd: newSPD([]sadb.Filter{require("f", remote)}), out: map[pairKey][]*assoc{out.pairKey(): {out}}})
-	receiver.snap.Store(&snapshot{spd: newSPD([]sadb.Filter{require("f", local)}), in: map[inKey]*assoc{{remote, 0x1000}: in}})
+	sender.snap.Store(&snapshot{spd: newSPD([]sadb.Filter{require("f", remote)}), out: map[pairKey][]*assoc{out.pairKey(): {out}}, local: map[netip.Addr]bool{local: true}})
+	receiver.snap.Store(&snapshot{spd: newSPD([]sadb.Filter{require("f", local)}), in: map[sadb.SAID]*assoc{inSA.ID: in}})
 	m.out = &sealer{sh: sender, tun: closed, v4: newOutbox(m.wire, 2*batch), v6: newOutbox(m.wire, 2*batch), arena: make([]byte, arenaSize)}
 	m.in = &opener{sh: receiver, tun: &tun{queues: []*queue{closed}}}
 	return m
@@ -178,7 +178,7 @@ func TestPacketsCostNoAllocation(t *testing.T) {
 	}
 	i := 0
 	if n := testing.AllocsPerRun(100, func() {
-		m.in.open(m.wire.sent[i], now)
+		m.in.open(m.wire.sent[i], netip.AddrPort{}, now)
 		i++
 	}); n != 0 {
 		t.Errorf("%.1f allocations to open a packet", n)
@@ -218,12 +218,12 @@ func TestReplayAndForgeryAreCountedAndRememberNothing(t *testing.T) {
 	now := time.Unix(1, 0)
 	forged := bytes.Clone(sealed)
 	forged[len(forged)-1] ^= 1
-	m.in.open(forged, now)
+	m.in.open(forged, netip.AddrPort{}, now)
 	if count.badICV.Load() != 1 || len(m.in.sh.notices) != 0 {
 		t.Error("a forged packet left a trace beyond its counter")
 	}
-	m.in.open(bytes.Clone(sealed), now)
-	m.in.open(bytes.Clone(sealed), now)
+	m.in.open(bytes.Clone(sealed), netip.AddrPort{}, now)
+	m.in.open(bytes.Clone(sealed), netip.AddrPort{}, now)
 	if count.in.Load() != 1 || count.replayed.Load() != 1 {
 		t.Errorf("%d delivered, %d replayed", count.in.Load(), count.replayed.Load())
 	}
@@ -244,7 +244,7 @@ func FuzzWire(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m := newMemory(t, 1500)
 		known := bytes.HasPrefix(b, sealed)
-		m.in.open(bytes.Clone(b), time.Unix(1, 0))
+		m.in.open(bytes.Clone(b), netip.AddrPort{}, time.Unix(1, 0))
 		if n := m.in.sh.count.in.Load(); n != 0 && !known {
 			// Fields of the IP header that routers change are not covered.
 			if len(b) < len(sealed) || !bytes.Equal(b[20:len(sealed)], sealed[20:]) {

@@ -90,11 +90,11 @@ func (s *sealer) one(buf []byte, size int, now time.Time) {
 	}
 }
 
-// outFlow returns the headers as filters see them. What comes through the TUN
-// was sent by this host: only locally made packets are steered.
-func outFlow(h *esp.Headers) sadb.Flow {
+// flow returns the headers as filters see them. What comes through the TUN was
+// sent by this host, or is forwarded into a tunnel.
+func (s *sealer) flow(h *esp.Headers) sadb.Flow {
 	f := h.Flow(sadb.Out)
-	f.LocalMe = true
+	f.LocalMe = s.sh.snap.Load().local[h.Src]
 	return f
 }
 
@@ -103,7 +103,7 @@ func outFlow(h *esp.Headers) sadb.Flow {
 // packet is untouched.
 func (s *sealer) secure(buf []byte, size int, h *esp.Headers, now time.Time) bool {
 	snap := s.sh.snap.Load()
-	flow := outFlow(h)
+	flow := s.flow(h)
 	i := snap.spd.decide(flow, sadb.Out)
 	if i < 0 || snap.spd.filters[i].Action.Kind != sadb.Negotiate {
 		return false
@@ -116,20 +116,58 @@ func (s *sealer) secure(buf []byte, size int, h *esp.Headers, now time.Time) boo
 	if s.refused(buf[headRoom:headRoom+size], h, a, mtu) {
 		return true
 	}
-	run, err := a.out.Reserve(1)
-	if err != nil {
-		s.sh.exhausted(a)
+	sealed, err := s.seal(a, buf, headRoom, headRoom+size)
+	if errors.Is(err, esp.ErrSequence) {
 		return false
 	}
-	sealed, err := run.Seal(buf, headRoom, headRoom+size)
 	if err != nil {
 		s.sh.count.malformed.Add(1)
 		return true
 	}
 	s.sh.count.out.Add(1)
-	s.sh.reached(a, a.count(size, now))
-	s.send(sealed, h.Dst, mtu)
+	s.book(a, size, now)
+	if !a.sa.Encap.IsZero() && sealed[0]>>4 == 4 {
+		prepareFragments(sealed) // behind a translator no router is heard: all may cut it
+	}
+	s.send(sealed, a.out.Peer().Addr(), mtu)
 	return true
+}
+
+// seal protects buf[start:end], of a bundle by ESP and then by AH. With
+// ErrSequence the packet is untouched.
+func (s *sealer) seal(a *assoc, buf []byte, start, end int) ([]byte, error) {
+	run, err := s.reserve(a)
+	if err != nil {
+		return nil, err
+	}
+	if a.outer == nil {
+		return run.Seal(buf, start, end)
+	}
+	outer, err := s.reserve(a.outer)
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := run.Seal(buf, start, end)
+	if err != nil {
+		return nil, err
+	}
+	start = cap(buf) - cap(sealed)
+	return outer.Seal(buf, start, start+len(sealed))
+}
+
+func (s *sealer) reserve(a *assoc) (esp.Sequence, error) {
+	run, err := a.out.Reserve(1)
+	if err != nil {
+		s.sh.exhausted(a)
+	}
+	return run, err
+}
+
+// book counts a packet of size bytes, of a bundle for both.
+func (s *sealer) book(a *assoc, size int, now time.Time) {
+	for ; a != nil; a = a.outer {
+		s.sh.reached(a, a.count(size, now))
+	}
 }
 
 // refused answers "too big" to a packet that would not fit when sealed and says
@@ -142,7 +180,7 @@ func (s *sealer) refused(packet []byte, h *esp.Headers, a *assoc, mtu int) bool 
 	if h.V6 {
 		narrow = narrow6
 	}
-	inner := max(a.out.InnerMTU(mtu), narrow)
+	inner := max(a.innerMTU(mtu), narrow)
 	if len(packet) <= inner || !tcp && (h.V6 || !h.DF) {
 		return false
 	}

@@ -15,29 +15,34 @@ import (
 
 // tooBig is what a router said about a packet of ours, not yet believed.
 type tooBig struct {
-	dst netip.Addr
-	spi sadb.SPI
+	id  sadb.SAID
 	mtu uint32
 }
 
-// openErrors opens a socket that receives nothing but the ICMP errors about
-// ESP packets: a filter drops every packet, the errors come by the error queue.
-func openErrors(cfg Config, family int) (batcher, error) {
+// errorSocket receives nothing but the ICMP errors about one protocol: a filter
+// drops every packet, the errors come by the error queue.
+type errorSocket struct {
+	batcher
+	proto sadb.Proto
+}
+
+func openErrors(cfg Config, family int, proto sadb.Proto) (errorSocket, error) {
 	level, name := unix.IPPROTO_IP, unix.IP_RECVERR
 	if family == unix.AF_INET6 {
 		level, name = unix.IPPROTO_IPV6, unix.IPV6_RECVERR
 	}
-	return cfg.openRaw(family, unix.IPPROTO_ESP, func(fd int) error {
+	conn, err := cfg.openRaw(family, int(proto), func(fd int) error {
 		drop := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
 		err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
 			&unix.SockFprog{Len: 1, Filter: &drop[0]})
 		return errors.Join(err, option(fd, level, name, 1))
 	})
+	return errorSocket{conn, proto}, err
 }
 
 // readErrors passes on what routers say until the socket is closed. Only "too
 // big" counts; a peer's "protocol unreachable" and the like are never acted on.
-func readErrors(conn batcher, out chan<- tooBig) {
+func readErrors(conn errorSocket, out chan<- tooBig) {
 	msgs := make([]ipv4.Message, 8)
 	for i := range msgs {
 		msgs[i].Buffers = [][]byte{make([]byte, 128)}
@@ -53,7 +58,7 @@ func readErrors(conn batcher, out chan<- tooBig) {
 			continue
 		}
 		for _, m := range msgs[:n] {
-			t, ok := parseTooBig(m)
+			t, ok := parseTooBig(m, conn.proto)
 			if !ok {
 				continue
 			}
@@ -65,13 +70,17 @@ func readErrors(conn batcher, out chan<- tooBig) {
 	}
 }
 
-// parseTooBig reads one entry of the error queue: the quoted ESP header as
+// parseTooBig reads one entry of the error queue: the quoted ESP or AH header as
 // data, the original destination as address, a sock_extended_err as control
 // message.
-func parseTooBig(m ipv4.Message) (tooBig, bool) {
+func parseTooBig(m ipv4.Message, proto sadb.Proto) (tooBig, bool) {
 	addr, ok := m.Addr.(*net.IPAddr)
 	if !ok || m.N < 8 {
 		return tooBig{}, false
+	}
+	at := 0
+	if proto == sadb.AH {
+		at = 4
 	}
 	dst, _ := netip.AddrFromSlice(addr.IP)
 	for oob := m.OOB[:m.NN]; len(oob) >= unix.SizeofCmsghdr; {
@@ -80,8 +89,8 @@ func parseTooBig(m ipv4.Message) (tooBig, bool) {
 			break
 		}
 		if mtu, ok := extendedError(binary.NativeEndian.Uint32(oob[12:]), oob[unix.SizeofCmsghdr:n]); ok {
-			spi := binary.BigEndian.Uint32(m.Buffers[0])
-			return tooBig{dst.Unmap(), sadb.SPI(spi), mtu}, true
+			spi := binary.BigEndian.Uint32(m.Buffers[0][at:])
+			return tooBig{sadb.SAID{Dst: dst.Unmap(), Proto: proto, SPI: sadb.SPI(spi)}, mtu}, true
 		}
 		oob = oob[min(len(oob), (n+7)&^7):]
 	}

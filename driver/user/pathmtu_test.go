@@ -122,7 +122,7 @@ func TestPathsHaveAFloor(t *testing.T) {
 			e.paths[c.peer] = e.sas[id].path
 			e.sas[id].path.set()
 		}
-		e.narrower(tooBig{c.peer, 0x1000, c.say}, now)
+		e.narrower(tooBig{sadb.SAID{Dst: c.peer, Proto: sadb.ESP, SPI: 0x1000}, c.say}, now)
 		if got := e.paths[c.peer].mtu.Load(); got != c.want {
 			t.Errorf("%s, told %d: %d, want %d", c.peer, c.say, got, c.want)
 		}

@@ -3,8 +3,6 @@ package user
 import (
 	"net/netip"
 	"time"
-
-	"ipsecagent/sadb"
 )
 
 const (
@@ -70,12 +68,12 @@ func (p *path) set() {
 // narrower believes a router that quotes a live outbound association, down to
 // the floor.
 func (e *engine) narrower(t tooBig, now time.Time) {
-	a := e.sas[sadb.SAID{Dst: t.dst, Proto: sadb.ESP, SPI: t.spi}]
+	a := e.sas[t.id]
 	if a == nil || a.path == nil {
 		return
 	}
 	floor := uint32(floor4)
-	if t.dst.Is6() {
+	if t.id.Dst.Is6() {
 		floor = floor6
 	}
 	if t.mtu = max(t.mtu, floor); t.mtu >= a.path.mtu.Load() {

@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"syscall"
 
 	"golang.org/x/net/ipv4"
-	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,19 +30,15 @@ func (c Config) openRaw(family, proto int, set func(fd int) error) (batcher, err
 	if err != nil {
 		return nil, fmt.Errorf("open raw socket, protocol %d: %w (needs CAP_NET_RAW)", proto, err)
 	}
-	f := os.NewFile(uintptr(fd), "raw")
-	defer f.Close() // FilePacketConn makes its own descriptor
 	if err := errors.Join(c.PrepareSocket(fd), set(fd)); err != nil {
+		unix.Close(fd)
 		return nil, err
 	}
-	conn, err := net.FilePacketConn(f)
+	conn, err := batcherOf(fd, family)
 	if err != nil {
 		return nil, fmt.Errorf("open raw socket, protocol %d: %w", proto, err)
 	}
-	if family == unix.AF_INET6 {
-		return ipv6.NewPacketConn(conn), nil
-	}
-	return ipv4.NewPacketConn(conn), nil
+	return conn, nil
 }
 
 // sockets are the raw sockets that send: whole IP packets, the header ours.
@@ -80,7 +74,7 @@ func (c Config) openSenders() (*sockets, error) {
 
 func option(fd, level, name, value int) error {
 	if err := unix.SetsockoptInt(fd, level, name, value); err != nil {
-		return fmt.Errorf("set option %d/%d of raw socket: %w", level, name, err)
+		return fmt.Errorf("set option %d/%d of a socket: %w", level, name, err)
 	}
 	return nil
 }

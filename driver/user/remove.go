@@ -42,19 +42,16 @@ func Remove(c Config) error {
 func (s *system) remove() error {
 	var errs []error
 	for _, family := range s.families {
-		errs = append(errs, s.removeRule(family), s.removeRoutes(family))
+		errs = append(errs, s.removeRule(s.steering(family)), s.removeRule(s.incoming(family)), s.removeRoutes(family))
 	}
 	return errors.Join(errs...)
 }
 
-func (s *system) removeRule(family int) error {
-	rules, err := s.nl.RuleList(family)
+func (s *system) removeRule(want *netlink.Rule) error {
+	rules, err := s.nl.RuleList(want.Family)
 	if err != nil {
 		return fmt.Errorf("list ip rules: %w", err)
 	}
-	want := netlink.NewRule()
-	want.Family, want.Priority, want.Table = family, s.cfg.Preference, s.cfg.RouteTable
-	want.Mark, want.Mask = s.cfg.Steer, &s.cfg.Steer
 	for _, r := range rules {
 		if !sameRule(r, *want) {
 			continue

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ipsecagent/driver/nft"
+	"ipsecagent/sadb"
 )
 
 // clearPeersMax bounds the table's sets of peers in clear.
@@ -56,7 +57,8 @@ type plane struct {
 	table   *nft.Table
 	sealers []*sealer // of the workers; the engine has one more
 	openers []*opener
-	errors  []batcher // sockets of ICMP errors
+	errors  []errorSocket
+	nat     []natSocket
 }
 
 // openPlane opens everything, in an order that opens no gap: the table of an
@@ -111,16 +113,9 @@ func (p *plane) openSockets(ctx context.Context) error {
 		p.sealers = append(p.sealers, s)
 	}
 	for _, family := range p.sys.families {
-		o, err := openOpener(p.cfg, p.sh, p.tun, family)
-		if err != nil {
+		if err := p.openFamily(ctx, family); err != nil {
 			return err
 		}
-		p.openers = append(p.openers, o)
-		c, err := openErrors(p.cfg, family)
-		if err != nil {
-			return err
-		}
-		p.errors = append(p.errors, c)
 	}
 	out, err := newSealer(p.cfg, p.sh, p.tun.queues[0])
 	if err != nil {
@@ -128,7 +123,34 @@ func (p *plane) openSockets(ctx context.Context) error {
 	}
 	p.engine = newEngine(p.cfg, p.sh, time.Now())
 	p.engine.table, p.engine.sys, p.engine.out = p.table, p.sys, out
+	for _, n := range p.nat {
+		p.engine.nat = append(p.engine.nat, n.ike)
+	}
+	p.engine.learnAddresses(time.Now())
 	return ctx.Err()
+}
+
+// openFamily opens what receives from the wire.
+func (p *plane) openFamily(ctx context.Context, family int) error {
+	for _, proto := range []sadb.Proto{sadb.ESP, sadb.AH} {
+		o, err := openOpener(p.cfg, p.sh, p.tun, family, int(proto))
+		if err != nil {
+			return err
+		}
+		p.openers = append(p.openers, o)
+		c, err := openErrors(p.cfg, family, proto)
+		if err != nil {
+			return err
+		}
+		p.errors = append(p.errors, c)
+	}
+	n, err := p.cfg.openNAT(ctx, family)
+	if err != nil {
+		return err
+	}
+	p.nat = append(p.nat, n)
+	p.openers = append(p.openers, newOpener(p.sh, p.tun, n.esp, uint8(sadb.ESP), false))
+	return nil
 }
 
 // run starts the workers, lets agents in and runs the engine.
@@ -186,6 +208,9 @@ func (p *plane) closeSockets() {
 // close gives back what is open; the table, the rule and the blackhole stay.
 func (p *plane) close() {
 	p.closeSockets()
+	for _, n := range p.nat {
+		n.close()
+	}
 	for _, s := range p.sealers {
 		s.socks.close()
 	}

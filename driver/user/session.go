@@ -26,7 +26,8 @@ const writeTimeout = 10 * time.Second
 type session struct {
 	conn net.Conn
 	out  chan message
-	lost bool // the engine's: the last slot holds a Resync
+	nat  []int // sockets to lend
+	lost bool  // the engine's: the last slot holds a Resync
 }
 
 // call is a request on its way to the engine.
@@ -87,7 +88,7 @@ func (e *engine) accept(ctx context.Context, l *net.UnixListener) {
 			conn.Close()
 			continue
 		}
-		s := &session{conn: conn, out: make(chan message, sessionBuffer+1)}
+		s := &session{conn: conn, out: make(chan message, sessionBuffer+1), nat: e.nat}
 		go s.serve(ctx, e.calls)
 	}
 }
@@ -126,6 +127,10 @@ func (s *session) read(ctx context.Context, calls chan<- call) {
 	for {
 		c := call{from: s, reply: make(chan reply, 1)}
 		if err := readFrame(s.conn, &c.req); err != nil {
+			return
+		}
+		if c.req.Verb == verbSockets {
+			_ = s.lend(s.nat) // who has gone needs none
 			return
 		}
 		select {

@@ -1,6 +1,7 @@
 package user
 
 import (
+	"net/netip"
 	"sync/atomic"
 )
 
@@ -33,6 +34,7 @@ const (
 	firstUse noticeKind = iota
 	softReached
 	hardReached
+	endpointMoved
 )
 
 func newShared() *shared {
@@ -71,6 +73,17 @@ func (sh *shared) reached(a *assoc, r reached) {
 	case hardLimit:
 		sh.notify(a, hardReached)
 	}
+}
+
+// follow notes where an authentic packet of ESP in UDP came from, if that is
+// another endpoint than before.
+func (sh *shared) follow(a *assoc, from netip.AddrPort) {
+	last := a.use.from.Load()
+	if last == nil && from == a.sa.Encap.Remote || last != nil && from == *last {
+		return
+	}
+	a.use.from.Store(&from)
+	sh.notify(a, endpointMoved)
 }
 
 // exhausted ends an association whose sequence numbers are used up.

@@ -14,19 +14,17 @@ import (
 type snapshot struct {
 	spd *spd
 	out map[pairKey][]*assoc // the newest first
-	in  map[inKey]*assoc
+	in  map[sadb.SAID]*assoc
+	// local is the addresses of this host: it tells its own traffic from what
+	// it forwards into a tunnel.
+	local map[netip.Addr]bool
 }
 
-// pairKey finds outbound associations: one filter, one pair of hosts.
+// pairKey finds outbound associations: one filter, one pair of hosts. In tunnel
+// mode the filter alone: the addresses are zero.
 type pairKey struct {
 	root          sadb.FilterID
 	local, remote netip.Addr
-}
-
-// inKey finds an inbound association (RFC 4301 §4.1).
-type inKey struct {
-	dst netip.Addr
-	spi sadb.SPI
 }
 
 // with returns a snapshot in which b stands in the place of a; either may be
@@ -53,7 +51,7 @@ func (s *snapshot) with(a, b *assoc) *snapshot {
 
 func (s *snapshot) remove(a *assoc) {
 	if a.in != nil {
-		delete(s.in, a.inKey())
+		delete(s.in, a.sa.ID)
 		return
 	}
 	k := a.pairKey()
@@ -66,7 +64,10 @@ func (s *snapshot) remove(a *assoc) {
 
 func (s *snapshot) add(a *assoc) {
 	if a.in != nil {
-		s.in[a.inKey()] = a
+		s.in[a.sa.ID] = a
+		return
+	}
+	if !a.carries() {
 		return
 	}
 	k := a.pairKey()
@@ -77,8 +78,8 @@ func (s *snapshot) add(a *assoc) {
 // outbound returns the association that carries a packet with headers f under
 // the filter: the newest that may.
 func (s *snapshot) outbound(root sadb.FilterID, f sadb.Flow) *assoc {
-	for _, a := range s.out[pairKey{root, f.Local, f.Remote}] {
-		if !a.use.dead.Load() && a.sa.Selector.Matches(f) {
+	for _, a := range s.out[s.spd.key(root, f)] {
+		if !a.dead() && a.sa.Selector.Matches(f) {
 			return a
 		}
 	}
@@ -87,7 +88,7 @@ func (s *snapshot) outbound(root sadb.FilterID, f sadb.Flow) *assoc {
 
 // newSnapshot returns one without associations.
 func newSnapshot(s *spd) *snapshot {
-	return &snapshot{spd: s, out: map[pairKey][]*assoc{}, in: map[inKey]*assoc{}}
+	return &snapshot{spd: s, out: map[pairKey][]*assoc{}, in: map[sadb.SAID]*assoc{}}
 }
 
 // spd is the ordered filters, overlays in their places, with an index.
@@ -95,6 +96,7 @@ type spd struct {
 	filters []sadb.Filter
 	roots   []sadb.FilterID                 // of each filter
 	parents map[sadb.FilterID]sadb.FilterID // of overlays
+	tunnels map[sadb.FilterID]bool          // filters of tunnel mode
 	byPeer  map[netip.Addr][]int
 	rest    []int // filters that name no single peer
 }
@@ -102,9 +104,12 @@ type spd struct {
 // newSPD indexes filters by their single remote address. Both lists of a look-up
 // ascend, so that the first match is still the first of all.
 func newSPD(filters []sadb.Filter) *spd {
-	s := &spd{filters: filters, byPeer: map[netip.Addr][]int{}, parents: map[sadb.FilterID]sadb.FilterID{}}
+	s := &spd{filters: filters, byPeer: map[netip.Addr][]int{}, parents: map[sadb.FilterID]sadb.FilterID{}, tunnels: map[sadb.FilterID]bool{}}
 	for i, f := range filters {
 		s.roots = append(s.roots, rootOf(f))
+		if f.Mode == sadb.Tunnel {
+			s.tunnels[rootOf(f)] = true
+		}
 		if f.Overlay() {
 			s.parents[f.ID] = f.Parent
 		}
@@ -124,6 +129,15 @@ func rootOf(f sadb.Filter) sadb.FilterID {
 		return f.Parent
 	}
 	return f.ID
+}
+
+// key is where associations of a filter for a packet with headers f are found,
+// and where packets wait for them.
+func (s *spd) key(root sadb.FilterID, f sadb.Flow) pairKey {
+	if s.tunnels[root] {
+		return pairKey{root: root}
+	}
+	return pairKey{root, f.Local, f.Remote}
 }
 
 // root returns the filter that id stands for.

@@ -102,15 +102,15 @@ func TestAcquireIsRaisedOnceUntilAnsweredOrAbandoned(t *testing.T) {
 	w := newWaiting()
 	for i, again := range []func(){
 		func() {},
-		func() { w.abandon(acquireFor(1)) },
+		func() { w.abandon(keyOf(acquireFor(1))) },
 		func() { w.answered(keyOf(acquireFor(1))) },
-		func() { w.prune(map[sadb.FilterID]bool{}) },
+		func() { w.prune(newSPD(nil)) },
 	} {
 		again()
-		if _, first := w.ask(acquireFor(1)); !first {
+		if _, first := w.ask(keyOf(acquireFor(1)), acquireFor(1)); !first {
 			t.Errorf("step %d: not raised", i)
 		}
-		if _, first := w.ask(acquireFor(1)); first {
+		if _, first := w.ask(keyOf(acquireFor(1)), acquireFor(1)); first {
 			t.Errorf("step %d: raised twice", i)
 		}
 	}
@@ -118,7 +118,7 @@ func TestAcquireIsRaisedOnceUntilAnsweredOrAbandoned(t *testing.T) {
 
 func TestOldestPacketsOfAFullQueueGo(t *testing.T) {
 	w := newWaiting()
-	e, _ := w.ask(acquireFor(1))
+	e, _ := w.ask(keyOf(acquireFor(1)), acquireFor(1))
 	for i := range maxWaitPackets + 5 {
 		w.hold(e, []byte{byte(i)}, time.Time{})
 	}
@@ -136,7 +136,7 @@ func TestWaitingIsBoundedInAll(t *testing.T) {
 	w := newWaiting()
 	big := make([]byte, 60_000)
 	for i := range 3 * maxWaits {
-		e, _ := w.ask(acquireFor(i))
+		e, _ := w.ask(keyOf(acquireFor(i)), acquireFor(i))
 		w.hold(e, big[:1+i*59_999/(3*maxWaits)], time.Time{})
 		if i%64 == 0 {
 			sound(t, w)
@@ -147,3 +147,5 @@ func TestWaitingIsBoundedInAll(t *testing.T) {
 		t.Errorf("%d pending, not the newest in order of coming", len(p))
 	}
 }
+
+func keyOf(a driver.Acquire) pairKey { return newSPD(nil).key(a.Filter, a.Flow) }

@@ -21,7 +21,7 @@ func (e *engine) state() (*wireState, error) {
 	}
 	s := driver.State{
 		Name: "user", Started: e.started, Filters: stats.Filters, Clear: clear, ClearLost: full,
-		Counters: e.counters(), Exempt: exempt(), Suites: suites(),
+		Counters: e.counters(), Exempt: exempt(), Suites: sadb.Suites(), ModeTunnel: true,
 	}
 	s.Counters.LastChain, s.Counters.InClear = stats.LastChain, stats.InClear
 	for _, a := range e.sas {
@@ -42,22 +42,6 @@ func (e *engine) counters() driver.Counters {
 		NoSA:       c.noSA.Load(), BadICV: c.badICV.Load(), Replayed: c.replayed.Load(),
 		Malformed: c.malformed.Load(), BadSelector: c.badSelector.Load(),
 	}
-}
-
-// suites returns what driver/esp carries.
-func suites() []sadb.Suite {
-	var all []sadb.Suite
-	for _, name := range []string{
-		"esp-aes256gcm", "esp-aes192gcm", "esp-aes128gcm",
-		"esp-aes256-sha512", "esp-aes256-sha384", "esp-aes256-sha256", "esp-aes256-sha1",
-		"esp-aes192-sha256", "esp-aes192-sha1", "esp-aes128-sha256", "esp-aes128-sha1",
-		"esp-3des-sha1", "esp-null-sha512", "esp-null-sha384", "esp-null-sha256", "esp-null-sha1",
-	} {
-		if s, err := sadb.ParseSuite(name); err == nil {
-			all = append(all, s)
-		}
-	}
-	return all
 }
 
 // exempt says what passes whatever the filters say: the table's fixed rules.

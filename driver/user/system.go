@@ -81,6 +81,8 @@ func (s *system) ensure() (missing []string, err error) {
 	for _, family := range s.families {
 		was, err := s.ensureRule(family)
 		note(fmt.Sprintf("ip rule %d (%s)", s.cfg.Preference, familyName(family)), was, err)
+		was, err = s.ensureIncoming(family)
+		note(fmt.Sprintf("ip rule %d (%s)", s.cfg.Preference-1, familyName(family)), was, err)
 		was, err = s.ensureRoutes(family, link)
 		note(fmt.Sprintf("routing table %d (%s)", s.cfg.RouteTable, familyName(family)), was, err)
 	}
@@ -92,6 +94,19 @@ func familyName(family int) string {
 		return "IPv6"
 	}
 	return "IPv4"
+}
+
+// ensureIncoming keeps the rule that leads what was opened and goes on to
+// another host by the main table: its mark, which reverse-path filtering wants,
+// would lead it back to the TUN.
+func (s *system) ensureIncoming(family int) (was bool, err error) {
+	return s.ensureOneRule(s.incoming(family))
+}
+
+func (s *system) incoming(family int) *netlink.Rule {
+	want := netlink.NewRule()
+	want.Family, want.Priority, want.Table, want.IifName = family, s.cfg.Preference-1, unix.RT_TABLE_MAIN, s.cfg.TUN
+	return want
 }
 
 // ensureLink sets the TUN up. was reports that nothing was to be done.
@@ -151,10 +166,19 @@ func writeSysctl(path, value string) error {
 }
 
 func (s *system) ensureRule(family int) (was bool, err error) {
+	return s.ensureOneRule(s.steering(family))
+}
+
+// steering is the rule that leads marked packets to the TUN.
+func (s *system) steering(family int) *netlink.Rule {
 	want := netlink.NewRule()
 	want.Family, want.Priority, want.Table = family, s.cfg.Preference, s.cfg.RouteTable
 	want.Mark, want.Mask = s.cfg.Steer, &s.cfg.Steer
-	rules, err := s.nl.RuleList(family)
+	return want
+}
+
+func (s *system) ensureOneRule(want *netlink.Rule) (was bool, err error) {
+	rules, err := s.nl.RuleList(want.Family)
 	if err != nil {
 		return false, fmt.Errorf("list ip rules: %w", err)
 	}
@@ -171,8 +195,8 @@ func (s *system) ensureRule(family int) (was bool, err error) {
 
 func sameRule(r, want netlink.Rule) bool {
 	return r.Priority == want.Priority && r.Table == want.Table && r.Mark == want.Mark &&
-		r.Mask != nil && *r.Mask == *want.Mask && !r.Invert &&
-		r.Src == nil && r.Dst == nil && r.IifName == "" && r.OifName == ""
+		(want.Mask == nil || r.Mask != nil && *r.Mask == *want.Mask) && !r.Invert &&
+		r.Src == nil && r.Dst == nil && r.IifName == want.IifName && r.OifName == ""
 }
 
 func (s *system) ensureRoutes(family int, link netlink.Link) (was bool, err error) {

@@ -54,7 +54,7 @@ type Config struct {
 	Table      string // name of the nftables table
 	Steer      uint32 // mark bit of packets that go to the TUN
 	Exempt     uint32 // mark bit of our own sockets
-	Preference int    // of the ip rule; below 1000
+	Preference int    // of the ip rule; below 1000; the one before it is used too
 	RouteTable int
 	LogGroup   uint16 // nflog group by which the table reports first packets in clear
 	Workers    int    // threads that seal; 0: one for each processor, at most 8
@@ -99,8 +99,8 @@ func (c Config) validate() error {
 	if bits.OnesCount32(c.Steer) != 1 || bits.OnesCount32(c.Exempt) != 1 || c.Steer == c.Exempt {
 		bad("steer mark %#x and exempt mark %#x must be two different single bits", c.Steer, c.Exempt)
 	}
-	if c.Preference < 1 || c.Preference >= 1000 {
-		bad("rule preference %d is not in 1-999", c.Preference)
+	if c.Preference < 2 || c.Preference >= 1000 {
+		bad("rule preference %d is not in 2-999", c.Preference)
 	}
 	if c.RouteTable < 1 || c.RouteTable >= 253 && c.RouteTable <= 255 {
 		bad("routing table %d is reserved", c.RouteTable)

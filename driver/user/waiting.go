@@ -48,8 +48,7 @@ func newWaiting() *waiting { return &waiting{waits: map[pairKey]*wait{}} }
 // ask enters an Acquire. first reports that none was pending for its filter and
 // pair of hosts, so that the event is to be raised. When too many are pending
 // the oldest gives way.
-func (w *waiting) ask(a driver.Acquire) (entry *wait, first bool) {
-	key := keyOf(a)
+func (w *waiting) ask(key pairKey, a driver.Acquire) (entry *wait, first bool) {
 	if e, ok := w.waits[key]; ok {
 		return e, false
 	}
@@ -61,8 +60,6 @@ func (w *waiting) ask(a driver.Acquire) (entry *wait, first bool) {
 	w.waits[key] = e
 	return e, true
 }
-
-func keyOf(a driver.Acquire) pairKey { return pairKey{a.Filter, a.Flow.Local, a.Flow.Remote} }
 
 // hold keeps a packet for e. Where a limit is reached the oldest packets go:
 // of e, and then of who has waited longest.
@@ -112,9 +109,9 @@ func (w *waiting) take(e *wait) []held {
 	return e.packets
 }
 
-// abandon drops what waits for the negotiation that a asked for.
-func (w *waiting) abandon(a driver.Acquire) {
-	if e, ok := w.waits[keyOf(a)]; ok {
+// abandon drops what waits for a negotiation.
+func (w *waiting) abandon(key pairKey) {
+	if e, ok := w.waits[key]; ok {
 		w.drop(e)
 	}
 }
@@ -129,10 +126,14 @@ func (w *waiting) answered(k pairKey) []held {
 	return w.take(e)
 }
 
-// prune drops what waits for a filter that is gone.
-func (w *waiting) prune(there map[sadb.FilterID]bool) {
+// prune drops what waits for a filter that is gone, or of another mode now.
+func (w *waiting) prune(s *spd) {
+	there := map[sadb.FilterID]bool{}
+	for _, f := range s.filters {
+		there[f.ID] = true
+	}
 	for key, e := range w.waits {
-		if !there[key.root] {
+		if !there[key.root] || key != s.key(key.root, e.acquire.Flow) {
 			w.drop(e)
 		}
 	}

@@ -25,6 +25,7 @@ const (
 	verbDeleteSA     verb = "deleteSA"
 	verbAbandon      verb = "abandon"
 	verbState        verb = "state"
+	verbSockets      verb = "sockets" // instead of attaching: the answer is no frame, see lend
 )
 
 // request carries one call of the Driver interface; ID is repeated in the reply.

@@ -104,7 +104,7 @@ func TestStateSurvivesTheSocketWithoutKeys(t *testing.T) {
 		SAs:     []driver.SAState{{SA: sa, Added: at, LastUsed: at, Bytes: 1, Packets: 2, Seq: 3, Replayed: 4, BadICV: 5}},
 		Filters: []driver.FilterStat{{Filter: sampleFilters()[2], Packets: 1, Bytes: 2, Dropped: 3}},
 		Clear:   []driver.ClearPeer{peer}, ClearLost: true,
-		Counters: driver.Counters{OutPackets: 1, InClear: 2}, Exempt: []string{"a"}, Suites: suites(), ModeTunnel: true,
+		Counters: driver.Counters{OutPackets: 1, InClear: 2}, Exempt: []string{"a"}, Suites: sadb.Suites(), ModeTunnel: true,
 	}
 	got, err := over(t, reply{State: toWireState(want)}).State.state()
 	if err != nil {

@@ -74,7 +74,7 @@ func (t *Transport) fail(err error) {
 	}
 }
 
-// handle tells IKE from ESP and from keep-alives.
+// handle tells IKE from ESP, which ends here, and from keep-alives.
 func (t *Transport) handle(s *socket, m message) {
 	if len(m.data) < markerLen || isKeepAlive(m.data) {
 		return // shorter than any message; a keep-alive has done its work at the NAT
@@ -86,10 +86,6 @@ func (t *Transport) handle(s *socket, m message) {
 	if [markerLen]byte(m.data) == [markerLen]byte{} {
 		m.data = m.data[markerLen:]
 		hand(t.marked, m)
-		return
-	}
-	if t.config.ESPInUDP != nil {
-		t.config.ESPInUDP(m.data, m.local, m.remote)
 	}
 }
 

@@ -3,7 +3,8 @@
 //
 // It owns the sockets, the non-ESP marker and the local address of each
 // datagram. It reads nothing of IKE, answers nothing by itself and handles no
-// ESP: it hands on what is ESP in UDP.
+// ESP: where ESP in UDP is carried, its driver has port 4500 and lends the
+// socket of IKE (Borrow).
 package udp
 
 import (
@@ -12,7 +13,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -38,10 +41,9 @@ type Config struct {
 	// Prepare is called for each socket before it is bound, with family
 	// AF_INET or AF_INET6: the driver exempts it from the filters. Nil: nothing.
 	Prepare func(fd int, family int) error
-	// ESPInUDP takes each ESP packet that came in UDP. It runs between two
-	// reads of the socket, on one goroutine for each family, so it must be
-	// quick; data is valid until it returns. Nil: they are dropped.
-	ESPInUDP func(data []byte, local, remote netip.AddrPort)
+	// Borrowed: the sockets of NATPort come by Borrow. Else they are opened
+	// here, and what is not IKE is dropped.
+	Borrowed bool
 	// Port and NATPort are the local ports; 0: 500 and 4500.
 	Port, NATPort uint16
 }
@@ -51,6 +53,7 @@ type Config struct {
 type Transport struct {
 	config    Config
 	sockets   []*socket
+	borrowed  atomic.Pointer[[]*socket]
 	plain     chan message // from Port
 	marked    chan message // from NATPort, the marker taken off
 	failed    chan error
@@ -89,9 +92,78 @@ func Open(c Config) (*Transport, error) {
 	return t, nil
 }
 
+// Borrow takes over the sockets of the port for NAT traversal, one for each
+// family, from the driver that has the port; those before are closed. Without
+// files the port is given back: so it must be when the driver's process has
+// ended. One goroutine calls it; the files are closed.
+func (t *Transport) Borrow(files []*os.File) error {
+	sockets, err := t.adopt(files)
+	if old := t.borrowed.Swap(&sockets); old != nil {
+		closeAll(*old)
+	}
+	for _, s := range sockets {
+		t.readers.Go(func() { t.read(s) })
+	}
+	if err != nil {
+		return fmt.Errorf("ike/udp: borrow the sockets of port %d: %w", t.config.NATPort, err)
+	}
+	return nil
+}
+
+func (t *Transport) adopt(files []*os.File) (sockets []*socket, err error) {
+	for _, f := range files {
+		s, socketErr := adoptSocket(t.config, f)
+		err = errors.Join(err, socketErr, f.Close())
+		if s != nil {
+			sockets = append(sockets, s)
+		}
+	}
+	if err != nil {
+		closeAll(sockets)
+		return nil, err
+	}
+	return sockets, nil
+}
+
+func closeAll(sockets []*socket) {
+	for _, s := range sockets {
+		s.conn.Close()
+	}
+}
+
+// adoptSocket makes a socket of a descriptor. The options are set again: they
+// cost nothing.
+func adoptSocket(c Config, f *os.File) (*socket, error) {
+	domain, err := unix.GetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil {
+		return nil, err
+	}
+	if err := prepare(c, int(f.Fd()), domain); err != nil {
+		return nil, err
+	}
+	conn, err := net.FilePacketConn(f)
+	if err != nil {
+		return nil, err
+	}
+	udp, ok := conn.(*net.UDPConn)
+	if !ok {
+		conn.Close()
+		return nil, fmt.Errorf("%T is no UDP socket", conn)
+	}
+	return &socket{conn: udp, family: domain, port: c.NATPort, marked: true}, nil
+}
+
+// ports returns what is opened here.
+func (c Config) ports() []uint16 {
+	if c.Borrowed {
+		return []uint16{c.Port}
+	}
+	return []uint16{c.Port, c.NATPort}
+}
+
 func (t *Transport) open() error {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		for _, port := range []uint16{t.config.Port, t.config.NATPort} {
+		for _, port := range t.config.ports() {
 			s, err := listen(t.config, family, port)
 			if family == unix.AF_INET6 && noIPv6(err) {
 				break
@@ -210,7 +282,7 @@ func (t *Transport) Send(b []byte, local, remote netip.AddrPort) error {
 	if remote.Addr().Unmap().Is4() {
 		family = unix.AF_INET
 	}
-	for _, s := range t.sockets {
+	for _, s := range t.all() {
 		if s.family == family && s.port == local.Port() {
 			if err := s.send(b, local.Addr(), remote); err != nil {
 				return fmt.Errorf("ike/udp: send from %s to %s: %w", local, remote, err)
@@ -221,13 +293,21 @@ func (t *Transport) Send(b []byte, local, remote netip.AddrPort) error {
 	return fmt.Errorf("ike/udp: send from %s to %s: no such socket is open", local, remote)
 }
 
-// Close closes the sockets and ends Recv. ESPInUDP is not called any more once
-// it has returned.
+// all returns the sockets that are open.
+func (t *Transport) all() []*socket {
+	if b := t.borrowed.Load(); b != nil {
+		return append(t.sockets[:len(t.sockets):len(t.sockets)], *b...)
+	}
+	return t.sockets
+}
+
+// Close closes the sockets and ends Recv. Borrow is not called at the same
+// time, nor afterwards.
 func (t *Transport) Close() error {
 	var errs []error
 	t.closeOnce.Do(func() {
 		close(t.closed)
-		for _, s := range t.sockets {
+		for _, s := range t.all() {
 			errs = append(errs, s.conn.Close())
 		}
 	})

@@ -203,37 +203,13 @@ func settle(t *testing.T, f func() error) {
 	t.Fatal(err)
 }
 
-// espPacket is what the handler got.
-type espPacket struct {
-	data          string
-	local, remote netip.AddrPort
-}
-
 func TestESPAndKeepAlivesAreNoIKE(t *testing.T) {
 	namespace(t)
-	esp := make(chan espPacket, 10)
-	tr := open(t, Config{ESPInUDP: func(data []byte, local, remote netip.AddrPort) {
-		esp <- espPacket{string(data), local, remote}
-	}})
+	tr := open(t, Config{})
 	conn := peer(t, "127.0.0.9:14500")
 	for _, data := range []string{"\xff", "", "\x00\x00\x00", "\x00\x00\x01\x00ESP", "\x00\x00\x00\x00IKE"} {
 		write(t, conn, "127.0.0.1:4500", data)
 	}
-	if got := recv(t, tr); got.data != "IKE" {
-		t.Errorf("received %q", got.data)
-	}
-	want := espPacket{"\x00\x00\x01\x00ESP", ap("127.0.0.1:4500"), ap("127.0.0.9:14500")}
-	if len(esp) != 1 || <-esp != want {
-		t.Errorf("the handler did not get the one ESP packet alone")
-	}
-}
-
-func TestESPWithoutHandlerIsDropped(t *testing.T) {
-	namespace(t)
-	tr := open(t, Config{})
-	conn := peer(t, "127.0.0.9:14500")
-	write(t, conn, "127.0.0.1:4500", "\x00\x00\x01\x00ESP")
-	write(t, conn, "127.0.0.1:4500", "\x00\x00\x00\x00IKE")
 	if got := recv(t, tr); got.data != "IKE" {
 		t.Errorf("received %q", got.data)
 	}
@@ -446,17 +422,57 @@ func TestFailureOfASocketReachesRecv(t *testing.T) {
 	}
 }
 
-// FuzzHandle: whatever comes on either port, it is IKE without its marker, ESP
-// with all its octets, or nothing.
+// Port 4500 borrowed: it serves like one opened here, is replaced, and is given
+// back.
+func TestBorrowedSockets(t *testing.T) {
+	namespace(t)
+	tr := open(t, Config{Borrowed: true})
+	if err := tr.Send([]byte("early"), ap("127.0.0.1:4500"), ap("127.0.0.9:14500")); err == nil {
+		t.Error("sent from a port that nobody has lent")
+	}
+	conn := peer(t, "127.0.0.9:14500")
+	for range 2 {
+		lent, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(ap("127.0.0.1:4500")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := lent.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		lent.Close()
+		if err := tr.Borrow([]*os.File{file}); err != nil {
+			t.Fatal(err)
+		}
+		write(t, conn, "127.0.0.1:4500", "\x00\x00\x00\x00IKE")
+		if got := recv(t, tr); got.data != "IKE" {
+			t.Errorf("received %q", got.data)
+		}
+		if err := tr.Send([]byte("answer"), ap("127.0.0.1:4500"), ap("127.0.0.9:14500")); err != nil {
+			t.Error(err)
+		}
+		if err := tr.Borrow(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Borrow([]*os.File{file}); err == nil {
+		t.Error("a file that is no socket was accepted")
+	}
+}
+
+// FuzzHandle: whatever comes on either port, it is IKE without its marker or
+// nothing.
 func FuzzHandle(f *testing.F) {
 	for _, seed := range []string{"", "\xff", "\x00\x00\x00\x00", "\x00\x00\x00\x00message", "\x00\x00\x00\x01ESP", "message"} {
 		f.Add([]byte(seed), true)
 		f.Add([]byte(seed), false)
 	}
 	f.Fuzz(func(t *testing.T, data []byte, marked bool) {
-		var esp []byte
 		tr := &Transport{plain: make(chan message, 1), marked: make(chan message, 1)}
-		tr.config.ESPInUDP = func(data []byte, _, _ netip.AddrPort) { esp = data }
 		tr.handle(&socket{marked: marked}, message{data: data})
 		zero := bytes.HasPrefix(data, make([]byte, markerLen))
 		wantIKE := len(data) >= markerLen && len(data) <= MaxDatagram && (!marked || zero)
@@ -465,9 +481,6 @@ func FuzzHandle(f *testing.F) {
 		}
 		if marked && wantIKE && !bytes.Equal((<-tr.marked).data, data[markerLen:]) {
 			t.Error("the marker was not taken off")
-		}
-		if wantESP := marked && len(data) >= markerLen && !zero; wantESP != (esp != nil) || wantESP && !bytes.Equal(esp, data) {
-			t.Errorf("ESP %x, want %v", esp, wantESP)
 		}
 	})
 }
