@@ -119,11 +119,11 @@ func TestRefusalNamesItsQuickMode(t *testing.T) {
 		}
 	}
 	notify(wire.InvalidIDInformation, spi)
-	if len(a.failed) != 1 || a.failed[0].Request != 3 || a.failed[0].Code != FailPolicy || !strings.Contains(a.failed[0].Reason, ":81") {
+	if len(a.failed) != 1 || a.failed[0].Request != 3 || a.failed[0].Code != FailFilters || !strings.Contains(a.failed[0].Reason, ":81") {
 		t.Fatalf("named: %+v", a.failed)
 	}
 	notify(wire.AttributesNotSupported, nil)
-	if len(a.failed) != 2 || a.failed[1].Request != 2 || a.failed[1].Code != FailProtocol {
+	if len(a.failed) != 2 || a.failed[1].Request != 2 || a.failed[1].Code != FailRefused {
 		t.Fatalf("the only one: %+v", a.failed)
 	}
 	notify(wire.NoProposalChosen, nil)

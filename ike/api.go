@@ -258,18 +258,42 @@ type Failed struct {
 // FailCode is why a negotiation failed.
 type FailCode string
 
-// The reasons of Failed.
+// The reasons of Failed, but for those that a method of authentication knows
+// (auth.Error.Code). The list is closed and documented.
 const (
-	FailNoAnswer   FailCode = "no-answer"
-	FailNAT        FailCode = "address-translation"
+	// FailNoAnswer: the peer never answered, or fell silent.
+	FailNoAnswer FailCode = "no-answer"
+	// FailNAT: there is address translation on the way, and nothing offered
+	// gets through it.
+	FailNAT FailCode = "address-translation"
+	// FailNoProposal: the two ends have no method in common, in main mode or in
+	// quick mode. Differs names the first item, where this host knows both offers.
 	FailNoProposal FailCode = "no-proposal"
-	FailAuth       FailCode = "authentication"
-	FailPSK        FailCode = "preshared-key"
-	FailAltered    FailCode = "altered" // on the way, by somebody between the peers
-	FailPolicy     FailCode = "policy"
-	FailProtocol   FailCode = "protocol"
-	FailLocal      FailCode = "local"
-	FailCancelled  FailCode = "cancelled"
+	// FailFilters: one end's filters have no place for the traffic that the
+	// other asks for.
+	FailFilters FailCode = "filters"
+	// FailAuth: an identity was not proven, and nothing says more.
+	FailAuth FailCode = "authentication"
+	// FailPSK: the preshared keys differ.
+	FailPSK FailCode = "preshared-key"
+	// FailPrincipal: an identity was proven, and the rule does not accept it.
+	FailPrincipal FailCode = "principal-refused"
+	// FailAltered: somebody on the way changes the negotiation.
+	FailAltered FailCode = "altered"
+	// FailPolicy: policy refuses: no rule is for this peer, or it was proven by
+	// another method than the rule wants.
+	FailPolicy FailCode = "policy"
+	// FailCrowded: the peer has all that one peer may have of this host.
+	FailCrowded FailCode = "too-many"
+	// FailRefused: the peer refuses, and its notify does not tell why.
+	FailRefused FailCode = "refused"
+	// FailProtocol: a message breaks the protocol.
+	FailProtocol FailCode = "protocol"
+	// FailLocal: this host stands in the way: its data path, its randomness, a
+	// request that makes no sense.
+	FailLocal FailCode = "local"
+	// FailCancelled: the agent has given the request up.
+	FailCancelled FailCode = "cancelled"
 )
 
 // Ended says that a pair is over and must be taken out of force: deleted by

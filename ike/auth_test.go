@@ -97,7 +97,7 @@ func TestAuthenticationThatFails(t *testing.T) {
 		{"responder refuses the proof", sound(), broken(func(m *method) { m.refuse = errBusy }), nil, FailAuth, FailAuth, false},
 		{"responder forges", sound(), broken(func(m *method) { m.forge = true }), nil, FailAuth, "", true},
 		{"initiator refuses the claim", broken(func(m *method) { m.remote = errBusy }), sound(), nil, FailAuth, "", true},
-		{"initiator wants somebody else", sound(), sound(), []string{"CN=other"}, FailAuth, "", true},
+		{"initiator wants somebody else", sound(), sound(), []string{"CN=other"}, FailPrincipal, "", true},
 		{"methods differ", sound(), broken(func(m *method) { m.number = auth.ECDSA256 }), nil, FailNoProposal, FailNoProposal, false},
 		{"claim that is none", broken(func(m *method) { m.claim = auth.Claim{IDType: 1, ID: []byte{1}} }), sound(), nil, FailAuth, FailAuth, false},
 	}

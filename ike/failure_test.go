@@ -125,7 +125,7 @@ func TestQuickModeRefusals(t *testing.T) {
 			says: "encryption: here aes256, peer aes128"},
 		"PFS required":        {change: func(o *QuickOffer) { o.PFS = sadb.ECP256 }, code: FailNoProposal, says: "PFS group: here ecp256, peer none"},
 		"tunnel":              {change: func(o *QuickOffer) { o.Mode = sadb.Tunnel }, code: FailNoProposal, says: "mode: here tunnel, peer transport"},
-		"blocked by a filter": {err: &Refusal{Notify: 18, Reason: "filter \"x\" blocks this"}, code: FailPolicy, says: "blocks this"},
+		"blocked by a filter": {err: &Refusal{Notify: 18, Reason: "filter \"x\" blocks this"}, code: FailFilters, says: "blocks this"},
 	}
 	for name, c := range cases {
 		w, a, b := hosts(t, goodKey, goodKey, mainOffer(t), QuickOffer{})
@@ -175,7 +175,7 @@ func TestPrincipalNotAccepted(t *testing.T) {
 	w, a, b := hosts(t, goodKey, goodKey, main, responderQuick(t))
 	w.ask(a, b, 3)
 	w.run(130 * time.Second)
-	if len(b.failed) != 1 || b.failed[0].Code != FailAuth || !strings.Contains(b.failed[0].Reason, "psk:default") {
+	if len(b.failed) != 1 || b.failed[0].Code != FailPrincipal || !strings.Contains(b.failed[0].Reason, "psk:default") {
 		t.Errorf("responder: %+v", b.failed)
 	}
 	if len(a.failed) != 1 || len(a.mains) != 0 {

@@ -225,7 +225,7 @@ func TestOneTokenServesAllRulesOfKerberos(t *testing.T) {
 	}
 	w, a, b = kerberosPair(t, 1, newTicket("host/x"), newTicket("host/b"), kerberosOffer(t), rules)
 	w.run(300 * time.Second)
-	if len(a.mains)+len(b.mains) != 0 || len(b.failed) != 1 || b.failed[0].Code != FailAuth {
+	if len(a.mains)+len(b.mains) != 0 || len(b.failed) != 1 || b.failed[0].Code != FailPrincipal {
 		t.Errorf("%+v %+v", b.mains, b.failed)
 	}
 }

@@ -144,16 +144,23 @@ func (m *Machine) refused(now time.Time, s *isakmp, n wire.Notify) {
 		return
 	}
 	q := waiting[0]
-	f := Failed{Code: FailProtocol, Offered: quickWords(q.offer.Proposals, q.shape)}
+	f := Failed{Code: FailRefused, Offered: quickWords(q.offer.Proposals, q.shape)}
 	switch n.Type {
 	case wire.NoProposalChosen:
 		f.Code = FailNoProposal
 		f.Reason = fmt.Sprintf("%s accepts none of the security methods offered; give both ends one in common", s.remote.Addr())
 	case wire.InvalidIDInformation:
-		f.Code = FailPolicy
+		f.Code = FailFilters
 		f.Reason = fmt.Sprintf("%s has no filter for %s; give both ends filters that mirror each other", s.remote.Addr(), q.selector)
+	case wire.InvalidKeyInformation:
+		f.Reason = fmt.Sprintf("%s does not take our key exchange value (%s)", s.remote.Addr(), notifyName(n.Type))
+		f.Differs = "PFS group: here " + q.shape.PFS.String()
+	case wire.AuthenticationFailed:
+		f.Code = FailPrincipal
+		f.Reason = fmt.Sprintf("%s does not accept for %s the identity that this host has proven", s.remote.Addr(), q.selector)
 	default:
-		f.Reason = fmt.Sprintf("%s refused with error notify %d", s.remote.Addr(), n.Type)
+		f.Reason = fmt.Sprintf("%s refused with %s and says no more", s.remote.Addr(), notifyName(n.Type))
+		f.Hint = "the log of the peer says why"
 	}
 	m.failQuick(now, q, f)
 }

@@ -379,7 +379,7 @@ func TestWeakerRuleFirst(t *testing.T) {
 	cheat := weak
 	w.ask2(a, b, 4, cheat, 443)
 	w.run(time.Second)
-	if len(a.established) != 3 || len(a.failed) != 1 || a.failed[0].Code != FailPolicy || len(b.failed) != 1 {
+	if len(a.established) != 3 || len(a.failed) != 1 || a.failed[0].Code != FailFilters || len(b.failed) != 1 {
 		t.Errorf("the responder let a weaker proof through: %+v %+v", a.failed, b.failed)
 	}
 }

@@ -165,7 +165,7 @@ func (x *mainMode) silence() Failed {
 	case x.hint == wire.NoProposalChosen:
 		return Failed{Code: FailNoProposal, Offered: mainWords(x.own), Reason: fmt.Sprintf("%s accepts none of our main-mode methods; give both ends one in common", peer)}
 	case x.hint != 0:
-		return Failed{Code: FailProtocol, Reason: fmt.Sprintf("%s refused with error notify %d", peer, x.hint)}
+		return Failed{Code: FailRefused, Reason: fmt.Sprintf("%s refused with %s and says no more", peer, notifyName(x.hint)), Hint: "the log of the peer says why"}
 	case proving && x.choice.Method == auth.PSK:
 		return Failed{Code: FailNoAnswer, Reason: fmt.Sprintf("%s fell silent when it saw our proof of identity: often the preshared keys differ, or large datagrams are lost", peer)}
 	case x.step == awaitMessage2:

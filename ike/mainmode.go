@@ -210,7 +210,7 @@ func (m *Machine) failMain(now time.Time, x *mainMode, f Failed) {
 	if f.Step == "" {
 		f.Step = x.step.String()
 	}
-	if f.Code == FailPSK || f.Code == FailAuth {
+	if f.Code == FailPSK || f.Code == FailAuth || f.Code == FailPrincipal {
 		m.countAttempt(x)
 	}
 	if len(x.waiting) == 0 && (x.initiator || m.reports.allow(now, x.remote.Addr())) {

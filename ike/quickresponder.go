@@ -130,7 +130,7 @@ func (m *Machine) quickPolicy(q *quickMode, proposed sadb.Selector, peer quickRe
 		return r
 	}
 	if mode == sadb.Transport && proposed.Narrow(s.local.Addr(), s.remote.Addr()) != proposed {
-		return refuse(wire.InvalidIDInformation, FailPolicy, "transport mode for %s, which is more than these two hosts", proposed)
+		return refuse(wire.InvalidIDInformation, FailFilters, "transport mode for %s, which is more than these two hosts", proposed)
 	}
 	if m.policy.Quick == nil {
 		return refuse(wire.NoProposalChosen, FailPolicy, "no policy is in force")
@@ -153,7 +153,7 @@ func (m *Machine) crowded(q *quickMode) *refusal {
 	if n < peerPairs || n < 2*peerPairs && m.replacedBy(q) != 0 {
 		return nil
 	}
-	return refuse(wire.NoProposalChosen, FailPolicy, "%s has %d pairs of associations with this host, the most that one peer may have", q.sa.remote.Addr(), n)
+	return refuse(wire.NoProposalChosen, FailCrowded, "%s has %d pairs of associations with this host, the most that one peer may have", q.sa.remote.Addr(), n)
 }
 
 // mode is the mode of the first transform that could be read.
@@ -171,7 +171,11 @@ func (r quickReceived) mode() (mode sadb.Mode, ok bool) {
 func refusalOf(err error) *refusal {
 	var r *Refusal
 	if errors.As(err, &r) {
-		return refuse(wire.NotifyType(r.Notify), FailPolicy, "%s", r.Reason)
+		code := FailPolicy
+		if wire.NotifyType(r.Notify) == wire.InvalidIDInformation {
+			code = FailFilters
+		}
+		return refuse(wire.NotifyType(r.Notify), code, "%s", r.Reason)
 	}
 	return refuse(wire.NoProposalChosen, FailPolicy, "%v", err)
 }
@@ -185,7 +189,7 @@ func (q *quickMode) choose(offer QuickOffer, proposed sadb.Selector, peer quickR
 	case offer.Selector.Contains(proposed):
 		q.selector = proposed
 	default:
-		return refuse(wire.InvalidIDInformation, FailPolicy, "the peer asks for %s, policy has %s", proposed, offer.Selector)
+		return refuse(wire.InvalidIDInformation, FailFilters, "the peer asks for %s, policy has %s", proposed, offer.Selector)
 	}
 	want := offer.wants(q.sa)
 	pick, ok := pickQuick(passable(offer.Proposals, q.sa), want, peer)

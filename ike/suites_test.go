@@ -174,7 +174,7 @@ func TestResponderNarrows(t *testing.T) {
 	narrow.Proto = sadb.UDP
 	w.ask2(a, b, 2, mainOffer(t), 443)
 	w.run(time.Second)
-	if len(a.failed) != 1 || a.failed[0].Code != FailPolicy {
+	if len(a.failed) != 1 || a.failed[0].Code != FailFilters {
 		t.Errorf("%+v", a.failed)
 	}
 }

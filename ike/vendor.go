@@ -213,7 +213,7 @@ func notWelcome(err error) Failed {
 		return Failed{Code: FailAltered, Reason: err.Error(),
 			Hint: "find the device between the hosts that takes vendor IDs out of IKE messages or puts them in"}
 	}
-	return Failed{Code: FailAuth, Reason: err.Error()}
+	return Failed{Code: FailPrincipal, Reason: err.Error(), Hint: "let the rule accept this identity, or see who answers at that address"}
 }
 
 // checkVendor compares what a peer says of itself beside its proof with what
