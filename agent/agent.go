@@ -66,6 +66,9 @@ type Config struct {
 	// IdentitiesChanged hints that Unusable may answer differently now; may be
 	// nil.
 	IdentitiesChanged <-chan struct{}
+	// Exempt lists which connections of this process no filter touches, in
+	// words; may be nil.
+	Exempt func() []string
 	// Host reads the facts of this machine; HostChanged hints that they may
 	// have changed.
 	Host        func() (host.Facts, error)

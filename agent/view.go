@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"ipsecagent/agent/control"
@@ -93,6 +94,9 @@ func (a *Agent) effective(v control.PolicyView, c *policy.Compiled) (control.Pol
 		return v, fmt.Errorf("agent: show policy %q: %w", v.Name, err)
 	}
 	v.Exempt, v.MainMode = state.Exempt, mainMethods(c)
+	if a.cfg.Exempt != nil {
+		v.Exempt = slices.Concat(v.Exempt, a.cfg.Exempt())
+	}
 	byID := make(map[sadb.FilterID]policy.CompiledFilter, len(c.Filters))
 	for _, f := range c.Filters {
 		byID[f.ID] = f

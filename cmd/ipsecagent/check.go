@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"time"
 
@@ -72,7 +73,7 @@ func checkKeys(dir string) (groups int, notes []string, err error) {
 // checkCertificates reads the certificates. notes is what expires; what has
 // expired is an error.
 func checkCertificates(s *settings) (notes []string, err error) {
-	ids, problem, err := openIdentities(s, nil)
+	ids, problem, err := openIdentities(s, nil, "")
 	switch {
 	case err != nil:
 		return nil, nil // an error of the settings, said already
@@ -80,6 +81,7 @@ func checkCertificates(s *settings) (notes []string, err error) {
 		return []string{fmt.Sprintf("the certificates in %s are not checked in full: this user may not read all of them, root may: %v", s.Certificates.Dir, problem)}, nil
 	}
 	errs := []error{problem}
+	notes = checkKeyTable(s, ids)
 	for _, n := range ids.certs.Expiring(time.Now()) {
 		if n.Days == 0 {
 			errs = append(errs, errors.New(n.String()))
@@ -88,6 +90,23 @@ func checkCertificates(s *settings) (notes []string, err error) {
 		notes = append(notes, n.String())
 	}
 	return notes, errors.Join(errs...)
+}
+
+// checkKeyTable reads the key table, if there is one: what is wrong with it is
+// wrong for policies of Kerberos alone.
+func checkKeyTable(s *settings, ids *identities) (notes []string) {
+	f, err := os.Open(s.Kerberos.Keytab)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return []string{fmt.Sprintf("the key table is not checked: %v", err)}
+	}
+	f.Close()
+	if _, _, err := ids.kerberos.Identity(); err != nil {
+		return []string{fmt.Sprintf("the key table %s cannot be used: %s", s.Kerberos.Keytab, words(err))}
+	}
+	return nil
 }
 
 // lines writes an error that joins several as one line for each.

@@ -8,29 +8,36 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"ipsecagent/agent/control"
 	"ipsecagent/auth"
 	"ipsecagent/auth/cert"
+	"ipsecagent/auth/kerberos"
 )
 
 // identities is what this host proves itself by: preshared keys, certificates
 // and a key table.
 type identities struct {
-	keys  *keys
-	certs *cert.Keeper
+	keys     *keys
+	certs    *cert.Keeper
+	kerberos *kerberos.Authenticator
+	// exempt is what of the agent's own connections the status lists.
+	exempt atomic.Pointer[[]string]
 	// changed hints that there is something new to prove oneself by.
 	changed chan struct{}
 	look    chan struct{} // a hint to look for what expires
 }
 
 // openIdentities reads what there is. What does not load is no reason not to
-// start: policy is enforced all the same.
-func openIdentities(s *settings, k *keys) (*identities, error, error) {
+// start: policy is enforced all the same. replayCache is the file of the replay
+// cache of Kerberos; "": in memory alone.
+func openIdentities(s *settings, k *keys, replayCache string) (*identities, error, error) {
 	store, problem := loadCertificates(s)
 	set, err := s.Certificates.settings(s.dialer())
 	if err != nil {
@@ -40,7 +47,11 @@ func openIdentities(s *settings, k *keys) (*identities, error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return &identities{keys: k, certs: keeper, changed: make(chan struct{}, 1), look: make(chan struct{}, 1)}, problem, nil
+	krb, err := kerberos.New(s.Kerberos.config(s, replayCache))
+	if err != nil {
+		return nil, nil, err
+	}
+	return &identities{keys: k, certs: keeper, kerberos: krb, changed: make(chan struct{}, 1), look: make(chan struct{}, 1)}, problem, nil
 }
 
 // loadCertificates reads the folder of certificates; one that is not there is
@@ -54,7 +65,7 @@ func loadCertificates(s *settings) (*cert.Store, error) {
 }
 
 func (i *identities) authenticators() []auth.Authenticator {
-	return append(i.certs.Authenticators(), i.keys.method)
+	return append(i.certs.Authenticators(), i.kerberos, i.keys.method)
 }
 
 // unusable says why this host cannot satisfy a requirement; "": it can.
@@ -63,7 +74,10 @@ func (i *identities) unusable(r auth.Requirement) string {
 	case auth.PSK:
 		return ""
 	case auth.Kerberos:
-		return "this host has no key table"
+		if _, _, err := i.kerberos.Identity(); err != nil {
+			return words(err)
+		}
+		return ""
 	}
 	able, err := i.certs.Methods(r.CA)
 	switch {
@@ -196,6 +210,72 @@ func (s *settings) dialer() *net.Dialer {
 	d := &net.Dialer{Timeout: dialTimeout, Control: mark}
 	d.Resolver = &net.Resolver{PreferGo: true, Dial: (&net.Dialer{Timeout: dialTimeout, Control: mark}).DialContext}
 	return d
+}
+
+// kerberosEvery is how often it is looked whether the key table or the KDCs have
+// changed.
+const kerberosEvery = time.Minute
+
+// kdcsWithin bounds the look for KDCs.
+const kdcsWithin = 10 * time.Second
+
+// watchKerberos notices that this host has got a key table, or has one no more,
+// and which KDCs and name servers the agent asks, until ctx ends.
+func (i *identities) watchKerberos(ctx context.Context) {
+	former := "never looked"
+	for ctx.Err() == nil {
+		if now := i.unusable(auth.Requirement{Method: auth.Kerberos}); now != former {
+			former = now
+			i.hint()
+		}
+		i.listExempt(ctx)
+		sleep(ctx, kerberosEvery)
+	}
+}
+
+// listExempt lists the connections of the agent's own that the policy does not
+// touch.
+func (i *identities) listExempt(ctx context.Context) {
+	list := []string{}
+	add := func(what string, places []netip.AddrPort) {
+		for _, p := range places {
+			list = append(list, fmt.Sprintf("%s: the agent's own connections to %s and their answers", what, p))
+		}
+	}
+	if _, _, err := i.kerberos.Identity(); err == nil {
+		ctx, cancel := context.WithTimeout(ctx, kdcsWithin)
+		defer cancel()
+		kdcs, _ := i.kerberos.KDCs(ctx) // those that were found
+		add("Kerberos", kdcs)
+	}
+	servers, _ := kerberos.Nameservers(resolvConf) // a host without has none
+	add("DNS", servers)
+	i.exempt.Store(&list)
+}
+
+const resolvConf = "/etc/resolv.conf"
+
+// exempted returns what listExempt has found.
+func (i *identities) exempted() []string {
+	if list := i.exempt.Load(); list != nil {
+		return *list
+	}
+	return nil
+}
+
+// kerberosSettings is the settings of authentication by Kerberos.
+type kerberosSettings struct {
+	Keytab    string   `yaml:"keytab"`
+	Krb5Conf  string   `yaml:"krb5conf"`
+	Principal string   `yaml:"principal"`
+	Realms    []string `yaml:"realms"`
+	AllowRC4  bool     `yaml:"allowRC4"`
+	LooseID   bool     `yaml:"looseID"`
+}
+
+func (k kerberosSettings) config(s *settings, replayCache string) kerberos.Config {
+	return kerberos.Config{Keytab: k.Keytab, Krb5Conf: k.Krb5Conf, Principal: k.Principal, Realms: k.Realms, AllowRC4: k.AllowRC4,
+		LooseID: k.LooseID, ReplayCache: replayCache, Dial: s.dialer().DialContext}
 }
 
 // certificates is the settings of authentication by certificates.

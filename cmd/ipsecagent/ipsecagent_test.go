@@ -470,7 +470,7 @@ func TestExpiryIsReportedOnceForEachNotice(t *testing.T) {
 	certificateOf(t, dir, ends)
 	s := defaults()
 	s.Certificates.Dir = dir
-	ids, problem, err := openIdentities(&s, newKeys(&s))
+	ids, problem, err := openIdentities(&s, newKeys(&s), "")
 	if err := errors.Join(problem, err); err != nil {
 		t.Fatal(err)
 	}
@@ -501,7 +501,7 @@ func TestOwnCertificatesDecideWhatIsOffered(t *testing.T) {
 	certificateOf(t, dir, time.Now().Add(900*time.Hour))
 	s := defaults()
 	s.Certificates.Dir = dir
-	ids, _, err := openIdentities(&s, newKeys(&s))
+	ids, _, err := openIdentities(&s, newKeys(&s), "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"syscall"
 
@@ -115,10 +116,16 @@ func (w *wiring) attach(ctx context.Context, data *attacher) (driver.Driver, err
 // openIdentities reads what this host proves itself by.
 func (w *wiring) openIdentities() (err error) {
 	var problem error
-	if w.identities, problem, err = openIdentities(&w.settings, w.keys); problem != nil {
+	if w.identities, problem, err = openIdentities(&w.settings, w.keys, filepath.Join(w.settings.StateDir, "replay.cache")); problem != nil {
 		w.log.Warn("certificates", "problem", problem.Error())
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	if words := w.identities.kerberos.Warning(); words != "" {
+		w.log.Warn("replay cache", "warning", words)
+	}
+	return nil
 }
 
 // openKeys reads the preshared keys. Without them nothing can be negotiated;
@@ -158,6 +165,7 @@ func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
 		NoUplift:          !w.settings.Uplift,
 		Unusable:          w.identities.unusable,
 		IdentitiesChanged: w.identities.changed,
+		Exempt:            w.identities.exempted,
 		Host:              host.Read,
 		HostChanged:       changed,
 		SetKeys:           w.keys.set,
@@ -171,6 +179,11 @@ func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
 func (w *wiring) close() {
 	if w.socket != nil {
 		w.socket.Close()
+	}
+	if w.identities != nil {
+		if err := w.identities.kerberos.Close(); err != nil {
+			w.log.Warn("replay cache", "error", err.Error())
+		}
 	}
 	if w.transport != nil {
 		w.transport.Close()
@@ -222,6 +235,7 @@ func (w *wiring) run(ctx context.Context) error {
 		func(ctx context.Context) error { w.reloadOnHangup(ctx, b); return nil },
 		func(ctx context.Context) error { w.identities.watchCertificates(ctx, w.agent, w.log); return nil },
 		func(ctx context.Context) error { w.identities.watchExpiry(ctx, w.agent, w.log); return nil },
+		func(ctx context.Context) error { w.identities.watchKerberos(ctx); return nil },
 		func(ctx context.Context) error { return w.tellSystemd(ctx, systemd) },
 	)
 }

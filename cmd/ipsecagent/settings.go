@@ -16,6 +16,7 @@ import (
 
 	"ipsecagent/agent/control"
 	"ipsecagent/auth/cert"
+	"ipsecagent/auth/kerberos"
 	"ipsecagent/driver/user"
 )
 
@@ -35,10 +36,11 @@ type settings struct {
 	Readers     string `yaml:"readersGroup"`
 	// Uplift: modern methods are offered before the old ones that policies of
 	// Windows list.
-	Uplift       bool         `yaml:"uplift"`
-	Certificates certificates `yaml:"certificates"`
-	Log          logging      `yaml:"log"`
-	DataPath     dataPath     `yaml:"dataPath"`
+	Uplift       bool             `yaml:"uplift"`
+	Certificates certificates     `yaml:"certificates"`
+	Kerberos     kerberosSettings `yaml:"kerberos"`
+	Log          logging          `yaml:"log"`
+	DataPath     dataPath         `yaml:"dataPath"`
 }
 
 // logging is how the agent logs.
@@ -71,6 +73,7 @@ func defaults() settings {
 		Readers:      control.DefaultGroup,
 		Uplift:       true,
 		Certificates: certificates{Dir: "/etc/ipsecagent/certificates", Revocation: "known", Usage: "windows", Identity: "strict", Accounts: map[string]string{}},
+		Kerberos:     kerberosSettings{Keytab: kerberos.DefaultKeytab, Krb5Conf: kerberos.DefaultKrb5Conf, Realms: []string{}},
 		Log:          logging{Level: slog.LevelInfo, Format: "text"},
 		DataPath: dataPath{
 			TUN: user.DefaultTUN, Table: user.DefaultTable, SteerMark: user.DefaultSteer, ExemptMark: user.DefaultExempt,

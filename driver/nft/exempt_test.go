@@ -334,3 +334,32 @@ func TestCloseLeavesInForce(t *testing.T) {
 	udp(t, l.a, "", "10.9.0.2:7000", 10, nil)
 	nothingArrived(t, l, again, 3)
 }
+
+// TestAnswersToTheAgentsOwnSocketsPass: a port opens nothing, the mark of the
+// socket does.
+func TestAnswersToTheAgentsOwnSocketsPass(t *testing.T) {
+	l := newLab(t)
+	l.warm()
+	l.countAccepted("meta l4proto udp")
+	apply(t, l.open(), oneWay(filter("all", require), sadb.In))
+	send := l.framer()
+	passes := func(port uint16) bool {
+		before := l.counter("accepted")
+		if err := send(ipv4("10.9.0.2", "10.9.0.1", unix.IPPROTO_UDP, datagram(88, port))); err != nil {
+			t.Fatal(err)
+		}
+		return l.counter("accepted") > before
+	}
+	if passes(40088) {
+		t.Error("source port 88 opens a port that nobody has")
+	}
+	unbind := l.bound(40088, 0)
+	if passes(40088) {
+		t.Error("source port 88 opens a stranger's socket")
+	}
+	unbind()
+	l.bound(40088, testConfig().Exempt)
+	if !passes(40088) {
+		t.Error("an answer to the agent's own socket is dropped")
+	}
+}
