@@ -125,7 +125,7 @@ func replace(sas []sadb.SA, old sadb.Pair, dir sadb.Directions) {
 // finishQuick makes the pair known.
 func (m *Machine) finishQuick(now time.Time, q *quickMode) {
 	clear(q.shared)
-	m.keepAnswers(now, q)
+	m.keepAnswer(now, q)
 	request := uint64(0)
 	if q.request != nil {
 		request = q.request.Request

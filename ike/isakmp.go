@@ -30,22 +30,22 @@ type isakmp struct {
 	keys             *crypt.Keys
 	last             []byte // last ciphertext block of phase 1
 	since, expires   time.Time
-	final            answers // responder: message 5 to message 6
+	final            answer // responder: to message 5
 
-	agent     bool            // the peer is one of this project
-	dpd       bool            // it answers R-U-THERE
-	windows   uint32          // its version of Windows; 0: none
-	alive     time.Time       // when a message of the peer was last verified
-	forgotten bool            // the peer seems not to know it any more
-	closing   bool            // its message IDs are used up
-	seen      map[uint32]bool // message IDs used
-	quicks    map[uint32]*quickMode
-	finished  map[uint32]*finishedQuick
+	agent     bool                  // the peer is one of this project
+	dpd       bool                  // it answers R-U-THERE
+	windows   uint32                // its version of Windows; 0: none
+	alive     time.Time             // when a message of the peer was last verified
+	forgotten bool                  // the peer seems not to know it any more
+	closing   bool                  // its message IDs are used up
+	seen      map[uint32]bool       // message IDs used
+	quicks    map[uint32]*quickMode // under way; nil: none
+	finished  []finishedQuick
 	queue     []*request // wait for a quick mode to end
 	count     int        // quick modes begun
 
 	deletions map[uint32]*deletion // not acknowledged yet, by message ID
-	acks      answers              // to deletes of the peer
+	acks      *answers             // to deletes of the peer; nil: none yet
 	probe     *probe
 	dpdSent   uint32 // number of the last R-U-THERE sent
 	dpdHeard  uint32 // and heard,
@@ -102,9 +102,9 @@ func (s *isakmp) satisfies(o MainOffer) bool {
 func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []byte, p auth.Principal) *isakmp {
 	s := &isakmp{path: x.path, icookie: x.icookie, rcookie: x.rcookie, initiator: x.initiator,
 		suite: x.choice.Suite, method: x.choice.Method, principal: p, requirement: c.requirement, offer: x.offer,
-		keys: c.keys, nat: x.nat, fragments: x.peer.fragments, last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers,
+		keys: c.keys, nat: x.nat, fragments: x.peer.fragments, last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers.latest(),
 		agent: x.peer.agent != nil, dpd: x.peer.dpd, windows: x.peer.windows,
-		seen: map[uint32]bool{}, quicks: map[uint32]*quickMode{}, finished: map[uint32]*finishedQuick{}}
+		seen: map[uint32]bool{}}
 	m.endMain(x)
 	for _, other := range x.candidates {
 		if other.keys != c.keys {
@@ -240,13 +240,10 @@ func (m *Machine) endSA(now time.Time, s *isakmp, reason string) {
 // lateMain answers a repeated message 5 whose answer was lost. Nothing else of
 // main mode is of interest once it is over.
 func (m *Machine) lateMain(s *isakmp, msg message) error {
-	reply, ok := s.final.seen(msg.sum)
-	if !ok {
+	if s.final.reply == nil || s.final.sum != msg.sum {
 		return errDuplicate
 	}
-	if reply != nil {
-		m.send(s.path, reply)
-	}
+	m.send(s.path, s.final.reply)
 	return nil
 }
 

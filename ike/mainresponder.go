@@ -510,7 +510,6 @@ func (m *Machine) provenMain(now time.Time, x *mainMode, msg message, result any
 	m.tracePayloads(x.path, true, x.header(), payloads)
 	x.moved(msg.path)
 	x.answers.remember(msg.sum, reply)
-	x.answers.keepLast()
 	s := m.establishMain(now, x, p.candidate, last, p.principal)
 	m.send(x.path, reply)
 	m.initialContact(now, s, p.chain, x.started)

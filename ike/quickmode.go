@@ -114,6 +114,9 @@ func (m *Machine) enterQuick(now time.Time, q *quickMode) error {
 	}
 	q.began = now
 	q.pair.ID = pairID(b)
+	if q.sa.quicks == nil {
+		q.sa.quicks = map[uint32]*quickMode{}
+	}
 	q.sa.quicks[q.id] = q
 	q.sa.count++
 	m.quicks[q.pair.ID] = q
@@ -147,6 +150,9 @@ func (m *Machine) forgetQuick(q *quickMode) {
 	m.peers.removeQuick(q)
 	if q.sa.quicks[q.id] == q {
 		delete(q.sa.quicks, q.id)
+	}
+	if len(q.sa.quicks) == 0 {
+		q.sa.quicks = nil // most of the time there is none
 	}
 }
 
@@ -277,8 +283,8 @@ func (m *Machine) quickShared(group sadb.Group, dh keyExchange, peer []byte) qui
 
 // quickPacket takes a message of quick mode under an established SA.
 func (m *Machine) quickPacket(now time.Time, s *isakmp, msg message) error {
-	if f := s.finished[msg.MessageID]; f != nil {
-		return m.repeated(s, f, msg)
+	if m.repeated(s, msg) {
+		return nil
 	}
 	q := s.quicks[msg.MessageID]
 	if q == nil {

@@ -84,6 +84,9 @@ func (m *Machine) acknowledge(s *isakmp, msg message, chain wire.Chain, iv []byt
 		return
 	}
 	m.tracePayloads(s.path, true, h, payloads)
+	if s.acks == nil {
+		s.acks = &answers{}
+	}
 	s.acks.remember(msg.sum, data)
 	m.send(s.path, data)
 }

@@ -91,12 +91,18 @@ func (r *repeater) shorten() {
 // answers is what an exchange has answered lately: a datagram seen before is
 // known by its hash, before anything is decrypted, and gets the same answer.
 type answers struct {
-	last [2]struct {
-		sum   [32]byte
-		reply []byte
-	}
+	last [2]answer
 	next int
 }
+
+// answer is what a datagram of this hash gets again.
+type answer struct {
+	sum   [32]byte
+	reply []byte
+}
+
+// latest returns the answer to the last new datagram; zero: there was none.
+func (a *answers) latest() answer { return a.last[1-a.next] }
 
 // remember notes the answer to a datagram; nil: none yet, or none at all.
 func (a *answers) remember(sum [32]byte, reply []byte) {
@@ -110,14 +116,12 @@ func (a *answers) remember(sum [32]byte, reply []byte) {
 	a.next = (a.next + 1) % len(a.last)
 }
 
-// keepLast forgets all answers but the last one; what they answered is still
-// known.
-func (a *answers) keepLast() {
-	a.last[a.next].reply = nil
-}
-
-// seen reports whether a datagram was answered before, and how.
+// seen reports whether a datagram was answered before, and how. Nil has seen
+// none.
 func (a *answers) seen(sum [32]byte) (reply []byte, ok bool) {
+	if a == nil {
+		return nil, false
+	}
 	for _, e := range a.last {
 		if e.sum == sum {
 			return e.reply, true
