@@ -309,11 +309,13 @@ func (s *session) Check(hash func(extra []byte) []byte, proof []byte) (_ auth.Pr
 	return principalOf(chain[0])
 }
 
+const panicReason = "the peer's certificates made the reader fail"
+
 // recovered turns a panic of a parser into a refusal. It is the last line: no
 // certificate is known that panics.
 func recovered(err *error) {
 	if p := recover(); p != nil {
-		*err = &auth.Error{Code: codeMalformed, Reason: "the peer's certificates made the reader fail", Err: fmt.Errorf("panic: %v", p),
+		*err = &auth.Error{Code: codeMalformed, Reason: panicReason, Err: fmt.Errorf("panic: %v", p),
 			Hint: "refuse that peer, and report it"}
 	}
 }
