@@ -2,9 +2,11 @@ package cert
 
 import (
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/big"
 	"strings"
 
 	"software.sslmate.com/src/go-pkcs12"
@@ -44,6 +46,9 @@ func parsePKCS12(data []byte, password string) (_ *content, err error) {
 			err = errors.New("a PKCS#12 file that makes the reader fail")
 		}
 	}()
+	if err := checkRounds(data, 0); err != nil {
+		return nil, err
+	}
 	private, leaf, chain, err := pkcs12.DecodeChain(data, password)
 	if errors.Is(err, pkcs12.ErrIncorrectPassword) {
 		return nil, errors.New("its password is wrong; write it into the first line of a file of the same name with .password behind it, mode 0600")
@@ -53,4 +58,39 @@ func parsePKCS12(data []byte, password string) (_ *content, err error) {
 	}
 	c := &content{certs: append([]*x509.Certificate{leaf}, chain...)}
 	return c, c.addPrivate(private)
+}
+
+// Bounds of what a PKCS#12 file makes its reader do.
+const (
+	maxRounds = 2_000_000 // of deriving a key from a password
+	maxNested = 32
+)
+
+// checkRounds refuses a file that names so many rounds that reading it would
+// not end: in all forms of key derivation their number stands right behind the
+// salt. It looks into OCTET STRINGs, which hold the inner structures.
+func checkRounds(der []byte, depth int) error {
+	if depth > maxNested {
+		return errors.New("a PKCS#12 file that is nested too deep")
+	}
+	salt := false
+	for len(der) > 0 {
+		var v asn1.RawValue
+		rest, err := asn1.Unmarshal(der, &v)
+		if err != nil {
+			return nil // the reader itself says what is wrong
+		}
+		universal := v.Class == asn1.ClassUniversal
+		if universal && v.Tag == asn1.TagInteger && salt && new(big.Int).SetBytes(v.Bytes).Cmp(big.NewInt(maxRounds)) > 0 {
+			return fmt.Errorf("a PKCS#12 file that wants more than %d rounds of its password", maxRounds)
+		}
+		salt = universal && v.Tag == asn1.TagOctetString
+		if v.IsCompound || salt {
+			if err := checkRounds(v.Bytes, depth+1); err != nil {
+				return err
+			}
+		}
+		der = rest
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package cert
 
 import (
 	"bytes"
+	"encoding/asn1"
 	"os"
 	"path/filepath"
 	"strings"
@@ -112,5 +113,42 @@ func TestOpenSSLsSignaturesOverABareHash(t *testing.T) {
 	ours, err := contentOf(t, tool(t, "openssl/rsa.key")).keys[0].sign(nil, hash)
 	if err != nil || !bytes.Equal(ours, rsaSig) {
 		t.Errorf("another RSA signature, %v", err)
+	}
+}
+
+// A file that names billions of rounds is refused at once, wherever it does.
+func TestPKCS12WithEndlessRounds(t *testing.T) {
+	for _, name := range []string{"openssl/modern.p12", "openssl/open.p12", "openssl/legacy.p12"} {
+		data := tool(t, name)
+		rounds := []byte{asn1.TagInteger, 2, 8, 0} // 2048
+		found := 0
+		for i := range data {
+			if !bytes.HasPrefix(data[i:], rounds) {
+				continue
+			}
+			found++
+			many := bytes.Clone(data)
+			copy(many[i:], []byte{asn1.TagInteger, 2, 0x7f, 0xff})
+			if _, err := parsePKCS12(many, "secret"); err == nil {
+				t.Errorf("%s: damaged at %d, and read", name, i)
+			}
+		}
+		if found < 2 {
+			t.Errorf("%s: %d numbers of rounds: the test looks at nothing", name, found)
+		}
+	}
+	salted := []byte{0x30, 8, 4, 1, 1, 2, 3, 0x1e, 0x84, 0x81} // 2 000 001 behind a salt
+	deep := salted
+	for range maxNested + 1 {
+		deep = append([]byte{asn1.TagOctetString, byte(len(deep))}, deep...)
+	}
+	for name, der := range map[string][]byte{"rounds": salted, "rounds in a string": append([]byte{asn1.TagOctetString, byte(len(salted))}, salted...), "depth": deep} {
+		if checkRounds(der, 0) == nil {
+			t.Errorf("%s: allowed", name)
+		}
+	}
+	salted[9] = 0x80 // 2 000 000
+	if err := checkRounds(salted, 0); err != nil {
+		t.Error(err)
 	}
 }
