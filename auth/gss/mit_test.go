@@ -140,6 +140,7 @@ func etypesOfMIT() map[string]int32 {
 		"aes256-cts-hmac-sha1-96":    AES256SHA1,
 		"aes128-cts-hmac-sha256-128": AES128SHA256,
 		"aes256-cts-hmac-sha384-192": AES256SHA384,
+		"arcfour-hmac":               RC4,
 	}
 }
 
@@ -147,14 +148,18 @@ func TestContextsWithMIT(t *testing.T) {
 	bin := buildPeer(t)
 	realm := krbtest.Start(t, "MIT.TEST", "")
 	for name, etype := range etypesOfMIT() {
+		userKeys := name
+		if etype == RC4 {
+			userKeys = "aes256-cts-hmac-sha1-96" // for the clients of MIT
+		}
 		service := fmt.Sprintf("host/b%d.mit.test", etype)
 		user := fmt.Sprintf("host/a%d.mit.test", etype)
 		realm.Add(service, name)
-		realm.Add(user, name)
+		realm.Add(user, userKeys)
 		kt := realm.Keytab(fmt.Sprintf("%d.keytab", etype), service, user)
 		t.Run(name+"/initiator", func(t *testing.T) {
 			peer := startPeer(t, bin, realm, kt)
-			init, err := NewInitiator(InitiatorConfig{Credential: ticketFor(t, realm, kt, user, service)})
+			init, err := NewInitiator(InitiatorConfig{Credential: ticketFor(t, realm, kt, user, service), AllowRC4: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -170,7 +175,8 @@ func TestContextsWithMIT(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			acc := NewAcceptor(AcceptorConfig{Keytab: keys, Replay: NewReplayCache()})
+			conf := AcceptorConfig{Keytab: keys, Replay: NewReplayCache(), AllowRC4: true}
+			acc := NewAcceptor(conf)
 			first, state := peer.ask("tok", "-")
 			if state != "more" {
 				t.Fatalf("MIT is %s after its first token", state)
@@ -186,6 +192,9 @@ func TestContextsWithMIT(t *testing.T) {
 				t.Errorf("we are %s", got)
 			}
 			compare(t, acc.Context(), peer, etype)
+			if _, _, err := NewAcceptor(conf).Step(first); !errors.Is(err, ErrReplay) {
+				t.Errorf("its first token again: %v", err)
+			}
 		})
 	}
 }

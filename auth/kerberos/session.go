@@ -247,7 +247,7 @@ func (s *session) Check(hash func(extra []byte) []byte, proof []byte) (auth.Prin
 	if !ok {
 		return "", &auth.Error{Reason: fmt.Sprintf("the proof of peer %s (%s) is for another exchange, or in a form that is not known", s.who(), s.ctx.Peer())}
 	}
-	if err := s.checkID(); err != nil {
+	if err := s.checkID(s.ctx.Peer()); err != nil {
 		return "", err
 	}
 	s.quirk = q
@@ -277,11 +277,10 @@ func (s *session) match(hash func(extra []byte) []byte, got []byte) (quirk, bool
 
 // checkID compares the identification with what was proven: nobody has proven
 // that, and others may go by it.
-func (s *session) checkID() error {
+func (s *session) checkID(proven gss.Principal) error {
 	if s.host.config.LooseID {
 		return nil
 	}
-	proven := s.ctx.Peer()
 	switch s.peer.IDType {
 	case idIPv4, idIPv6:
 		if addr, ok := netip.AddrFromSlice(s.peer.ID); ok && addr == s.request.Remote.Unmap().WithZone("") {

@@ -133,6 +133,25 @@ func TestTwoHostsOfARealm(t *testing.T) {
 	}
 }
 
+func TestRC4OnlyWhenAllowed(t *testing.T) {
+	w := newWorld(t, "")
+	w.realm.Admin("delprinc -force " + hostB)
+	w.realm.Add(hostB, "arcfour-hmac")
+	if err := os.Remove(w.ktB); err != nil {
+		t.Fatal(err)
+	}
+	w.realm.Keytab("b.keytab", hostB)
+	if got := codeOfError(t, w.run().errA); got != codeEtype {
+		t.Error(got)
+	}
+	w.a, w.confA.AllowRC4 = nil, true
+	if got := codeOfError(t, w.run().errB); got != codeEtype {
+		t.Error(got)
+	}
+	w.a, w.confB.AllowRC4 = nil, true
+	w.mustPair(w.run())
+}
+
 // A ticket is kept: once it is there, the KDC may go.
 func TestTicketsAreReused(t *testing.T) {
 	w := newWorld(t, "")
@@ -193,7 +212,7 @@ func TestReasons(t *testing.T) {
 			w := newWorld(t, "")
 			c.change(w)
 			if c.codeA == codeEtype {
-				w.confA.Keytab = w.onlyEtype(hostA, 17)
+				w.confA.Keytab = w.file("keytab", append([]byte{5, 2}, entry(t, hostA+"@MIT.TEST", 17)...))
 			}
 			o := w.run()
 			err, code := o.errA, c.codeA
@@ -213,19 +232,6 @@ func TestReasons(t *testing.T) {
 // rename has the responder send another name.
 func (w *world) rename(name string) {
 	w.changeName = func([]byte) []byte { return utf16le(name) }
-}
-
-// onlyEtype returns a keytab of one made-up key.
-func (w *world) onlyEtype(principal string, etype byte) string {
-	name, realm := strings.Split(principal, "/"), "MIT.TEST"
-	e := []byte{0, 2, 0, byte(len(realm))}
-	e = append(e, realm...)
-	for _, part := range name {
-		e = append(append(e, 0, byte(len(part))), part...)
-	}
-	e = append(e, 0, 0, 0, 1, 0x6a, 0, 0, 0, 1, 0, etype, 0, 16)
-	e = append(e, "0123456789abcdef"...)
-	return w.file("keytab", append([]byte{5, 2, 0, 0, 0, byte(len(e))}, e...))
 }
 
 // No KDC is asked for a ticket for a name that policy does not want.

@@ -47,6 +47,7 @@ const krb5Conf = `[libdefaults]
  dns_canonicalize_hostname = false
  udp_preference_limit = 1465
  allow_weak_crypto = true
+ allow_rc4 = true
 %s
 [realms]
  %s = {
