@@ -284,7 +284,7 @@ func (a *Agent) expire(now time.Time, e driver.Expire) {
 		a.endPair(now, p.ID, "its lifetime is over", true)
 		return
 	}
-	if !a.rekeying[p.ID] {
+	if !a.rekeying[p.ID] && !a.idle[p.ID] {
 		a.rekey(now, p.ID)
 	}
 }

@@ -163,6 +163,7 @@ func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
 		StateFile:         w.settings.stateFile(),
 		Source:            host.Source,
 		NoUplift:          !w.settings.Uplift,
+		IdleTime:          w.settings.IdleTime,
 		Unusable:          w.identities.unusable,
 		IdentitiesChanged: w.identities.changed,
 		Exempt:            w.identities.exempted,

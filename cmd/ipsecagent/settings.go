@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v4"
@@ -36,7 +37,9 @@ type settings struct {
 	Readers     string `yaml:"readersGroup"`
 	// Uplift: modern methods are offered before the old ones that policies of
 	// Windows list.
-	Uplift       bool             `yaml:"uplift"`
+	Uplift bool `yaml:"uplift"`
+	// IdleTime is how long associations may carry nothing; 0: for ever.
+	IdleTime     time.Duration    `yaml:"idleTime"`
 	Certificates certificates     `yaml:"certificates"`
 	Kerberos     kerberosSettings `yaml:"kerberos"`
 	Log          logging          `yaml:"log"`
@@ -72,6 +75,7 @@ func defaults() settings {
 		SecretsDir:   "/etc/ipsecagent/secrets.d",
 		Readers:      control.DefaultGroup,
 		Uplift:       true,
+		IdleTime:     5 * time.Minute,
 		Certificates: certificates{Dir: "/etc/ipsecagent/certificates", Revocation: "known", Usage: "windows", Identity: "strict", Accounts: map[string]string{}},
 		Kerberos:     kerberosSettings{Keytab: kerberos.DefaultKeytab, Krb5Conf: kerberos.DefaultKrb5Conf, Realms: []string{}},
 		Log:          logging{Level: slog.LevelInfo, Format: "text"},
@@ -267,6 +271,9 @@ func (s *settings) validate() error {
 	}
 	if s.Log.Format != "text" && s.Log.Format != "json" {
 		bad("log.format %q: the formats are text and json", s.Log.Format)
+	}
+	if s.IdleTime != 0 && (s.IdleTime < time.Minute || s.IdleTime > time.Hour) {
+		bad("idleTime %v: between 1m and 1h, or 0 for no end", s.IdleTime)
 	}
 	set, err := s.Certificates.settings(nil)
 	if err == nil {
