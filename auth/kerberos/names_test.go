@@ -119,7 +119,7 @@ func TestOwnNames(t *testing.T) {
 }
 
 // entry is a keytab entry with a made-up key.
-func entry(t *testing.T, principal string, etype byte) []byte {
+func entry(t testing.TB, principal string, etype byte) []byte {
 	t.Helper()
 	p, err := gss.ParsePrincipal(principal)
 	if err != nil {

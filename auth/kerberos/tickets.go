@@ -140,12 +140,13 @@ func (t *tickets) fetch(ctx context.Context, service gss.Principal) (*gss.Creden
 	return t.walk(ctx, service)
 }
 
-// stale reports whether a KDC's error says that a ticket of before is of no
-// use any more.
+// stale reports whether a KDC's error can mean that a ticket of before is of no
+// use any more. MIT's KDC has no better word than the generic one once its own
+// key has changed.
 func stale(code int32) bool {
 	switch code {
 	case errorcode.KRB_AP_ERR_TKT_EXPIRED, errorcode.KRB_AP_ERR_BAD_INTEGRITY, errorcode.KRB_AP_ERR_MODIFIED,
-		errorcode.KRB_AP_ERR_BADKEYVER, errorcode.KRB_AP_ERR_NOKEY, errorcode.KDC_ERR_TGT_REVOKED:
+		errorcode.KRB_AP_ERR_BADKEYVER, errorcode.KRB_AP_ERR_NOKEY, errorcode.KDC_ERR_TGT_REVOKED, errorcode.KRB_ERR_GENERIC:
 		return true
 	}
 	return false
