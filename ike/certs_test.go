@@ -18,6 +18,7 @@ import (
 	"ipsecagent/auth"
 	"ipsecagent/auth/cert"
 	"ipsecagent/ike/iketest"
+	"ipsecagent/sadb"
 )
 
 // authority makes certificates of a test.
@@ -173,5 +174,17 @@ func TestCertificateOfAnotherAuthority(t *testing.T) {
 	}
 	if len(b.failed) == 0 || b.failed[0].Code != "certificate-untrusted" || b.failed[0].Hint == "" {
 		t.Errorf("%+v", b.failed)
+	}
+}
+
+// Each method by ECDSA signs a hash of its own kind, whatever hash is
+// negotiated: strongSwan refuses others.
+func TestECDSAMethodsBringTheirHash(t *testing.T) {
+	for method, want := range map[auth.Method]sadb.Hash{auth.ECDSA256: sadb.SHA256, auth.ECDSA384: sadb.SHA384, auth.ECDSA521: sadb.SHA512,
+		auth.RSA: sadb.HashNone, auth.PSK: sadb.HashNone, auth.Kerberos: sadb.HashNone} {
+		x := &mainMode{choice: mainChoice{Method: method}}
+		if got := x.exchange(nil).AuthHash; got != want {
+			t.Errorf("%v: %v", method, got)
+		}
 	}
 }

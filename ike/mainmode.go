@@ -272,5 +272,5 @@ func (m *Machine) overtaken(x *mainMode) bool {
 // exchange is what both sides put into the keys.
 func (x *mainMode) exchange(shared []byte) crypt.Exchange {
 	return crypt.Exchange{Suite: x.choice.Suite, ICookie: x.icookie, RCookie: x.rcookie,
-		Ni: x.ni, Nr: x.nr, KEi: x.kei, KEr: x.ker, Shared: shared}
+		Ni: x.ni, Nr: x.nr, KEi: x.kei, KEr: x.ker, Shared: shared, AuthHash: authHash(x.choice.Method)}
 }

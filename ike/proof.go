@@ -10,6 +10,7 @@ import (
 	"ipsecagent/auth"
 	"ipsecagent/ike/crypt"
 	"ipsecagent/ike/wire"
+	"ipsecagent/sadb"
 )
 
 // The limits of what a peer may bring to prove itself.
@@ -174,6 +175,20 @@ func (p proof) check(s auth.Session, known auth.Claim, hash func(sa, id, extra [
 		return "", err
 	}
 	return s.Check(func(extra []byte) []byte { return hash(sai, p.id, extra) }, p.body)
+}
+
+// authHash returns the hash that a method brings along for HASH_I and HASH_R:
+// each of RFC 4754 §1 is a curve with its hash. Else it is the negotiated one.
+func authHash(m auth.Method) sadb.Hash {
+	switch m {
+	case auth.ECDSA256:
+		return sadb.SHA256
+	case auth.ECDSA384:
+		return sadb.SHA384
+	case auth.ECDSA521:
+		return sadb.SHA512
+	}
+	return sadb.HashNone
 }
 
 // deriveKeys makes the keys of the ISAKMP SA; seed is nil for the methods

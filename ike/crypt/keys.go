@@ -16,6 +16,9 @@ type Exchange struct {
 	Ni, Nr           []byte // bodies of the nonce payloads
 	KEi, KEr         []byte // bodies of the key exchange payloads
 	Shared           []byte // g^xy, as DH.Shared returns it
+	// AuthHash is the hash of the prf that makes HASH_I and HASH_R, where the
+	// authentication method has one of its own; else HashNone.
+	AuthHash sadb.Hash
 }
 
 // Keys is the key material of one ISAKMP SA (RFC 2409 §5) and what its hashes
@@ -28,6 +31,7 @@ type Keys struct {
 	Ka sadb.Secret // the cipher key made from SKEYID_e (RFC 2409 App. B)
 
 	suite            sadb.ISAKMPSuite
+	authHash         sadb.Hash
 	icookie, rcookie [8]byte
 	kei, ker         []byte
 }
@@ -67,9 +71,12 @@ func (x Exchange) derive(skeyid []byte) (*Keys, error) {
 	if err != nil {
 		return nil, err
 	}
+	if x.AuthHash == sadb.HashNone {
+		x.AuthHash = x.Suite.Hash
+	}
 	return &Keys{
 		ID: sadb.NewSecret(skeyid), D: sadb.NewSecret(d), A: sadb.NewSecret(a), E: sadb.NewSecret(e), Ka: sadb.NewSecret(ka),
-		suite: x.Suite, icookie: x.ICookie, rcookie: x.RCookie, kei: x.KEi, ker: x.KEr,
+		suite: x.Suite, authHash: x.AuthHash, icookie: x.ICookie, rcookie: x.RCookie, kei: x.KEi, ker: x.KEr,
 	}, nil
 }
 
@@ -119,13 +126,13 @@ func desKey(e []byte) ([]byte, error) {
 // payload as it was sent, id the body of its identification payload, extra
 // what an authentication method adds (GSSAPI: name and tokens).
 func (k *Keys) HashI(sa, id, extra []byte) []byte {
-	return PRF(k.suite.Hash, k.ID.Bytes(), k.kei, k.ker, k.icookie[:], k.rcookie[:], sa, id, extra)
+	return PRF(k.authHash, k.ID.Bytes(), k.kei, k.ker, k.icookie[:], k.rcookie[:], sa, id, extra)
 }
 
 // HashR returns HASH_R. sa is the initiator's SA payload here too, id the
 // responder's identification.
 func (k *Keys) HashR(sa, id, extra []byte) []byte {
-	return PRF(k.suite.Hash, k.ID.Bytes(), k.ker, k.kei, k.rcookie[:], k.icookie[:], sa, id, extra)
+	return PRF(k.authHash, k.ID.Bytes(), k.ker, k.kei, k.rcookie[:], k.icookie[:], sa, id, extra)
 }
 
 // Hash1 returns HASH(1) of quick mode and of the informational exchange
