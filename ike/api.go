@@ -359,4 +359,9 @@ type ISAKMPSA struct {
 	Principal        auth.Principal
 	Since, Expires   time.Time
 	QuickModes       int
+	// Vendor is what the peer says it is ("strongSwan", "Windows 2000"), ""
+	// when it does not say.
+	Vendor string
+	// NAT: there is address translation on the way.
+	NAT bool
 }

@@ -25,6 +25,7 @@ type isakmp struct {
 	principal        auth.Principal
 	nat              natFacts
 	fragments        bool             // the peer takes them
+	vendor           string           // what the peer says it is
 	requirement      auth.Requirement // what the principal was proven under
 	offer            MainOffer
 	keys             *crypt.Keys
@@ -74,7 +75,8 @@ func (s *isakmp) compare(t *isakmp) int {
 
 func (s *isakmp) status() ISAKMPSA {
 	return ISAKMPSA{ICookie: s.icookie, RCookie: s.rcookie, Local: s.local, Remote: s.remote, Initiator: s.initiator,
-		Suite: s.suite, Method: s.method, Principal: s.principal, Since: s.since, Expires: s.expires, QuickModes: s.count}
+		Suite: s.suite, Method: s.method, Principal: s.principal, Since: s.since, Expires: s.expires, QuickModes: s.count,
+		Vendor: s.vendor, NAT: s.nat.found()}
 }
 
 // acceptPrincipal says whether a rule welcomes a proven identity.
@@ -102,7 +104,8 @@ func (s *isakmp) satisfies(o MainOffer) bool {
 func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []byte, p auth.Principal) *isakmp {
 	s := &isakmp{path: x.path, icookie: x.icookie, rcookie: x.rcookie, initiator: x.initiator,
 		suite: x.choice.Suite, method: x.choice.Method, principal: p, requirement: c.requirement, offer: x.offer,
-		keys: c.keys, nat: x.nat, fragments: x.peer.fragments, last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers.latest(),
+		keys: c.keys, nat: x.nat, fragments: x.peer.fragments, vendor: x.peer.name,
+		last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers.latest(),
 		agent: x.peer.agent != nil, dpd: x.peer.dpd, windows: x.peer.windows,
 		seen: map[uint32]bool{}}
 	m.endMain(x)

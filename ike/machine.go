@@ -67,8 +67,8 @@ type Machine struct {
 	pairs      map[sadb.PairID]*pairState
 	quicks     map[sadb.PairID]*quickMode // under way, in either role
 	inbound    map[sadb.SAID]sadb.PairID
-	peers      peers              // by address
-	attempts   map[netip.Addr]int // failed authentications as initiator
+	peers      peers                   // by address
+	attempts   map[netip.Addr]attempts // failed authentications as initiator
 	drops      drops
 	trace      SetTrace
 	strangers  strangers
@@ -100,7 +100,7 @@ func New(cfg Config) *Machine {
 		peers:      newPeers(),
 		hints:      hintLimit{most: hintsPerSecond},
 		reports:    hintLimit{most: reportsPerSecond},
-		attempts:   map[netip.Addr]int{},
+		attempts:   map[netip.Addr]attempts{},
 		drops:      drops{counts: map[Dropped]int{}},
 		strangers:  strangers{waiting: map[netip.Addr]int{}},
 	}

@@ -35,12 +35,12 @@ func (m *Machine) beginAnew(now time.Time, x *mainMode) {
 	x.answers, x.tries, x.session, x.cookied = answers{}, 0, nil, false
 	m.mains[x.key()] = x
 	m.peers.addMain(x)
-	x.own = x.offer.choices()
+	x.own = m.inTurn(x.remote.Addr(), x.offer.choices())
 	if !offersKerberos(x.own) {
 		m.sendMessage1(now, x, nil)
 		return
 	}
-	x.requirement, x.attempt = x.nextRequirement(auth.Kerberos, m.attempts[x.remote.Addr()])
+	x.requirement, x.attempt = x.nextRequirement(auth.Kerberos, m.failedBy(x, auth.Kerberos))
 	draft := *x
 	m.mainWork(now, x, func() any { return m.introduce(&draft) }, func(now time.Time, result any) {
 		m.introduced(now, x, result)
@@ -204,7 +204,7 @@ func (m *Machine) message2(now time.Time, x *mainMode, msg message, plain wire.C
 	m.stopRepeat(x.resend)
 	if choice.Method != auth.Kerberos {
 		x.session = nil
-		x.requirement, x.attempt = x.nextRequirement(choice.Method, m.attempts[x.remote.Addr()])
+		x.requirement, x.attempt = x.nextRequirement(choice.Method, m.failedBy(x, choice.Method))
 	}
 	draft := *x
 	m.mainWork(now, x, func() any { return m.beginMain(&draft) }, func(now time.Time, result any) {

@@ -210,7 +210,7 @@ func (m *Machine) failMain(now time.Time, x *mainMode, f Failed) {
 	if f.Step == "" {
 		f.Step = x.step.String()
 	}
-	if f.Code == FailPSK || f.Code == FailAuth || f.Code == FailPrincipal {
+	if f.Code == FailPSK || f.Code == FailAuth || f.Code == FailPrincipal || x.suspect != nil {
 		m.countAttempt(x)
 	}
 	if len(x.waiting) == 0 && (x.initiator || m.reports.allow(now, x.remote.Addr())) {
@@ -219,20 +219,6 @@ func (m *Machine) failMain(now time.Time, x *mainMode, f Failed) {
 	for _, r := range x.waiting {
 		m.failRequest(r, f)
 	}
-}
-
-// maxAttempts bounds the peers of which failed attempts are remembered.
-const maxAttempts = 1024
-
-// countAttempt has the next attempt as initiator try the next key.
-func (m *Machine) countAttempt(x *mainMode) {
-	if !x.initiator {
-		return
-	}
-	if len(m.attempts) >= maxAttempts {
-		clear(m.attempts)
-	}
-	m.attempts[x.remote.Addr()]++
 }
 
 // keepAlive gives a half-open exchange its life anew.

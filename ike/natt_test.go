@@ -77,6 +77,9 @@ func TestNATIsFound(t *testing.T) {
 	if !sa.nat.local || sa.nat.remote || sb.nat.local || !sb.nat.remote || sa.nat.form != natRFC3947 {
 		t.Errorf("%+v %+v", sa.nat, sb.nat)
 	}
+	if status := b.m.SAs()[0]; !status.NAT || status.Vendor != "ipsecagent" {
+		t.Errorf("%+v", status)
+	}
 	if e := sa.encap(); e.Local != at4500(a) || e.Remote != at4500(b) {
 		t.Errorf("%+v", e)
 	}

@@ -26,6 +26,11 @@ const (
 	attrGSSName      = 16384 // draft-ietf-ipsec-isakmp-gss-auth
 )
 
+// isGSSName reports whether an attribute of a transform of Kerberos is the GSS
+// name: by the number of the last draft, of the drafts before, and by the one
+// that Windows 2000 has been seen to send. An answer mirrors the number.
+func isGSSName(class uint16) bool { return class == attrGSSName || class == 16 || class == 32001 }
+
 // Types of a lifetime, in both phases.
 const (
 	lifeSeconds   = 1
@@ -221,7 +226,7 @@ func readMainTransform(t wire.Transform) (mainChoice, error) {
 	lifeType := uint64(lifeSeconds)
 	for _, a := range t.Attributes {
 		v, ok := a.Uint()
-		if a.Type == attrGSSName && len(a.Value) <= maxGSSName {
+		if isGSSName(a.Type) && len(a.Value) <= maxGSSName {
 			c.name = a.Value
 			continue
 		}
@@ -231,6 +236,9 @@ func readMainTransform(t wire.Transform) (mainChoice, error) {
 		if err := c.attribute(a.Type, v, &lifeType); err != nil {
 			return c, err
 		}
+	}
+	if c.name != nil && c.Method != auth.Kerberos {
+		return c, fmt.Errorf("%s with a GSS name or a group order", c)
 	}
 	if c.Life != 0 && c.Life < minLife {
 		return c, fmt.Errorf("%s with a lifetime of %s", c, c.Life)
@@ -296,7 +304,7 @@ func pick(own []mainChoice, peer []mainChoice) (mainChoice, bool) {
 func answerSA(p wire.Proposal, t wire.Transform, name []byte) []byte {
 	t.Attributes = slices.Clone(t.Attributes)
 	for i, a := range t.Attributes {
-		if a.Type == attrGSSName {
+		if isGSSName(a.Type) {
 			t.Attributes[i].Value = name
 		}
 	}

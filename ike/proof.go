@@ -228,8 +228,8 @@ func localCode(method auth.Method, err error) FailCode {
 // failAuth ends x because this side cannot authenticate, or must not.
 func (m *Machine) failAuth(now time.Time, x *mainMode, err error) {
 	f := authFailure(x.choice.Method, err)
-	if f.Code != FailPSK && f.Code != FailAuth && f.Code != FailLocal {
-		m.countAttempt(x)
+	if f.Code != FailLocal {
+		x.suspect = &f
 	}
 	m.failMain(now, x, f)
 }
