@@ -158,7 +158,13 @@ func (e *engine) prepare(sa sadb.SA, now time.Time) (*assoc, error) {
 		return nil, err
 	}
 	if old != nil && old.keys == a.keys {
+		if !alike(old.sa, a.sa) {
+			return nil, errors.New("it is in force with the same keys on other terms, and its sequence numbers must not start again: negotiate a new one")
+		}
 		a.in, a.out, a.use, a.order = old.in, old.out, old.use, old.order
+		if a.out != nil && sa.Encap != old.sa.Encap {
+			a.out.Move(sa.Encap.Remote)
+		}
 	}
 	a.root = e.spd.root(sa.Filter)
 	if a.out != nil {
