@@ -6,7 +6,8 @@ import (
 )
 
 // drops counts datagrams that were not acted on and reports them once a
-// second. What comes from more sources than it holds is counted together.
+// second. What comes from more sources than it holds is counted by its reason
+// alone, and beyond as many reasons together.
 type drops struct {
 	counts map[Dropped]int
 	timer  *timer
@@ -22,8 +23,11 @@ func (m *Machine) drop(now time.Time, remote netip.AddrPort, reason string) {
 func (m *Machine) dropMany(now time.Time, remote netip.AddrPort, reason string, n int) {
 	d := &m.drops
 	key := Dropped{Remote: remote, Reason: reason}
-	if _, known := d.counts[key]; !known && len(d.counts) >= maxDropSources {
-		key = Dropped{Reason: "too many sources to list"}
+	if !d.holds(key, maxDropSources) {
+		key.Remote = netip.AddrPort{}
+	}
+	if !d.holds(key, 2*maxDropSources) {
+		key.Reason = "too many sources and reasons to list"
 	}
 	d.counts[key] += n
 	if d.timer != nil {
@@ -37,6 +41,12 @@ func (m *Machine) dropMany(now time.Time, remote netip.AddrPort, reason string, 
 		clear(d.counts)
 		d.timer = nil
 	})
+}
+
+// holds reports whether key is there or one of the first so many.
+func (d *drops) holds(key Dropped, most int) bool {
+	_, known := d.counts[key]
+	return known || len(d.counts) < most
 }
 
 // strangers counts the work that waits for peers that have not proven
