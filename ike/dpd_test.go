@@ -172,3 +172,21 @@ func TestDeletesWithoutEffect(t *testing.T) {
 		t.Errorf("ended %+v", b.ended)
 	}
 }
+
+// TestDeletesGoBeforeTheirISAKMPSA: everything with a peer is closed on a bad
+// network. The peer keeps no pair.
+func TestDeletesGoBeforeTheirISAKMPSA(t *testing.T) {
+	for seed := range uint64(100) {
+		w, a, b := two(t, seed)
+		w.ask(a, b, 1)
+		w.run(time.Second)
+		w.ask2(a, b, 2, mainOffer(t), 80)
+		w.run(time.Second)
+		w.net.SetPath(iketest.Path{Loss: 0.2, Duplicate: 0.2, Reorder: 0.3, Delay: 20 * time.Millisecond, Late: 300 * time.Millisecond})
+		a.m.Handle(w.now, Close{Main: true, Reason: "test"})
+		w.run(time.Minute)
+		if len(a.m.pairs)+len(b.m.pairs)+len(a.m.sas) != 0 || len(b.ended) != 2 {
+			t.Errorf("seed %d: %d and %d pairs, %d and %d ISAKMP SAs", seed, len(a.m.pairs), len(b.m.pairs), len(a.m.sas), len(b.m.sas))
+		}
+	}
+}

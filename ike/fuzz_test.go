@@ -202,3 +202,28 @@ func (s *script) check(t *testing.T) {
 		}
 	}
 }
+
+// FuzzSelector: what a peer says a pair is for never widens what transport mode
+// across address translation secures, and what is read can be said again.
+func FuzzSelector(f *testing.F) {
+	f.Add([]byte("\x01\x11\x06\xa5\xc6\x33\x64\x01"), []byte("\x02\x11\x00\x00pc.example"))
+	f.Add([]byte("\x04\x00\x00\x00\x0a\x00\x00\x00\xff\x00\x00\x00"), []byte("\x07\x00\x00\x00\x0a\x00\x00\x01\x0a\x00\x00\x09"))
+	f.Add([]byte("\x05\x06\x00\x50\xfd\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x09"), []byte("\x05\x06\x00\x00\xfd\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01"))
+	p := path{netip.MustParseAddrPort("192.0.2.2:4500"), netip.MustParseAddrPort("198.51.100.7:20001")}
+	f.Fuzz(func(t *testing.T, local, remote []byte) {
+		if s, err := selectorOf(local, remote, p, true); err == nil && s.Narrow(p.local.Addr(), p.remote.Addr()) != s {
+			t.Fatalf("transport mode for %s", s)
+		}
+		s, err := selectorOf(local, remote, p, false)
+		if err != nil {
+			return
+		}
+		l, r, err := clientIDs(s, p)
+		if err != nil {
+			t.Fatalf("%s cannot be said: %v", s, err)
+		}
+		if again, err := selectorOf(l, r, p, false); err != nil || again != s {
+			t.Fatalf("%s became %s, %v", s, again, err)
+		}
+	})
+}

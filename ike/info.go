@@ -238,6 +238,10 @@ func (m *Machine) clearNotify(now time.Time, msg message) error {
 	return nil
 }
 
+// deletesFirst is how long an ISAKMP SA that is to end waits for the deletes
+// under it.
+const deletesFirst = 15 * time.Second
+
 // sendInformational sends an authenticated informational message, repeated
 // without an answer to wait for.
 func (m *Machine) sendInformational(now time.Time, s *isakmp, times int, p wire.Payload) {
@@ -271,9 +275,18 @@ func (m *Machine) sendDelete(now time.Time, s *isakmp, in []sadb.SAID) {
 	}
 }
 
-// closeSA ends an ISAKMP SA and tells the peer.
+// closeSA ends an ISAKMP SA and tells the peer. Deletes that are under way under
+// it go first, while the peer can still verify them.
 func (m *Machine) closeSA(now time.Time, s *isakmp, reason string) {
-	if m.sas[s.key()] != s {
+	if m.sas[s.key()] != s || s.ending != "" && len(s.deletions) > 0 {
+		return
+	}
+	if len(s.deletions) > 0 {
+		s.ending = reason
+		m.timers.set(nil, now.Add(deletesFirst), func(now time.Time) {
+			m.giveUpDeletes(s)
+			m.closeSA(now, s, reason)
+		})
 		return
 	}
 	d := wire.Delete{DOI: wire.DOIIPsec, Protocol: wire.ProtoISAKMP, SPIs: [][]byte{append(s.icookie[:], s.rcookie[:]...)}}

@@ -46,6 +46,7 @@ type isakmp struct {
 	count     int        // quick modes begun
 
 	deletions map[uint32]*deletion // not acknowledged yet, by message ID
+	ending    string               // why it ends once they are acknowledged; "": it does not
 	acks      *answers             // to deletes of the peer; nil: none yet
 	probe     *probe
 	dpdSent   uint32 // number of the last R-U-THERE sent
@@ -188,7 +189,7 @@ func (m *Machine) newest(s *isakmp) *isakmp {
 // usable reports whether a quick mode may begin under s and end before s does.
 func (s *isakmp) usable(now time.Time) bool {
 	margin := min(halfOpenLife, s.expires.Sub(s.since)/8)
-	return !s.forgotten && now.Add(margin).Before(s.expires) && !s.spent() && len(s.seen) < maxMessageIDs
+	return !s.forgotten && s.ending == "" && now.Add(margin).Before(s.expires) && !s.spent() && len(s.seen) < maxMessageIDs
 }
 
 // spent reports whether s has carried as many quick modes as policy lets one
@@ -219,9 +220,7 @@ func (m *Machine) endSA(now time.Time, s *isakmp, reason string) {
 	m.timers.stop(s.expiry)
 	m.timers.stop(s.renewal)
 	m.timers.stop(s.spare)
-	for _, x := range s.deletions { // their answers can no longer be verified
-		x.resend.limit = min(x.resend.limit, deleteSends)
-	}
+	m.giveUpDeletes(s)
 	m.forgetAnswers(s)
 	m.put(MainMode{SA: s.status(), Ended: reason})
 	queue := s.queue

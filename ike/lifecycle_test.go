@@ -210,6 +210,7 @@ func TestForgedDeleteEndsNothing(t *testing.T) {
 	w.ask(a, b, 1)
 	w.run(time.Second)
 	s := a.m.established()[0]
+	s.agent = false // closes at once
 	before := len(a.sent)
 	a.m.sendDelete(w.now, s, a.newestPair().In)
 	a.m.closeSA(w.now, s, "test")

@@ -193,11 +193,11 @@ func (m *Machine) adopt(now time.Time, in Adopt) {
 // traffic only the highest is renewed; the others are about to end.
 func (m *Machine) rekey(now time.Time, id sadb.PairID) {
 	p := m.pairs[id]
-	if p == nil || p.renewing || m.top(p.pair) != p {
+	if p == nil || p.renewing || m.top(p.pair) != p || m.peerRenews(p) {
 		return
 	}
 	r := &request{Initiate: Initiate{Local: p.pair.Local, Remote: p.pair.Remote, Main: p.main, Quick: p.quick,
-		Replaces: id, NoInitialContact: true}, since: now}
+		Replaces: id, NoInitialContact: true}, encap: p.pair.Encap, since: now}
 	if len(r.Main.Auth) == 0 {
 		offer, err := m.mainPolicy(path{netip.AddrPortFrom(p.pair.Local, ikePort), netip.AddrPortFrom(p.pair.Remote, ikePort)})
 		if err != nil {
@@ -207,6 +207,14 @@ func (m *Machine) rekey(now time.Time, id sadb.PairID) {
 	}
 	p.renewing = true
 	m.initiate(now, r)
+}
+
+// peerRenews reports whether the peer is renewing a pair just now: there need
+// not be two. Should it not come to anything, the agent asks again.
+func (m *Machine) peerRenews(p *pairState) bool {
+	return slices.ContainsFunc(m.peers.at(endsOf(p.pair)).quicks, func(q *quickMode) bool {
+		return !q.initiator && q.pair.Replaces == p.pair.ID
+	})
 }
 
 // jitter returns up to ten seconds.

@@ -293,3 +293,21 @@ func TestMasterKeyPFS(t *testing.T) {
 		t.Error("the peer was not told of the end")
 	}
 }
+
+// TestRenewalOfAPeerBehindATranslator: the ISAKMP SA is gone on both ends. The
+// host in the open reaches the other where its associations are.
+func TestRenewalOfAPeerBehindATranslator(t *testing.T) {
+	w, a, b, n := askBehindNAT(t, func(*QuickOffer) {})
+	for _, h := range []*host{a, b} {
+		for _, s := range h.m.established() {
+			h.m.endSA(w.now, s, "test")
+		}
+	}
+	old := b.newestPair()
+	a.m.Handle(w.now, SetPolicy{policyOf(mainOffer(t), QuickOffer{Filter: "filter-1", Proposals: proposals(t, "esp-aes256gcm")})})
+	b.m.Handle(w.now, Rekey{old.ID})
+	w.run(30 * time.Second)
+	if len(b.established) != 2 || b.newestPair().Encap != old.Encap || len(b.m.pairs) != 1 || len(a.m.pairs) != 1 {
+		t.Errorf("%d pairs established, failed %+v %+v, ports %v", len(b.established), a.failed, b.failed, n.ports)
+	}
+}

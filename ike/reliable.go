@@ -63,6 +63,9 @@ func (m *Machine) acknowledged(now time.Time, s *isakmp, x *deletion, msg messag
 	s.follow(msg.path)
 	m.stopRepeat(x.resend)
 	delete(s.deletions, msg.MessageID)
+	if s.ending != "" && len(s.deletions) == 0 {
+		m.closeSA(now, s, s.ending)
+	}
 	return nil
 }
 
@@ -89,4 +92,13 @@ func (m *Machine) acknowledge(s *isakmp, msg message, chain wire.Chain, iv []byt
 	}
 	s.acks.remember(msg.sum, data)
 	m.send(s.path, data)
+}
+
+// giveUpDeletes waits for no acknowledgement any more: without the ISAKMP SA it
+// could not be verified.
+func (m *Machine) giveUpDeletes(s *isakmp) {
+	for _, x := range s.deletions {
+		x.resend.limit = min(x.resend.limit, deleteSends)
+	}
+	clear(s.deletions)
 }

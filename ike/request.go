@@ -2,11 +2,11 @@ package ike
 
 import (
 	"fmt"
-	"net/netip"
 	"reflect"
 	"time"
 
 	"ipsecagent/ike/wire"
+	"ipsecagent/sadb"
 )
 
 // ikePort is where IKE is spoken (RFC 2408 §2.5.1).
@@ -15,6 +15,7 @@ const ikePort = 500
 // request is somebody's wish for a pair of associations, on its way.
 type request struct {
 	Initiate
+	encap sadb.Encap // of the pair that is renewed
 	since time.Time
 	mains int // main modes begun for it
 }
@@ -41,7 +42,7 @@ func (m *Machine) initiate(now time.Time, r *request) {
 		m.startQuick(now, s, r)
 		return
 	}
-	p := path{netip.AddrPortFrom(r.Local.Unmap(), ikePort), netip.AddrPortFrom(r.Remote.Unmap(), ikePort)}
+	p := r.path()
 	if x := m.joinable(p, r); x != nil {
 		x.waiting = append(x.waiting, r)
 		return
@@ -51,6 +52,15 @@ func (m *Machine) initiate(now time.Time, r *request) {
 		return
 	}
 	m.startMain(now, p, r.Main, r)
+}
+
+// path is where main mode begins: behind a translator a peer can be reached only
+// where its associations are.
+func (r *request) path() path {
+	if !r.encap.IsZero() {
+		return path{r.encap.Local, r.encap.Remote}
+	}
+	return hostsPath(r.Local.Unmap(), r.Remote.Unmap())
 }
 
 func (r *request) check() error {
