@@ -12,12 +12,14 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"ipsecagent/auth"
 	"ipsecagent/auth/cert"
 	"ipsecagent/ike/iketest"
+	"ipsecagent/ike/wire"
 	"ipsecagent/sadb"
 )
 
@@ -186,5 +188,40 @@ func TestECDSAMethodsBringTheirHash(t *testing.T) {
 		if got := x.exchange(nil).AuthHash; got != want {
 			t.Errorf("%v: %v", method, got)
 		}
+	}
+}
+
+// heard is a session that keeps the last claim it was told.
+type heard struct {
+	*method
+	claim auth.Claim
+}
+
+func (h *heard) Remote(c auth.Claim) error { h.claim = c; return nil }
+
+// strongSwan as initiator asks for authorities in message 5, beside its proof.
+func TestRequestsBesideTheProofCount(t *testing.T) {
+	request := func(name string) wire.Payload {
+		return wire.Payload{Type: wire.CertRequestPayload, Body: append([]byte{byte(wire.CertX509Signature)}, name...)}
+	}
+	id := wire.Payload{Type: wire.IDPayload, Body: idBody(auth.Claim{IDType: 1, ID: []byte{10, 0, 0, 1}})}
+	p, err := readProof(auth.RSA, wire.Chain{Payloads: []wire.Payload{id, {Type: wire.SignaturePayload, Body: []byte{1}}, request("late")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &heard{method: sound()}
+	nothing := func(_, _, _ []byte) []byte { return []byte{1} }
+	if _, err := p.check(s, auth.Claim{CAs: [][]byte{[]byte("early")}}, nothing, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.EqualFunc(s.claim.CAs, []string{"early", "late"}, func(b []byte, s string) bool { return string(b) == s }) {
+		t.Errorf("asked for %q", s.claim.CAs)
+	}
+	many := make([]wire.Payload, maxRequests+1)
+	for i := range many {
+		many[i] = request("x")
+	}
+	if _, err := readProof(auth.RSA, wire.Chain{Payloads: many}); err == nil {
+		t.Error("any number of requests is taken")
 	}
 }

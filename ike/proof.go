@@ -119,7 +119,8 @@ func tokens(token []byte) []wire.Payload {
 type proof struct {
 	id    []byte // body of the identification payload
 	certs [][]byte
-	body  []byte // the signature or hash
+	asked [][]byte // authorities, in message 5: some ask as late as that
+	body  []byte   // the signature or hash
 }
 
 // readProof takes the proof out of a message that has the shape for it.
@@ -131,7 +132,9 @@ func readProof(m auth.Method, c wire.Chain) (proof, error) {
 	if len(p.certs) > maxCerts || slices.ContainsFunc(p.certs, func(b []byte) bool { return len(b) > maxCertLen }) {
 		return p, fmt.Errorf("more than %d certificates, or one of more than %d bytes", maxCerts, maxCertLen)
 	}
-	return p, nil
+	var err error
+	p.asked, err = requested(c)
+	return p, err
 }
 
 // payloads returns the proof as it is sent.
@@ -171,6 +174,7 @@ func (p proof) check(s auth.Session, known auth.Claim, hash func(sa, id, extra [
 		return "", fmt.Errorf("identification with protocol %d and port %d", id.Proto, id.Port)
 	}
 	known.IDType, known.ID, known.Certs = uint8(id.Type), id.Data, p.certs
+	known.CAs = slices.Concat(known.CAs, p.asked)
 	if err := s.Remote(known); err != nil {
 		return "", err
 	}

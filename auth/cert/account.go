@@ -25,14 +25,16 @@ func (a Accounts) principal(c *x509.Certificate) (auth.Principal, error) {
 }
 
 // MapAccounts maps certificates as Windows does for hosts of a domain: table
-// comes first, by subject as a principal has it ("CN=a,O=Bank"); then the user
-// principal name of the certificate, then a DNS name HOST.REALM, which is the
-// computer account HOST$@REALM. Names of realms that are not listed map to
-// nothing: an authority for one domain does not speak for another.
+// comes first, by subject as a principal has it ("CN=a,O=Bank") or by DNS name;
+// then the user principal name of the certificate, then a DNS name HOST.REALM,
+// which is the computer account HOST$@REALM. Names of realms that are not
+// listed map to nothing: an authority for one domain does not speak for another.
 func MapAccounts(table map[string]string, realms []string) Accounts {
 	return func(c *x509.Certificate) (string, bool) {
-		if account, ok := table[nameText(c.RawSubject)]; ok {
-			return account, true
+		for _, name := range append([]string{nameText(c.RawSubject)}, c.DNSNames...) {
+			if account, ok := lookUp(table, name); ok {
+				return account, true
+			}
 		}
 		listed := func(realm string) bool {
 			return slices.ContainsFunc(realms, func(r string) bool { return strings.EqualFold(r, realm) })
@@ -49,6 +51,17 @@ func MapAccounts(table map[string]string, realms []string) Accounts {
 		}
 		return "", false
 	}
+}
+
+// lookUp finds a name without regard to case, which neither DNS nor accounts
+// have.
+func lookUp(table map[string]string, name string) (string, bool) {
+	for have, account := range table {
+		if strings.EqualFold(have, name) {
+			return account, true
+		}
+	}
+	return "", false
 }
 
 // otherName is the form of an alternative name that holds a user principal

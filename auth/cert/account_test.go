@@ -39,13 +39,14 @@ func explicit(t *testing.T, value []byte) []byte {
 }
 
 func TestCertificatesMapToAccounts(t *testing.T) {
-	mapping := MapAccounts(map[string]string{"CN=listed.example,O=Bank": "db1$@CORP.EXAMPLE"}, []string{"corp.example"})
+	mapping := MapAccounts(map[string]string{"CN=listed.example,O=Bank": "db1$@CORP.EXAMPLE", "DB2.bank.example": "db2$@CORP.EXAMPLE"}, []string{"corp.example"})
 	for name, c := range map[string]struct {
 		cn      string
 		change  change
 		account string
 	}{
 		"by the table":       {"listed.example", func(*x509.Certificate) {}, "db1$@CORP.EXAMPLE"},
+		"table, DNS name":    {"db2.bank.example", func(*x509.Certificate) {}, "db2$@CORP.EXAMPLE"},
 		"by the DNS name":    {"Web7.corp.example", func(*x509.Certificate) {}, "web7$@CORP.EXAMPLE"},
 		"by the user name":   {"x", named(t, "svc-web@Corp.Example", "other.corp.example"), "svc-web@CORP.EXAMPLE"},
 		"user elsewhere":     {"x", named(t, "root@other.example", "web8.corp.example"), "web8$@CORP.EXAMPLE"},

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -288,11 +287,12 @@ type certificates struct {
 	WrapPKCS7       bool              `yaml:"wrapPKCS7"`
 	AllowLocalLists bool              `yaml:"allowLocalLists"`
 	Accounts        map[string]string `yaml:"accounts"`
+	AccountRealms   []string          `yaml:"accountRealms"`
 }
 
 // settings returns the settings in the words of the package that uses them.
 func (c certificates) settings(d *net.Dialer) (cert.Settings, error) {
-	s := cert.Settings{LeastRSA: c.LeastRSA, WrapPKCS7: c.WrapPKCS7, AllowLocalLists: c.AllowLocalLists, Dialer: d, Accounts: c.account}
+	s := cert.Settings{LeastRSA: c.LeastRSA, WrapPKCS7: c.WrapPKCS7, AllowLocalLists: c.AllowLocalLists, Dialer: d, Accounts: cert.MapAccounts(c.Accounts, c.AccountRealms)}
 	var errs []error
 	var err error
 	s.Revocation, err = oneOf("certificates.revocation", c.Revocation, map[string]cert.Revocation{
@@ -318,14 +318,4 @@ func oneOf[T any](name, word string, values map[string]T) (T, error) {
 	}
 	slices.Sort(known)
 	return v, fmt.Errorf("settings: %s %q: it is one of %s", name, word, strings.Join(known, ", "))
-}
-
-// account returns the account that one of a certificate's DNS names stands for.
-func (c certificates) account(x *x509.Certificate) (string, bool) {
-	for _, name := range x.DNSNames {
-		if account, ok := c.Accounts[strings.ToLower(name)]; ok {
-			return account, true
-		}
-	}
-	return "", false
 }

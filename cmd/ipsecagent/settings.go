@@ -76,7 +76,7 @@ func defaults() settings {
 		Readers:      control.DefaultGroup,
 		Uplift:       true,
 		IdleTime:     5 * time.Minute,
-		Certificates: certificates{Dir: "/etc/ipsecagent/certificates", Revocation: "known", Usage: "windows", Identity: "strict", Accounts: map[string]string{}},
+		Certificates: certificates{Dir: "/etc/ipsecagent/certificates", Revocation: "known", Usage: "windows", Identity: "strict", Accounts: map[string]string{}, AccountRealms: []string{}},
 		Kerberos:     kerberosSettings{Keytab: kerberos.DefaultKeytab, Krb5Conf: kerberos.DefaultKrb5Conf, Realms: []string{}},
 		Log:          logging{Level: slog.LevelInfo, Format: "text"},
 		DataPath: dataPath{
