@@ -264,6 +264,7 @@ func meet(t *testing.T, lib, tag string, c combination, ids identities) (us *hos
 	ours, theirs := ids.pair(t, c.auth)
 	d = startCharon(t, lib, peer, us, c, theirs)
 	startOurs(us, peer, c, ours)
+	us.logKeys(c.address(peer))
 	return us, d
 }
 
@@ -297,9 +298,8 @@ func (h *host) established() bool {
 	return code == 0 && regexp.MustCompile(`"spiOut":\s*"0x`).MatchString(out)
 }
 
-// carries sends echo requests both ways and holds the keys of both ends
-// against each other: every packet here is opened with keys that the other end
-// derived.
+// carries sends echo requests both ways, every packet opened with keys that the
+// other end derived, and holds the keys of both ends against each other.
 func carries(t *testing.T, us *host, d *charon, c combination) {
 	t.Helper()
 	p := d.plane(c.innerLocal(d.h), c.inner(us), "5")
@@ -312,6 +312,7 @@ func carries(t *testing.T, us *host, d *charon, c combination) {
 	if out, _ := d.swanctl("--list-sas"); !strings.Contains(out, "INSTALLED, "+strings.ToUpper(c.mode())) {
 		t.Errorf("strongSwan says:\n%s", out)
 	}
+	sameKeys(t, us, d.log)
 }
 
 // secured is what may pass between the two besides IKE: until its data path is
