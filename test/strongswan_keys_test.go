@@ -18,7 +18,7 @@ func (h *host) logKeys(peer string) {
 	h.start(filepath.Join(programs, "ipsecctl"), "--socket", h.socket(), "trace", peer, "--keylog", filepath.Join(h.dir, "keys"))
 	eventually(h.t, 40*time.Second, "keys are written down", func() bool {
 		out, _ := h.ctl("events", "-o", "json")
-		return strings.Contains(out, "trace")
+		return strings.Contains(out, "trace-began")
 	})
 }
 

@@ -309,10 +309,16 @@ func carries(t *testing.T, us *host, d *charon, c combination) {
 	if got := us.ping(c.inner(d.h), 5); got != 5 {
 		t.Errorf("the peer answered %d of our 5 echo requests", got)
 	}
+	if t.Failed() {
+		out, _ := us.ctl("status")
+		t.Logf("our side says:\n%s", out)
+	}
 	if out, _ := d.swanctl("--list-sas"); !strings.Contains(out, "INSTALLED, "+strings.ToUpper(c.mode())) {
 		t.Errorf("strongSwan says:\n%s", out)
 	}
-	sameKeys(t, us, d.log)
+	if !c.ah { // Wireshark has no table for keys of AH, so that there are none to read
+		sameKeys(t, us, d.log)
+	}
 }
 
 // secured is what may pass between the two besides IKE: until its data path is
