@@ -116,6 +116,32 @@ func TestSignatureModeWantsASignature(t *testing.T) {
 	w.checkPaired(a, b) // or the test proves nothing
 }
 
+// TestProofsOfOneExchangeAreBounded: who has made a key exchange may not have
+// us verify signatures for ever.
+func TestProofsOfOneExchangeAreBounded(t *testing.T) {
+	ca := newAuthority(t, "Root")
+	req := certOffer(t, auth.Requirement{Method: auth.ECDSA256, CA: "CN=Root"})
+	w, a, b := certificates(t, ca.keeper("a", ecKey(t, elliptic.P256()), ca), ca.keeper("b", ecKey(t, elliptic.P256()), ca), req, req)
+	forgeProof(t, w, a, b, func(x *mainMode, p []wire.Payload) []wire.Payload {
+		for n := range byte(10) {
+			wrong := replaced(p, wire.SignaturePayload, wire.Payload{Type: wire.SignaturePayload, Body: slices.Repeat([]byte{n}, 64)})
+			data, _, err := seal(x.keys, x.header(), x.keys.IV(), wrong)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.m.Handle(w.now, Packet{Local: w.at(b), Remote: w.at(a), Data: data})
+			for o, ok := b.m.Poll(); ok; o, ok = b.m.Poll() {
+				w.output(b, o)
+			}
+		}
+		return p
+	})
+	w.run(4 * time.Second)
+	if b.works != 1+maxProofWork || b.dropped["main mode message 5: too many of them"] < 7 {
+		t.Errorf("%d pieces of work, dropped %v", b.works, b.dropped)
+	}
+}
+
 // TestKerberosWantsASealedHash: the same for Kerberos; and a second round of
 // tokens is refused by its reason.
 func TestKerberosWantsASealedHash(t *testing.T) {

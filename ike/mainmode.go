@@ -85,7 +85,7 @@ type mainMode struct {
 	cookied bool // message 1 goes out with the cookie of a busy responder
 	// hint is an error notify that proves nothing.
 	hint    wire.NotifyType
-	tries   int     // how often message 3 or 4 was worked on
+	tries   int     // how often a message of this step was worked on
 	suspect *Failed // responder: what it looks like if nothing better comes
 	waiting []*request
 	attempt int

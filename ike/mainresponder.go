@@ -372,7 +372,7 @@ func (m *Machine) keyedMain(now time.Time, x *mainMode, msg message, draft *main
 	}
 	x.claim, x.nat, x.candidates, x.suspect = draft.claim, draft.nat, k.candidates, nil
 	x.iv = x.candidates[0].keys.IV()
-	x.step = awaitMessage5
+	x.step, x.tries = awaitMessage5, 0
 	reply := wire.AppendClear(nil, x.header(), slices.Concat([]wire.Payload{
 		{Type: wire.KEPayload, Body: k.dh.Public()}, {Type: wire.NoncePayload, Body: draft.nr}}, k.requests, tokens(k.token), m.natPayloads(x)))
 	x.answers = answers{} // the peer has message 2
@@ -411,6 +411,10 @@ type proven struct {
 	err       error
 }
 
+// maxProofWork bounds how often one exchange may have us verify a proof. Only
+// who has made the key exchange can send one that can be read.
+const maxProofWork = 3
+
 // message5 tries the candidates' keys; only the one whose hash proves right is
 // kept.
 func (m *Machine) message5(now time.Time, x *mainMode, msg message, _ wire.Chain) error {
@@ -424,6 +428,9 @@ func (m *Machine) message5(now time.Time, x *mainMode, msg message, _ wire.Chain
 	if len(readable) == 0 {
 		m.suspectKey(now, x, msg, nil)
 		return errGarbage
+	}
+	if x.tries++; x.tries > maxProofWork {
+		return errors.New("too many of them")
 	}
 	draft := *x
 	m.mainWork(now, x, func() any { return proveMain(&draft, readable) }, func(now time.Time, result any) {
