@@ -80,7 +80,7 @@ func (t *Transport) handle(s *socket, m message) {
 		return // shorter than any message; a keep-alive has done its work at the NAT
 	}
 	if !s.marked {
-		hand(t.plain, m)
+		t.wait(m)
 		return
 	}
 	if [markerLen]byte(m.data) == [markerLen]byte{} {
@@ -89,8 +89,21 @@ func (t *Transport) handle(s *socket, m message) {
 	}
 }
 
-// hand queues a copy of a message for Recv, if there is room: a flood on one
-// port delays neither the other port nor ESP.
+// wait queues a copy of a message of Port for Recv. While there is no room the
+// others wait in the socket, which holds more of them.
+func (t *Transport) wait(m message) {
+	if len(m.data) > MaxDatagram {
+		return
+	}
+	m.data = slices.Clone(m.data)
+	select {
+	case t.plain <- m:
+	case <-t.closed:
+	}
+}
+
+// hand queues a copy of a message of NATPort for Recv, if there is room. That
+// socket gets the peers' ESP too, so that it has to be read in any case.
 func hand(queue chan<- message, m message) {
 	if len(m.data) > MaxDatagram || len(queue) == cap(queue) {
 		return

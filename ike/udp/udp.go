@@ -31,9 +31,10 @@ const (
 // without the marker. A larger one is dropped.
 const MaxDatagram = 10000
 
-// waiting bounds the messages of one port that wait for Recv. When they are
-// as many, new ones are dropped: the peer will send again.
-const waiting = 1024
+// waiting bounds the messages of one port that wait for Recv. When they are as
+// many, those of Port stay in the socket, and new ones of NATPort are dropped:
+// the peer will send again.
+const waiting = 256
 
 // Config is how the sockets are opened. The zero value is right for a host
 // without a driver.
