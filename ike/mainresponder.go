@@ -384,13 +384,16 @@ func (m *Machine) keyedMain(now time.Time, x *mainMode, msg message, draft *main
 // it the exchange goes on, for a while.
 func (m *Machine) suspectToken(now time.Time, x *mainMode, msg message, err error) {
 	var refused *auth.Error
-	if !errors.As(err, &refused) || x.suspect != nil {
+	if !errors.As(err, &refused) {
+		return
+	}
+	m.keepAlive(now, x, suspectLife) // a repeated message 3 has lengthened it
+	if x.suspect != nil {
 		return
 	}
 	m.notifyInClear(now, msg, x.rcookie, wire.AuthenticationFailed)
 	f := authFailure(x.choice.Method, err)
 	x.suspect = &f
-	m.keepAlive(now, x, suspectLife)
 }
 
 // errWork is the result of work that ended in a way that it must not.

@@ -89,9 +89,10 @@ func (b *backend) Why(_ context.Context, peer netip.Addr) (control.Why, error) {
 }
 
 func (b *backend) Trace(ctx context.Context, r control.TraceRequest) (<-chan control.TraceLine, error) {
-	out := make(chan control.TraceLine, 4)
+	out := make(chan control.TraceLine, 5)
 	out <- control.TraceLine{Time: now(), Local: "10.0.0.1:500", Remote: r.Peer.String() + ":500", Sent: true, Text: "main mode message 1\n  SA: aes256-sha256-ecp256"}
 	out <- control.TraceLine{Time: now(), Local: "10.0.0.1:500", Remote: r.Peer.String() + ":500", Text: "main mode message 2\x1b[31m", Lost: 3}
+	out <- control.TraceLine{Time: now(), Local: "10.0.0.1:500", Remote: r.Peer.String() + ":500", Text: "* dropped: not a message"}
 	if r.Keys {
 		out <- control.TraceLine{Time: now(), Table: "ikev1_decryption_table", Line: "0102,0304"}
 		out <- control.TraceLine{Time: now(), Table: "esp_sa", Line: `"IPv4","10.0.0.1"`}

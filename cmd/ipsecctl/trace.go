@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -65,6 +66,11 @@ func (e *env) showTrace(tables *keyTables, l control.TraceLine) error {
 func printTrace(p *printer, l control.TraceLine) {
 	if l.Lost > 0 {
 		p.line("... %s left out: this program was too slow", count(uint64(l.Lost), "step"))
+	}
+	if decision, ok := strings.CutPrefix(l.Text, "* "); ok {
+		p.line("%s  %s", p.at(l.Time), l.Remote)
+		p.block("    * ", decision)
+		return
 	}
 	way := "<-"
 	if l.Sent {
