@@ -69,6 +69,9 @@ type Config struct {
 	// IdleTime is how long a pair of associations may carry nothing before it
 	// is ended; 0: for ever.
 	IdleTime time.Duration
+	// SilentTime is how long a peer that is sent to may send nothing before it
+	// is asked whether it lives; 0: it is not asked.
+	SilentTime time.Duration
 	// Exempt lists which connections of this process no filter touches, in
 	// words; may be nil.
 	Exempt func() []string
@@ -113,7 +116,8 @@ type Agent struct {
 	adopted    map[sadb.PairID]bool
 	rekeying   map[sadb.PairID]bool
 	tracers    map[*tracer]bool
-	idle       map[sadb.PairID]bool // as last looked: they carry nothing
+	idle       map[sadb.PairID]bool     // as last looked: they carry nothing
+	asked      map[netip.Addr]time.Time // when silent peers were last asked
 	carries    abilities
 	lost       string // why the data path cannot be used; "": it can
 	behind     bool   // a reload waits for the data path
@@ -169,7 +173,7 @@ func New(cfg Config) (*Agent, error) {
 		journal: newJournal(cfg.Log), book: sadb.NewBook(), talks: newTalks(), proven: proven{},
 		halves: map[sadb.PairID]half{}, overlays: map[sadb.FilterID]overlay{}, returned: map[sadb.FilterID]returned{},
 		failures: newFailures(), adopted: map[sadb.PairID]bool{}, rekeying: map[sadb.PairID]bool{},
-		joined: make(chan joined, 1), tracers: map[*tracer]bool{}, idle: map[sadb.PairID]bool{}, problems: map[string]string{}}
+		joined: make(chan joined, 1), tracers: map[*tracer]bool{}, idle: map[sadb.PairID]bool{}, asked: map[netip.Addr]time.Time{}, problems: map[string]string{}}
 	a.inForce.snapshot = newSnapshot(&policy.Compiled{}, nil)
 	for _, p := range kept.Pairs {
 		a.book.Put(p)
@@ -188,6 +192,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.end()
 	a.start(time.Now())
 	a.watchIdle(time.Now())
+	a.watchSilent(time.Now())
 	for ctx.Err() == nil {
 		if err := a.step(ctx); err != nil {
 			return err

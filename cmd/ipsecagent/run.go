@@ -164,6 +164,7 @@ func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
 		Source:            host.Source,
 		NoUplift:          !w.settings.Uplift,
 		IdleTime:          w.settings.IdleTime,
+		SilentTime:        w.settings.SilentTime,
 		Unusable:          w.identities.unusable,
 		IdentitiesChanged: w.identities.changed,
 		Exempt:            w.identities.exempted,

@@ -39,7 +39,10 @@ type settings struct {
 	// Windows list.
 	Uplift bool `yaml:"uplift"`
 	// IdleTime is how long associations may carry nothing; 0: for ever.
-	IdleTime     time.Duration    `yaml:"idleTime"`
+	IdleTime time.Duration `yaml:"idleTime"`
+	// SilentTime is how long a peer that is sent to may send nothing before it
+	// is asked whether it lives; 0: it is not asked.
+	SilentTime   time.Duration    `yaml:"silentTime"`
 	Certificates certificates     `yaml:"certificates"`
 	Kerberos     kerberosSettings `yaml:"kerberos"`
 	Log          logging          `yaml:"log"`
@@ -77,6 +80,7 @@ func defaults() settings {
 		Uplift:       true,
 		IdleTime:     5 * time.Minute,
 		Certificates: certificates{Dir: "/etc/ipsecagent/certificates", Revocation: "known", Usage: "windows", Identity: "strict", Accounts: map[string]string{}, AccountRealms: []string{}},
+		SilentTime:   30 * time.Second,
 		Kerberos:     kerberosSettings{Keytab: kerberos.DefaultKeytab, Krb5Conf: kerberos.DefaultKrb5Conf, Realms: []string{}},
 		Log:          logging{Level: slog.LevelInfo, Format: "text"},
 		DataPath: dataPath{
@@ -274,6 +278,9 @@ func (s *settings) validate() error {
 	}
 	if s.IdleTime != 0 && (s.IdleTime < time.Minute || s.IdleTime > time.Hour) {
 		bad("idleTime %v: between 1m and 1h, or 0 for no end", s.IdleTime)
+	}
+	if s.SilentTime != 0 && (s.SilentTime < 10*time.Second || s.SilentTime > time.Hour) {
+		bad("silentTime %v: between 10s and 1h, or 0 to ask nobody", s.SilentTime)
 	}
 	set, err := s.Certificates.settings(nil)
 	if err == nil {
