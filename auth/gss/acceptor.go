@@ -19,8 +19,8 @@ const (
 // AcceptorConfig is what an acceptor works with.
 type AcceptorConfig struct {
 	Keytab *Keytab
-	// Names are the services that this end is; a ticket for another one is
-	// refused even if a key opens it. Empty: every one that a key opens.
+	// Names are the principals whose keys may open a ticket, for a keytab can
+	// hold those of other services beside. Empty: all.
 	Names []Principal
 	// Replay remembers authenticators. It is shared by all acceptors of a
 	// host and must not be nil.
@@ -115,9 +115,6 @@ func (a *Acceptor) open(ap *messages.APReq) (*request, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(a.config.Names) > 0 && !slices.ContainsFunc(a.config.Names, service.Equal) {
-		return nil, fmt.Errorf("%w: %s", ErrService, service)
-	}
 	self, part, err := a.ticket(service, ap.Ticket.EncPart)
 	if err != nil {
 		return nil, err
@@ -145,6 +142,12 @@ func (a *Acceptor) ticket(service Principal, sealed types.EncryptedData) (Princi
 		return Principal{}, part, fmt.Errorf("%w: ticket for %s", err, service)
 	}
 	fit := a.config.Keytab.candidates(service, sealed.EType, uint32(sealed.KVNO))
+	if len(a.config.Names) > 0 && len(fit) > 0 {
+		fit = slices.DeleteFunc(fit, func(e keytabEntry) bool { return !slices.ContainsFunc(a.config.Names, e.principal.Equal) })
+		if len(fit) == 0 {
+			return Principal{}, part, fmt.Errorf("%w: %s", ErrService, service)
+		}
+	}
 	if len(fit) == 0 {
 		return Principal{}, part, a.config.Keytab.lacks(service, sealed.EType, uint32(sealed.KVNO))
 	}

@@ -162,6 +162,14 @@ func pick(all []gss.Principal, realm string, fitting func(gss.Principal) bool) (
 	return gss.Principal{}, false
 }
 
+// names returns the principals whose keys may open a peer's ticket: those of
+// this computer, not those of services that share the keytab.
+func (f *facts) names() []gss.Principal {
+	return slices.DeleteFunc(f.keytab.Principals(), func(p gss.Principal) bool {
+		return !isComputer(p) && !p.Equal(f.service)
+	})
+}
+
 // isAccount reports whether a principal is NAME$.
 func isAccount(p gss.Principal) bool {
 	return len(p.Name) == 1 && len(p.Name[0]) > 1 && strings.HasSuffix(p.Name[0], "$")

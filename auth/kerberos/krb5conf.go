@@ -23,7 +23,7 @@ const (
 // values counts, as in MIT Kerberos; KDCs add up.
 type krb5Conf struct {
 	values map[string][]string // by section and names, joined with newlines
-	files  []string            // all that were read
+	files  []string            // all that were read, and the directories
 }
 
 // loadConf reads krb5.conf. That there is none is no error: MIT's defaults do.
@@ -56,6 +56,7 @@ func (c *krb5Conf) include(directive, arg string, depth int) error {
 	if directive == "include" {
 		return c.load(arg, depth)
 	}
+	c.files = append(c.files, arg) // it changes when a file comes or goes
 	entries, err := os.ReadDir(arg)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -77,7 +77,7 @@ include `+dir+`/more
 			t.Errorf("realm of %q: %q", host, got)
 		}
 	}
-	if len(c.files) != 3 {
+	if want := []string{path, dir + "/conf.d", dir + "/conf.d/far.conf", dir + "/none", dir + "/more"}; !slices.Equal(c.files, want) {
 		t.Errorf("files %q", c.files)
 	}
 }

@@ -183,7 +183,7 @@ func (s *session) finish(in []byte) error {
 func (s *session) accept(in []byte) ([]byte, error) {
 	s.got.prefix, s.got.token = splitToken(in)
 	acceptor := gss.NewAcceptor(gss.AcceptorConfig{
-		Keytab: s.facts.keytab, Replay: s.host.replay, Skew: s.facts.skew(),
+		Keytab: s.facts.keytab, Names: s.facts.names(), Replay: s.host.replay, Skew: s.facts.skew(),
 		AllowRC4: s.host.config.AllowRC4, Clock: s.host.config.Clock,
 	})
 	token, _, err := acceptor.Step(s.got.token)

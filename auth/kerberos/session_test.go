@@ -244,6 +244,20 @@ func TestTargetIsCheckedBeforeTheKDCIsAsked(t *testing.T) {
 	}
 }
 
+// A ticket for another service of the host is none for IKE, although the
+// keytab has its key.
+func TestOtherServicesOfTheHost(t *testing.T) {
+	w := newWorld(t, "aes256-cts-hmac-sha1-96")
+	w.realm.Add("nfs/b.mit.test", "aes256-cts-hmac-sha1-96")
+	w.realm.Keytab("b.keytab", "nfs/b.mit.test")
+	w.rename("nfs/b.mit.test")
+	w.needA.AcceptPrincipals = []string{"nfs/b.mit.test@MIT.TEST"}
+	o := w.run()
+	if o.errB == nil || codeOfError(t, o.errB) != codeUnknownService {
+		t.Errorf("%v; %v", o.errA, o.errB)
+	}
+}
+
 // After the service got new keys an attempt fails by the ticket of before; the
 // next one asks for another.
 func TestFailedAttemptsAskForAFreshTicket(t *testing.T) {

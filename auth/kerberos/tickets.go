@@ -32,7 +32,9 @@ type tickets struct {
 	granting map[string]*gss.Credential // by realm
 	held     map[string]holding         // by service
 	flights  map[string]*flight         // by service
-	login    sync.Mutex                 // held while a first ticket is fetched
+
+	login sync.Mutex // held while a first ticket is fetched
+	last  holding    // of the last login that failed
 }
 
 // holding is a ticket, or a failure to get one, and since when.
@@ -186,9 +188,14 @@ func (t *tickets) first(ctx context.Context) (*gss.Credential, error) {
 	if c := t.grantingFor(realm); c != nil {
 		return c, nil
 	}
+	if t.last.err != nil && t.good(t.last, false) {
+		return nil, t.last.err
+	}
 	c, err := t.client.login(ctx)
 	if err != nil {
-		return nil, explain(err, "%s cannot log in at realm %s", t.client.self, realm)
+		err = explain(err, "%s cannot log in at realm %s", t.client.self, realm)
+		t.last = holding{err: err, since: t.client.now()}
+		return nil, err
 	}
 	t.keepGranting(realm, c)
 	return c, nil

@@ -258,6 +258,32 @@ func TestOneRequestPerTarget(t *testing.T) {
 	}
 }
 
+// A login that failed is not repeated for every target.
+func TestOneLoginAtADeadKDC(t *testing.T) {
+	w := newWorld(t, "aes256-cts-hmac-sha1-96")
+	w.realm.StopKDC()
+	var r recorder
+	w.confA.Dial = r.dial
+	a, _ := w.hosts()
+	f, err := a.facts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for n := range 20 {
+		wg.Go(func() {
+			p := gss.Principal{Name: []string{"host", fmt.Sprint(n)}, Realm: "MIT.TEST"}
+			if _, err := f.tickets.get(t.Context(), p, false); err == nil || codeOf(err) != codeKDCUnreachable {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	wg.Wait()
+	if r.count() > 2 { // TCP and UDP
+		t.Errorf("%q", r.calls)
+	}
+}
+
 func TestTicketsAreBounded(t *testing.T) {
 	now := at(0)
 	tk := newTickets(&client{now: func() time.Time { return now }})
