@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"ipsecagent/ike/crypt"
 	"ipsecagent/ike/wire"
 	"ipsecagent/sadb"
 )
@@ -83,6 +84,23 @@ func TestTraceIsReadable(t *testing.T) {
 	}
 }
 
+// keysOf returns the keys of all main modes and ISAKMP SAs.
+func keysOf(m *Machine) []*crypt.Keys {
+	var all []*crypt.Keys
+	for _, s := range m.sas {
+		all = append(all, s.keys)
+	}
+	for _, x := range m.mains {
+		if x.keys != nil {
+			all = append(all, x.keys)
+		}
+		for _, c := range x.candidates {
+			all = append(all, c.keys)
+		}
+	}
+	return all
+}
+
 // TestTraceShowsNoSecrets: neither keys nor what proofs and keys are made of.
 func TestTraceShowsNoSecrets(t *testing.T) {
 	w, a, b := two(t, 1)
@@ -92,8 +110,7 @@ func TestTraceShowsNoSecrets(t *testing.T) {
 		if o, ok := o.(Traced); ok {
 			text.WriteString(o.Text)
 		}
-		for _, s := range h.m.sas {
-			k := s.keys
+		for _, k := range keysOf(h.m) {
 			secrets = append(secrets, bytes.Clone(k.ID.Bytes()), bytes.Clone(k.A.Bytes()), bytes.Clone(k.D.Bytes()), bytes.Clone(k.E.Bytes()), bytes.Clone(k.Ka.Bytes()))
 		}
 		for _, q := range h.m.quicks {

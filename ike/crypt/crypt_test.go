@@ -416,6 +416,22 @@ func TestZero(t *testing.T) {
 	}
 }
 
+// TestEndPhase1: SKEYID and SKEYID_e are overwritten; what phase 2 needs stays.
+func TestEndPhase1(t *testing.T) {
+	k := keysOf(t, "aes128-sha1-modp1024")
+	id, e, before := k.ID, k.E, k.Hash1(1, []byte("payloads"))
+	k.EndPhase1()
+	for _, s := range []sadb.Secret{id, e} {
+		if s.Len() == 0 || !bytes.Equal(s.Bytes(), make([]byte, s.Len())) {
+			t.Error("a key of phase 1 is left")
+		}
+	}
+	equal(t, "HASH(1)", k.Hash1(1, []byte("payloads")), before)
+	if _, _, err := k.Encrypt(make([]byte, k.BlockLen()), make([]byte, k.BlockLen())); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestKeysDoNotPrint(t *testing.T) {
 	k, d := keysOf(t, "aes128-sha1-modp1024"), newDH(t, sadb.MODP768, 1)
 	var out strings.Builder

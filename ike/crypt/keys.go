@@ -87,9 +87,13 @@ func (k *Keys) Zero() {
 	}
 }
 
-// EndPhase1 forgets what only phase 1 needs: IV, HashI and HashR are not to be
-// asked any more.
-func (k *Keys) EndPhase1() { k.kei, k.ker = nil, nil }
+// EndPhase1 forgets what only phase 1 needs, SKEYID and SKEYID_e with it: IV,
+// HashI and HashR are not to be asked any more.
+func (k *Keys) EndPhase1() {
+	k.ID.Zero()
+	k.E.Zero()
+	k.ID, k.E, k.kei, k.ker = sadb.Secret{}, sadb.Secret{}, nil, nil
+}
 
 // cipherKey makes the cipher's key from SKEYID_e: its first bytes, or the
 // expansion of RFC 2409 App. B where it is too short.
