@@ -1,0 +1,371 @@
+package ike
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"ipsecagent/auth"
+	"ipsecagent/ike/crypt"
+	"ipsecagent/ike/wire"
+	"ipsecagent/sadb"
+)
+
+// maxKEWork bounds how often one exchange may have us compute over a message
+// 3: anyone who sees the cookies can send one that leads nowhere.
+const maxKEWork = 3
+
+// keyed is the result of the work for message 3.
+type keyed struct {
+	dh         keyExchange
+	candidates []candidate
+	requests   []wire.Payload // for certificates
+	token      []byte
+	badPeer    error // the peer's key exchange value or token is none
+	local      error // this side cannot
+}
+
+// message3 computes the Diffie-Hellman secret and the keys. It is the first
+// thing that costs anything, and comes after our cookie has come back.
+func (m *Machine) message3(now time.Time, x *mainMode, msg message, plain wire.Chain) error {
+	draft := *x
+	var err error
+	if draft.kei, draft.ni, err = x.keyValues(plain); err != nil {
+		return err
+	}
+	if draft.claim.CAs, err = requested(plain); err != nil {
+		return err
+	}
+	if x.tries >= maxKEWork {
+		return errors.New("too many of them")
+	}
+	draft.nat = m.natDetect(x, msg.path, plain)
+	if draft.nr, err = m.random(m.nonceLen); err != nil {
+		return err
+	}
+	if !m.strangers.begin(x.remote.Addr()) {
+		return errStrangers
+	}
+	m.evict(now, m.halfOpen.prove(x))
+	m.keepAlive(now, x, halfOpenLife)
+	x.tries++
+	token, _ := plain.Find(wire.GSSPayload)
+	m.mainWork(now, x, func() any { return m.keyMain(&draft, token) }, func(now time.Time, result any) {
+		m.keyedMain(now, x, msg, &draft, result)
+	})
+	return nil
+}
+
+// keyValues takes the peer's key exchange value and nonce out of a message 3
+// or 4.
+func (x *mainMode) keyValues(plain wire.Chain) (ke, nonce []byte, err error) {
+	ke, _ = plain.Find(wire.KEPayload)
+	nonce, _ = plain.Find(wire.NoncePayload)
+	if err := checkNonce(nonce); err != nil {
+		return nil, nil, err
+	}
+	return ke, nonce, checkKE(x.choice.Suite.Group, ke)
+}
+
+// checkKE refuses a public value that is none of the group by its length
+// alone. Peers may strip leading zeroes.
+func checkKE(g sadb.Group, ke []byte) error {
+	if len(ke) == 0 || len(ke) > crypt.PublicLen(g) {
+		return fmt.Errorf("key exchange value of %d bytes is none of %s", len(ke), g)
+	}
+	return nil
+}
+
+// keyMain runs in the pool, on a copy of the exchange.
+func (m *Machine) keyMain(x *mainMode, token []byte) keyed {
+	var k keyed
+	var shared []byte
+	if k.dh, k.local = m.newDH(x.choice.Suite.Group, m.cfg.Rand); k.local != nil {
+		return k
+	}
+	if shared, k.badPeer = k.dh.Shared(x.kei); k.badPeer != nil {
+		return k
+	}
+	defer clear(shared)
+	k.dh.Zero()
+	x.ker = k.dh.Public()
+	k.candidates, k.local = m.candidates(x, shared)
+	if k.local == nil && x.choice.Method == auth.Kerberos {
+		k.token, k.badPeer = k.candidates[0].accept(x.claim, token)
+	}
+	if k.local != nil || k.badPeer != nil {
+		return k
+	}
+	var authorities [][]byte
+	for _, c := range k.candidates {
+		authorities = append(authorities, c.session.Local().CAs...)
+	}
+	k.requests = requests(x.choice.Method, authorities)
+	return k
+}
+
+// accept takes the initiator's name and token and returns ours.
+func (c candidate) accept(claim auth.Claim, token []byte) ([]byte, error) {
+	if err := c.session.Remote(claim); err != nil {
+		return nil, err
+	}
+	out, err := c.session.Token(token)
+	if err == nil && len(out) == 0 {
+		err = errMoreTokens
+	}
+	return out, err
+}
+
+// candidates makes the keys of each way the peer may prove itself. A GSS token
+// can be taken once: so there is one candidate for all rules of Kerberos, and
+// which of them welcomes the peer is decided when its principal is known.
+func (m *Machine) candidates(x *mainMode, shared []byte) ([]candidate, error) {
+	var all []candidate
+	reqs := x.requirements(x.choice.Method)
+	failed := fmt.Errorf("no requirement of the policy is of method %s", x.choice.Method)
+	if x.choice.Method == auth.Kerberos {
+		reqs = []auth.Requirement{anyPrincipal(reqs)}
+	}
+	for _, req := range reqs {
+		x.requirement = req
+		s, err := m.authenticator(req.Method).Start(x.request())
+		if err != nil {
+			failed = err
+			continue
+		}
+		for _, seed := range seedsOf(s) {
+			keys, err := deriveKeys(x.exchange(shared), seed)
+			if err != nil {
+				failed = err
+				continue
+			}
+			all = append(all, candidate{s, req, keys})
+		}
+	}
+	if len(all) == 0 {
+		return nil, failed
+	}
+	return all[:min(len(all), maxCandidates)], nil
+}
+
+// anyPrincipal is a requirement that welcomes whom any of reqs does.
+func anyPrincipal(reqs []auth.Requirement) auth.Requirement {
+	all := reqs[0]
+	all.AcceptPrincipals = nil
+	for _, r := range reqs {
+		if len(r.AcceptPrincipals) == 0 {
+			all.AcceptPrincipals = nil
+			break
+		}
+		all.AcceptPrincipals = append(all.AcceptPrincipals, r.AcceptPrincipals...)
+	}
+	return all
+}
+
+// maxCandidates bounds the keys that one message 5 is tried under.
+const maxCandidates = 8
+
+// seedsOf returns the seeds of a session; one that is nil for the methods that
+// have none.
+func seedsOf(s auth.Session) [][]byte {
+	if seeds := s.Seeds(); len(seeds) > 0 {
+		return seeds
+	}
+	return [][]byte{nil}
+}
+
+// requirements returns those of the offer that are of a method.
+func (x *mainMode) requirements(method auth.Method) []auth.Requirement {
+	var all []auth.Requirement
+	for _, r := range x.offer.Auth {
+		if r.Method == method {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// keyedMain sends message 4.
+func (m *Machine) keyedMain(now time.Time, x *mainMode, msg message, draft *mainMode, result any) {
+	k, ok := result.(keyed)
+	if !ok {
+		k.local = errWork
+	}
+	if k.badPeer != nil {
+		m.drop(now, x.remote, "main mode message 3: "+k.badPeer.Error())
+		m.suspectToken(now, x, msg, k.badPeer)
+		return
+	}
+	if k.local != nil {
+		m.notifyInClear(now, msg, x.rcookie, wire.AuthenticationFailed)
+		m.failAuth(now, x, k.local)
+		return
+	}
+	x.claim, x.nat, x.candidates, x.suspect = draft.claim, draft.nat, k.candidates, nil
+	x.iv = x.candidates[0].keys.IV()
+	x.step, x.tries = awaitMessage5, 0
+	reply := wire.AppendClear(nil, x.header(), slices.Concat([]wire.Payload{
+		{Type: wire.KEPayload, Body: k.dh.Public()}, {Type: wire.NoncePayload, Body: draft.nr}}, k.requests, tokens(k.token), m.natPayloads(x)))
+	x.answers = answers{} // the peer has message 2
+	x.answers.remember(msg.sum, reply)
+	m.send(x.path, reply)
+}
+
+// suspectToken notes a GSS token that was refused. Since anyone may have sent
+// it the exchange goes on, for a while.
+func (m *Machine) suspectToken(now time.Time, x *mainMode, msg message, err error) {
+	var refused *auth.Error
+	if !errors.As(err, &refused) {
+		return
+	}
+	m.keepAlive(now, x, suspectLife) // a repeated message 3 has lengthened it
+	if x.suspect != nil {
+		return
+	}
+	m.notifyInClear(now, msg, x.rcookie, wire.AuthenticationFailed)
+	f := authFailure(x.choice.Method, err)
+	x.suspect = &f
+}
+
+// errWork is the result of work that ended in a way that it must not.
+var errWork = errors.New("internal error while computing; see the log of this host")
+
+// opened is message 5 as one candidate reads it.
+type opened struct {
+	candidate
+	chain wire.Chain
+	iv    []byte
+}
+
+// proven is the result of the work for message 5.
+type proven struct {
+	opened
+	principal auth.Principal
+	ours      proof
+	err       error
+}
+
+// maxProofWork bounds how often one exchange may have us verify a proof. Only
+// who has made the key exchange can send one that can be read.
+const maxProofWork = 3
+
+// message5 tries the candidates' keys; only the one whose hash proves right is
+// kept.
+func (m *Machine) message5(now time.Time, x *mainMode, msg message, _ wire.Chain) error {
+	var readable []opened
+	for _, c := range x.candidates {
+		chain, next, err := open(c.keys, msg, x.iv)
+		if err == nil && checkProofShape(x.choice.Method, chain) == nil {
+			readable = append(readable, opened{c, chain, next})
+		}
+	}
+	if len(readable) == 0 {
+		m.suspectKey(now, x, msg, nil)
+		return errGarbage
+	}
+	if x.tries++; x.tries > maxProofWork {
+		return errors.New("too many of them")
+	}
+	draft := *x
+	m.mainWork(now, x, func() any { return proveMain(&draft, readable) }, func(now time.Time, result any) {
+		m.provenMain(now, x, msg, result)
+	})
+	return nil
+}
+
+// proveMain runs in the pool: it checks the peer's proof and makes ours. Of
+// several ways that fail, what is said of the first is reported.
+func proveMain(x *mainMode, readable []opened) proven {
+	var failed error
+	for _, o := range readable {
+		p := proven{opened: o}
+		theirs, err := readProof(x.choice.Method, o.chain)
+		if err == nil {
+			p.principal, err = theirs.check(o.session, x.claim, o.keys.HashI, x.sai)
+		}
+		if err != nil {
+			if failed == nil {
+				failed = err
+			}
+			continue
+		}
+		p.ours, p.err = x.prove(o.session, func(id, extra []byte) []byte { return o.keys.HashR(x.sai, id, extra) })
+		return p
+	}
+	return proven{err: failed}
+}
+
+// suspectKey notes that a message 5 could not be read or proved nothing: most
+// likely the preshared keys differ. Since anyone may have sent it the exchange
+// goes on, for a while.
+func (m *Machine) suspectKey(now time.Time, x *mainMode, msg message, cause error) {
+	m.notifyInClear(now, msg, x.rcookie, wire.InvalidHashInformation)
+	if x.suspect != nil {
+		return
+	}
+	f := Failed{Code: FailAuth, Reason: "the peer's proof of identity cannot be read or does not hold"}
+	if x.choice.Method == auth.PSK {
+		f = Failed{Code: FailPSK, Reason: fmt.Sprintf("preshared key does not match that of %s: enter the same key on both hosts", x.remote.Addr())}
+	}
+	var refused *auth.Error
+	switch {
+	case errors.As(cause, &refused) && x.choice.Method != auth.PSK:
+		f = authFailure(x.choice.Method, cause)
+	case cause != nil:
+		f.Reason += " (" + cause.Error() + ")"
+	}
+	x.suspect = &f
+	m.keepAlive(now, x, suspectLife)
+}
+
+// suspectLife is what is left to an exchange once its keys look wrong.
+const suspectLife = 5 * time.Second
+
+// provenMain sends message 6 and makes the ISAKMP SA.
+func (m *Machine) provenMain(now time.Time, x *mainMode, msg message, result any) {
+	p, ok := result.(proven)
+	if !ok {
+		p.err = errWork
+	}
+	m.tracePayloads(x.path, false, msg.Header, p.chain.Payloads)
+	if p.err != nil {
+		m.suspectKey(now, x, msg, p.err)
+		m.drop(now, x.remote, "main mode message 5: "+p.err.Error())
+		return
+	}
+	requirement, err := x.welcomes(p.requirement, p.principal)
+	if err == nil {
+		err = checkVendor(x.peer, p.chain)
+	}
+	if err != nil {
+		m.failMain(now, x, notWelcome(err))
+		return
+	}
+	p.requirement = requirement
+	payloads := slices.Concat(p.ours.payloads(x.choice.Method), m.provenVendor(x.peer, false))
+	reply, last, err := seal(p.keys, x.header(), p.iv, payloads)
+	if err != nil {
+		m.failMain(now, x, Failed{Code: FailLocal, Reason: err.Error()})
+		return
+	}
+	m.tracePayloads(x.path, true, x.header(), payloads)
+	x.moved(msg.path)
+	x.answers.remember(msg.sum, reply)
+	s := m.establishMain(now, x, p.candidate, last, p.principal)
+	m.send(x.path, reply)
+	m.initialContact(now, s, p.chain, x.started)
+}
+
+// welcomes returns the requirement that accepts a principal: the one it was
+// proven under, or of Kerberos the first that does.
+func (x *mainMode) welcomes(proven auth.Requirement, p auth.Principal) (auth.Requirement, error) {
+	if x.choice.Method == auth.Kerberos {
+		for _, r := range x.requirements(auth.Kerberos) {
+			if acceptPrincipal(r, p) == nil {
+				return r, nil
+			}
+		}
+	}
+	return proven, acceptPrincipal(proven, p)
+}
