@@ -211,6 +211,7 @@ func (e *engine) deleteSA(id sadb.SAID) {
 	delete(e.sas, id)
 	e.change(a, nil)
 	e.part(a)
+	e.leave(a)
 	e.release(a.path)
 }
 

@@ -204,7 +204,7 @@ func (e *engine) resend(packet []byte, now time.Time) bool {
 // filter that asks for security.
 func (e *engine) asked(a nft.Asked) {
 	root := e.spd.root(a.Filter)
-	if e.sh.snap.Load().outbound(root, a.Flow) != nil {
+	if e.sh.outbound(e.sh.snap.Load(), root, a.Flow) != nil {
 		return
 	}
 	entry, first := e.wait.ask(e.spd.key(root, a.Flow), driver.Acquire{Filter: root, Flow: a.Flow, Clear: true})

@@ -208,11 +208,22 @@ func (o *opener) open(packet []byte, from netip.AddrPort, now time.Time) {
 		o.sh.count.badSelector.Add(1)
 		return
 	}
-	if from.IsValid() && a.sa.Mode == sadb.Transport {
-		_ = esp.RepairChecksum(inner) // it was computed for addresses that a translator has changed (RFC 3948 §3.1.2)
+	if from.IsValid() && a.sa.Mode == sadb.Transport && !o.translated(a, inner, &in, from) {
+		o.sh.count.badSelector.Add(1)
+		return
 	}
 	o.sh.count.in.Add(1)
 	_ = o.queue(&in, a.sa.ID.SPI).write(inner) // a full queue drops, as every queue of the stack
+}
+
+// translated mends what a translator has changed, and notes which of the hosts
+// behind it the packet came from; false: not the one that it belongs to.
+func (o *opener) translated(a *assoc, inner []byte, h *esp.Headers, from netip.AddrPort) bool {
+	if !o.sh.flows.claim(h.Flow(sadb.In), owner{from, a.order}) {
+		return false
+	}
+	// The checksum was computed for other addresses (RFC 3948 §3.1.2).
+	return esp.RepairChecksum(inner) == nil
 }
 
 // unseal takes one layer of protection off. through is the AH that the packet

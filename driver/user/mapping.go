@@ -20,10 +20,26 @@ func (e *engine) moved(a *assoc) {
 	to := *a.use.from.Load()
 	for _, b := range e.sas {
 		if b.out != nil && b.sa.Pair == a.sa.Pair && b.sa.Src == a.sa.ID.Dst {
+			from := b.out.Peer()
 			b.out.Move(to)
+			e.sh.flows.move(from, b.out.Peer())
 		}
 	}
 	e.emit(driver.Moved{ID: a.sa.ID, From: to})
+}
+
+// leave forgets what came from an endpoint to which no association leads any
+// more.
+func (e *engine) leave(a *assoc) {
+	if a.out == nil || a.sa.Encap.IsZero() {
+		return
+	}
+	for _, b := range e.sas {
+		if b.out != nil && b.out.Peer() == a.out.Peer() {
+			return
+		}
+	}
+	e.sh.flows.move(a.out.Peer(), netip.AddrPort{})
 }
 
 // keepAlive reminds the translators in front of this host of associations that

@@ -108,7 +108,7 @@ func (s *sealer) secure(buf []byte, size int, h *esp.Headers, now time.Time) boo
 	if i < 0 || snap.spd.filters[i].Action.Kind != sadb.Negotiate {
 		return false
 	}
-	a := snap.outbound(snap.spd.roots[i], flow)
+	a := s.sh.outbound(snap, snap.spd.roots[i], flow)
 	if a == nil {
 		return false
 	}

@@ -3,6 +3,8 @@ package user
 import (
 	"net/netip"
 	"sync/atomic"
+
+	"ipsecagent/sadb"
 )
 
 // shared is what workers and engine have in common: a snapshot that changes as
@@ -15,6 +17,7 @@ type shared struct {
 	paths   chan struct{} // asks the engine to look at the routes' MTU
 	lost    atomic.Bool   // a notice did not fit
 	count   counters
+	flows   flows
 }
 
 // counters of the data path; see driver.Counters.
@@ -42,6 +45,7 @@ func newShared() *shared {
 		misses:  make(chan []byte, 1024),
 		notices: make(chan notice, 4096),
 		paths:   make(chan struct{}, 1),
+		flows:   flows{all: map[sadb.Flow]owner{}},
 	}
 	sh.snap.Store(newSnapshot(newSPD(nil)))
 	return sh

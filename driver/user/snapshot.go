@@ -75,11 +75,11 @@ func (s *snapshot) add(a *assoc) {
 	slices.SortFunc(s.out[k], func(a, b *assoc) int { return cmp.Compare(b.order, a.order) })
 }
 
-// outbound returns the association that carries a packet with headers f under
-// the filter: the newest that may.
-func (s *snapshot) outbound(root sadb.FilterID, f sadb.Flow) *assoc {
+// outbound returns the association that may carry a packet with headers f under
+// the filter: the newest, or the newest that goes to an endpoint.
+func (s *snapshot) outbound(root sadb.FilterID, f sadb.Flow, to netip.AddrPort) *assoc {
 	for _, a := range s.out[s.spd.key(root, f)] {
-		if !a.dead() && a.sa.Selector.Matches(f) {
+		if !a.dead() && a.sa.Selector.Matches(f) && (!to.IsValid() || a.out.Peer() == to) {
 			return a
 		}
 	}
