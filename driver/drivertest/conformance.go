@@ -59,7 +59,7 @@ func Run(t *testing.T, h Harness) {
 		t.Log("the packet half is not run: this driver moves no packets")
 		return
 	}
-	for _, c := range packetTests() {
+	for _, c := range append(packetTests(), shapeTests()...) {
 		for _, v6 := range []bool{false, true} {
 			name := "packets/" + c.name + "/ipv4"
 			if v6 {

@@ -64,7 +64,8 @@ type host struct {
 // labs numbers the labs of this process; names of namespaces need it.
 var labs atomic.Uint32
 
-// wireRules counts, for each host apart, what it puts on the wire.
+// wireRules counts, for each host apart, what it puts on the wire. Later
+// fragments of UDP show no port: they are neither; the first one is.
 const wireRules = `
 table bridge wire {
   counter secured0 {}
@@ -89,6 +90,7 @@ table bridge wire {
     iifname p0 udp sport 4500 counter name secured0 accept
     iifname p0 udp dport 4500 counter name secured0 accept
     iifname p0 ip frag-off & 0x1fff != 0 ip protocol 17 counter name laterudp0 accept
+    iifname p0 frag frag-off != 0 frag nexthdr 17 counter name laterudp0 accept
     iifname p0 counter name clear0
     iifname p1 ip protocol { 50, 51 } counter name secured1 accept
     iifname p1 ip6 nexthdr { 50, 51 } counter name secured1 accept
@@ -96,6 +98,7 @@ table bridge wire {
     iifname p1 udp sport 4500 counter name secured1 accept
     iifname p1 udp dport 4500 counter name secured1 accept
     iifname p1 ip frag-off & 0x1fff != 0 ip protocol 17 counter name laterudp1 accept
+    iifname p1 frag frag-off != 0 frag nexthdr 17 counter name laterudp1 accept
     iifname p1 counter name clear1
   }
 }`
