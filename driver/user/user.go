@@ -1,10 +1,12 @@
-// Package user is the userspace driver: ESP for hosts whose kernel has none.
+// Package user is the userspace driver: ESP and AH for hosts whose kernel has
+// none.
 //
 // It owns a process of its own, the data path (Serve), and the Driver that
 // speaks to it over a unix socket (Dial). The data path holds the TUN device,
-// the raw sockets, the associations, the filters in force, the nftables table
-// (by driver/nft), the ip rule and the routing table; the agent may die,
-// upgrade and reattach, and nothing of that changes. What policy says passes,
+// the raw sockets, UDP port 4500, the associations, the filters in force, the
+// nftables table (by driver/nft), the ip rules and the routing table; the agent
+// may die, upgrade and reattach, and nothing of that changes. The socket that
+// receives IKE on port 4500 is lent to it (NATSockets). What policy says passes,
 // is steered or is dropped is enforced by the table in the kernel; only
 // traffic that is to be secured comes through the TUN.
 //
@@ -14,15 +16,19 @@
 //
 // How packets go: a worker on a thread of its own reads packets from the TUN
 // in batches, decides them over an immutable snapshot, seals them in place and
-// sends the batch by a raw socket. One reader for each family takes ESP from a
-// raw socket, opens it in place and writes it to the TUN. What needs state (no
-// association yet, a lifetime reached) goes to the engine, the one goroutine
-// that owns all state and publishes the snapshots.
+// sends the batch by a raw socket. One reader for each family and kind takes
+// ESP, AH or ESP in UDP from a socket, opens it in place and writes it to the
+// TUN. What needs state (no association yet, a lifetime reached) goes to the
+// engine, the one goroutine that owns all state and publishes the snapshots.
+//
+// In tunnel mode the TUN brings forwarded packets as well, and gives back what
+// is for other hosts: the kernel forwards it as its own filters allow. A packet
+// that came out of one tunnel is not sent into another.
 //
 // IPv6 link-local traffic is never carried: it does not survive the detour
 // over a TUN. Where policy wants it secured, the table drops it. Extension
 // headers before ESP end with the raw socket, which delivers none; those that
-// ESP protects arrive.
+// ESP protects arrive. AH covers them too: such packets fail its check.
 package user
 
 import (
