@@ -26,7 +26,7 @@ func (l *lab) countAccepted(only ...string) {
 		chain c {
 			type filter hook prerouting priority -290; policy accept;
 			iifname "lo" accept
-			meta mark & 0x01000000 != 0 counter name marked
+			meta nfproto ipv4 meta mark & 0x01000000 != 0 counter name marked
 			`+strings.Join(only, " ")+` counter name accepted
 		}
 	}' | ip netns exec `+l.a+" nft -f -")

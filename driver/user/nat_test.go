@@ -43,13 +43,17 @@ func translated(t *testing.T) (l *lab, nat string) {
 // had.
 func masquerade(t *testing.T, nat string, port int) {
 	t.Helper()
-	_, _ = try(nat, "", "nft", "delete", "table", "ip", "nat")
-	feed(t, nat, fmt.Sprintf(`table ip nat { chain post { type nat hook postrouting priority 100
+	feed(t, nat, fmt.Sprintf(`table ip own
+	delete table ip own
+	table ip own { chain out { type filter hook output priority 0
+		meta l4proto icmp drop # the translator's own words would count as clear
+	}
+	}
+	table ip nat
+	delete table ip nat
+	table ip nat { chain post { type nat hook postrouting priority 100
 		oifname eth0 udp sport 4500 masquerade to :%d-%d
 		oifname eth0 masquerade
-	}
-	chain own { type filter hook output priority 0
-		meta l4proto icmp drop # the translator's own words would count as clear
 	}
 	}`, port, port+9), "nft", "-f", "-")
 	run(t, nat, "conntrack", "-F")

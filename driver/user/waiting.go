@@ -12,7 +12,7 @@ import (
 // Limits of what waits for associations.
 const (
 	maxWaits       = 1024    // filters and pairs of hosts
-	maxWaitPackets = 64      // for each of them
+	maxWaitPackets = 512     // for each of them: a fast transfer while its association is renewed late
 	maxWaitAll     = 4096    // packets together
 	maxWaitBytes   = 8 << 20 // bytes together
 	// maxWaitAge: what is older is not sent any more; its sender has repeated
