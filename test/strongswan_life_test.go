@@ -76,7 +76,7 @@ func TestStrongSwanRenewsUnderTraffic(t *testing.T) {
 	if got := <-ours; got != 75 {
 		t.Errorf("the peer answered %d of our 75 echo requests", got)
 	}
-	c.judge(t, wire, d.h)
+	c.judge(t, wire)
 	t.Logf("figure: renewed by strongSwan under traffic: %d pairs, %d main modes", len(pairs), len(mains))
 }
 
@@ -102,7 +102,7 @@ func TestWeRenewWithStrongSwan(t *testing.T) {
 	if got := answers(t, p, 120*time.Second); got != 800 {
 		t.Errorf("we answered %d of the peer's 800 echo requests", got)
 	}
-	c.judge(t, wire, d.h)
+	c.judge(t, wire)
 }
 
 // TestStrongSwanDeletes: what strongSwan ends, we end: the pair alone, then

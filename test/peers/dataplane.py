@@ -60,11 +60,11 @@ def attributes(body):
 
 
 def association(body):
-    """(destination, SPI), source and scapy's association for a state message."""
+    """Of a state message: (destination, SPI), source, UDP ports, and scapy's association."""
     family, = struct.unpack_from("=H", body, 212)
     dst, src = address(body[56:72], family), address(body[80:96], family)
     spi, = struct.unpack_from(">I", body, 72)
-    args = {}
+    args, ports = {}, None
     if body[214] == 1:  # tunnel mode
         args["tunnel_header"] = (IP if family == socket.AF_INET else IPv6)(src=src, dst=dst)
     for kind, attr in attributes(body):
@@ -75,10 +75,25 @@ def association(body):
             name, args["auth_key"] = algorithm(attr, kind)
             args["auth_algo"] = MACS[name]
         elif kind == XFRMA_ENCAP:
-            sport, dport = struct.unpack_from(">HH", attr, 2)
-            args["nat_t_header"] = UDP(sport=sport, dport=dport, chksum=0)
+            ports = struct.unpack_from(">HH", attr, 2)
     proto = ESP if body[76] == socket.IPPROTO_ESP else AH
-    return (dst, spi), src, SecurityAssociation(proto, spi=spi, **args)
+    return (dst, spi), (src, ports, SecurityAssociation(proto, spi=spi, **args))
+
+
+def into_udp(packet, ports):
+    """ESP in UDP: scapy's own way gets the lengths wrong."""
+    udp = UDP(sport=ports[0], dport=ports[1], chksum=0) / Raw(bytes(packet[ESP]))
+    return IP(src=packet.src, dst=packet.dst) / udp
+
+
+def out_of_udp(packet):
+    """What an IP packet with ESP in UDP would be without UDP; others as they are."""
+    if UDP not in packet or 4500 not in (packet[UDP].sport, packet[UDP].dport):
+        return packet, False
+    data = bytes(packet[UDP].payload)
+    if len(data) < 8 or data[:4] == b"\0\0\0\0":
+        return packet, False
+    return IP(bytes(IP(src=packet.src, dst=packet.dst, proto=socket.IPPROTO_ESP) / Raw(data))), True
 
 
 class Plane:
@@ -102,18 +117,19 @@ class Plane:
             kind, _, body = line.partition(" ")
             body = bytes.fromhex(body)
             if int(kind) in (NEWSA, UPDSA):
-                key, src, sa = association(body)
-                self.known[key] = (src, sa)
+                key, value = association(body)
+                self.known[key] = value
             elif int(kind) == DELSA:
                 family, = struct.unpack_from("=H", body, 20)
                 self.known.pop((address(body[:16], family), struct.unpack_from(">I", body, 16)[0]), None)
 
     def send(self, packet):
         self.load()
-        newest = [(dst, sa) for (dst, _), (src, sa) in self.known.items() if src == self.local]
+        newest = [(dst, ports, sa) for (dst, _), (src, ports, sa) in self.known.items() if src == self.local]
         if newest:
-            dst, sa = newest[-1]
-            self.out.sendto(bytes(sa.encrypt(packet)), (dst, 0))
+            dst, ports, sa = newest[-1]
+            sealed = sa.encrypt(packet)
+            self.out.sendto(bytes(into_udp(sealed, ports) if ports else sealed), (dst, 0))
 
     def packets(self, timeout):
         """What the wire brings within a time."""
@@ -130,11 +146,12 @@ class Plane:
         """The next packet that opens under a known association, or None."""
         for packet in self.packets(timeout):
             self.load()
+            packet, in_udp = out_of_udp(packet)
             for proto in (ESP, AH):
                 if proto not in packet:
                     continue
-                _, sa = self.known.get((packet.dst, packet[proto].spi), (None, None))
-                if sa is not None and (UDP in packet) == (sa.nat_t_header is not None):
+                _, ports, sa = self.known.get((packet.dst, packet[proto].spi), (None, None, None))
+                if sa is not None and in_udp == (ports is not None):
                     # scapy does not parse what a tunnel of AH carries.
                     return parse(bytes(sa.decrypt(packet, verify=True)))
         return None
