@@ -30,7 +30,8 @@ const (
 //	crls/  revocation lists
 //
 // A file is PEM or DER (.pem, .crt, .cer, .der, .key, .crl, .p7b) or PKCS#12
-// (.p12, .pfx); others, and hidden ones, are left alone. A certificate and its
+// (.p12, .pfx), or a PKCS#11 URI of keys on a token (.pkcs11, for programs built
+// with the tag pkcs11); others, and hidden ones, are left alone. A certificate and its
 // key find each other by the key, in whichever files of own they are. The
 // password of FILE.p12 is the first line of FILE.p12.password.
 //
@@ -72,7 +73,7 @@ func (s *Store) readDir(sub string, previous *Store) []error {
 			continue
 		}
 		path := filepath.Join(s.path(sub), e.Name())
-		c, err := readFile(path, sub)
+		c, err := readFile(path, sub, previous)
 		if err != nil {
 			stays := ""
 			if c = previous.content(path); c != nil {
@@ -106,12 +107,12 @@ func (s *Store) content(path string) *content {
 }
 
 func wanted(name string) bool {
-	kinds := []string{".pem", ".crt", ".cer", ".der", ".key", ".crl", ".p7b", ".p12", ".pfx"}
+	kinds := []string{".pem", ".crt", ".cer", ".der", ".key", ".crl", ".p7b", ".p12", ".pfx", ".pkcs11"}
 	return !strings.HasPrefix(name, ".") && slices.Contains(kinds, strings.ToLower(filepath.Ext(name)))
 }
 
 // readFile reads one file and checks that it may hold what it holds.
-func readFile(path, sub string) (*content, error) {
+func readFile(path, sub string, previous *Store) (*content, error) {
 	most := maxFile
 	if sub == dirLists {
 		most = 2 * maxList // PEM is a third longer
@@ -122,9 +123,15 @@ func readFile(path, sub string) (*content, error) {
 	}
 	defer clear(data)
 	var c *content
-	if ext := strings.ToLower(filepath.Ext(path)); ext == ".p12" || ext == ".pfx" {
+	switch strings.ToLower(filepath.Ext(path)) {
+	case ".p12", ".pfx":
 		c, err = readPKCS12(path, data)
-	} else {
+	case ".pkcs11":
+		// The session with the token that is open already goes on.
+		if c = previous.content(path); c == nil || c.uri != strings.TrimSpace(string(data)) {
+			c, err = readToken(data)
+		}
+	default:
 		c, err = parse(path, data)
 	}
 	if err != nil {

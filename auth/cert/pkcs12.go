@@ -21,19 +21,25 @@ func readPKCS12(path string, data []byte) (*content, error) {
 	return parsePKCS12(data, password)
 }
 
-// passwordOf returns the first line of the password file; "" if there is none.
+// passwordOf returns the password of a file; "" if there is none.
 func passwordOf(path string) (string, error) {
-	path += ".password"
-	data, mode, err := readOwned(path, 1024)
+	line, err := firstLine(path + ".password")
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
+	return line, err
+}
+
+// firstLine returns the first line of a file with a password, which nobody but
+// its owner may read.
+func firstLine(path string) (string, error) {
+	data, mode, err := readOwned(path, 1024)
 	defer clear(data)
 	if err != nil {
-		return "", fmt.Errorf("its password file %s: %w", path, err)
+		return "", fmt.Errorf("the password file %s: %w", path, err)
 	}
 	if mode&0o077 != 0 {
-		return "", fmt.Errorf("the mode %04o of its password file lets others than its owner read it; run: chmod 600 %s", mode, path)
+		return "", fmt.Errorf("the mode %04o of the password file lets others than its owner read it; run: chmod 600 %s", mode, path)
 	}
 	line, _, _ := strings.Cut(string(data), "\n")
 	return strings.TrimSuffix(line, "\r"), nil

@@ -45,6 +45,7 @@ type content struct {
 	certs []*x509.Certificate
 	keys  []key
 	lists []*list
+	uri   string // of the token the keys are on
 }
 
 // The subdirectories.
