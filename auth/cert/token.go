@@ -26,7 +26,7 @@ func parseTokenURI(line string) (tokenKey, error) {
 	var t tokenKey
 	rest, ok := strings.CutPrefix(line, "pkcs11:")
 	if !ok {
-		return t, errors.New("it does not begin with pkcs11:")
+		return t, errors.New("it does not begin with the scheme pkcs11")
 	}
 	path, query, _ := strings.Cut(rest, "?")
 	t.pin = func() (string, error) { return "", errors.New("no pin-source") }
