@@ -6,7 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"ipsecagent/auth"
 )
@@ -100,9 +102,23 @@ func (l *lab) certificates(s scenario) string { return filepath.Join(l.dir, "pki
 // close takes everything down again. What was never made is no error.
 func (l *lab) close() {
 	for _, ns := range []string{l.one, l.many} {
+		endProcesses(ns)
 		_ = command("ip", "netns", "del", ns)
 	}
 	_ = os.RemoveAll(l.dir)
+}
+
+// endProcesses ends what is left in a namespace.
+func endProcesses(ns string) {
+	out, err := exec.Command("ip", "netns", "pids", ns).Output()
+	if err != nil {
+		return // there is no such namespace
+	}
+	for _, field := range strings.Fields(string(out)) {
+		if pid, err := strconv.Atoi(field); err == nil {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
 
 func command(name string, args ...string) error {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 )
 
 // run measures what is asked for and prints it.
@@ -25,6 +27,8 @@ func run(o options, out io.Writer) error {
 		return err
 	}
 	defer l.close()
+	stop := l.closeOnSignal()
+	defer stop()
 	fmt.Fprintf(out, "%d peers, %d rounds, medians (ratios: also lowest and highest)\n", o.peers, o.rounds)
 	printHead(out)
 	for _, s := range all {
@@ -33,6 +37,23 @@ func run(o options, out io.Writer) error {
 		}
 	}
 	return nil
+}
+
+// closeOnSignal takes the laboratory down when somebody ends the benchmark
+// early.
+func (l *lab) closeOnSignal() (stop func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	over := make(chan struct{})
+	go func() {
+		select {
+		case <-signals:
+			l.close()
+			exit(errors.New("ended early"))
+		case <-over:
+		}
+	}()
+	return func() { signal.Stop(signals); close(over) }
 }
 
 // compare measures both in turn.
