@@ -215,6 +215,23 @@ func TestESPAndKeepAlivesAreNoIKE(t *testing.T) {
 	}
 }
 
+// TestKeepAliveIsOneByte: on the port for address translation every message
+// stands behind the marker, a keep-alive does not (RFC 3948 §2.3).
+func TestKeepAliveIsOneByte(t *testing.T) {
+	namespace(t)
+	tr := open(t, Config{})
+	conn := peer(t, "127.0.0.9:1500")
+	for sent, want := range map[string]string{"\xff": "\xff", "\xff\xff": "\x00\x00\x00\x00\xff\xff"} {
+		if err := tr.Send([]byte(sent), ap("127.0.0.1:4500"), ap("127.0.0.9:1500")); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 10)
+		if n, _, err := conn.ReadFromUDPAddrPort(b); err != nil || string(b[:n]) != want {
+			t.Errorf("the peer got %q for %q, %v", b[:n], sent, err)
+		}
+	}
+}
+
 func TestOtherPortsAndSizes(t *testing.T) {
 	namespace(t)
 	tr := open(t, Config{Port: 5500, NATPort: 5501})
