@@ -86,7 +86,7 @@ func (w *wiring) open(ctx context.Context) (err error) {
 	if w.driver, err = w.attach(ctx, data); err != nil {
 		return err
 	}
-	machine := ike.New(ike.Config{Rand: rand.Reader, Auth: w.identities.authenticators()})
+	machine := ike.New(ike.Config{Rand: rand.Reader, Auth: w.identities.authenticators(), ForceEncap: s.ForceEncapsulation})
 	w.ike = ike.NewServer(ike.ServerConfig{Machine: machine, Transport: w.transport})
 	w.agent, err = agent.New(w.agentConfig(ctx, data))
 	return err

@@ -42,7 +42,11 @@ type settings struct {
 	IdleTime time.Duration `yaml:"idleTime"`
 	// SilentTime is how long a peer that is sent to may send nothing before it
 	// is asked whether it lives; 0: it is not asked.
-	SilentTime   time.Duration    `yaml:"silentTime"`
+	SilentTime time.Duration `yaml:"silentTime"`
+	// ForceEncapsulation: ESP goes in UDP with every peer that can, as if this
+	// host were behind an address translator.
+	ForceEncapsulation bool `yaml:"forceEncapsulation"`
+
 	Certificates certificates     `yaml:"certificates"`
 	Kerberos     kerberosSettings `yaml:"kerberos"`
 	Log          logging          `yaml:"log"`
