@@ -195,5 +195,6 @@ func (m *Machine) assembled(now time.Time, outer message, data []byte) error {
 	if h.ICookie != outer.ICookie || h.RCookie != outer.RCookie || h.Next == wire.FragmentPayload {
 		return errors.New("fragments that make a message of another exchange")
 	}
+	m.traceDatagram(outer.path, false, data, 0)
 	return m.dispatch(now, message{path: outer.path, Header: h, body: body, sum: checksum(data), size: outer.size})
 }
