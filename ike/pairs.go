@@ -16,17 +16,22 @@ type pairState struct {
 	main     MainOffer // zero: ask policy
 	quick    QuickOffer
 	renewing bool
-	probing  bool   // it is renewed to see whether the peer answers
-	heard    bool   // the peer sends on it, or on one that outranks it
-	mute     bool   // outranked from the first: nothing is in force outbound
-	retire   *timer // of the pairs it outranks
-	under    saKey  // the ISAKMP SA it was made under
+	probing  bool      // it is renewed to see whether the peer answers
+	heard    bool      // the peer sends on it, or on one that outranks it
+	used     time.Time // when the first packet came on it; zero: none yet
+	ranked   bool      // the peer ranks pairs as this host does
+	mute     bool      // outranked from the first: nothing is in force outbound
+	retire   *timer    // of the pairs it outranks
+	under    saKey     // the ISAKMP SA it was made under
 }
 
 // enterPair makes a finished quick mode's pair known.
 func (m *Machine) enterPair(now time.Time, q *quickMode) {
-	p := &pairState{pair: q.pair, quick: q.offer, under: q.sa.key(), mute: q.mute, heard: q.heard || !q.initiator && q.ranked}
+	p := &pairState{pair: q.pair, quick: q.offer, under: q.sa.key(), ranked: q.ranked, mute: q.mute, heard: q.heard || !q.initiator && q.ranked}
 	p.quick.Selector = q.selector
+	if q.heard {
+		p.used = now
+	}
 	if q.request != nil {
 		p.main = q.request.Main
 	}
@@ -141,7 +146,12 @@ func (m *Machine) used(now time.Time, id sadb.SAID) {
 		}
 		return
 	}
-	if p := m.pairs[pair]; p != nil && !p.heard {
+	p := m.pairs[pair]
+	if p == nil {
+		return
+	}
+	p.used = now
+	if !p.heard {
 		p.heard = true
 		m.retireBelow(now, p)
 	}

@@ -125,9 +125,17 @@ func (m *Machine) retireBelow(now time.Time, p *pairState) {
 	}
 	p.retire = m.timers.set(p.retire, at, func(now time.Time) {
 		for _, o := range m.below(p.pair) {
-			m.endPair(now, o, "replaced by a newer pair", true)
+			if !p.prefers(o) {
+				m.endPair(now, o, "replaced by a newer pair", true)
+			}
 		}
 	})
+}
+
+// prefers reports whether the peer, of another kind, has begun to send on o when
+// it had p too: it has a way of its own to choose between the two, and both stay.
+func (p *pairState) prefers(o *pairState) bool {
+	return !p.ranked && !p.heard && o.used.After(p.pair.Since)
 }
 
 // below returns the pairs that carry what p carries and that it outranks.

@@ -131,3 +131,28 @@ func TestPeerWithoutRounds(t *testing.T) {
 		t.Errorf("ended %+v", a.ended)
 	}
 }
+
+// TestPeerThatPrefersAnotherPair: two pairs were made at once with a peer of
+// another kind, which sends on the one that this host ranks lower. Both stay.
+func TestPeerThatPrefersAnotherPair(t *testing.T) {
+	w, a, b := two(t, 1)
+	b.m.anonymous = true
+	w.ask(a, b, 1)
+	w.run(time.Second)
+	w.ask(a, b, 2)
+	w.run(time.Second)
+	for _, p := range b.m.pairs {
+		b.m.timers.stop(p.retire) // it has its own way
+	}
+	first, second := a.established[0].Pair, a.established[1].Pair
+	w.traffic(a, first) // the first packet comes on the older one
+	w.run(2 * presumed)
+	if len(a.ended) != 0 || !second.Outranks(first) {
+		t.Errorf("ended %+v", a.ended)
+	}
+	w.traffic(a, second)
+	w.run(2 * quiet)
+	if len(a.ended) != 1 || a.ended[0].Pair != first.ID {
+		t.Errorf("ended %+v", a.ended)
+	}
+}
