@@ -15,8 +15,7 @@ import (
 type facts struct {
 	conf    *krb5Conf
 	keytab  *gss.Keytab
-	self    gss.Principal // the name this host logs in by
-	service gss.Principal // the name that peers ask tickets for
+	self    gss.Principal // whom this host logs in as, and whom peers ask tickets for
 	realms  []string      // trusted; the own one first
 	tickets *tickets
 	stamps  []stamp
@@ -99,14 +98,31 @@ func noKeytab(path string, err error) error {
 	return refuse(codeNoKeytab, err, "the keytab %s cannot be read", path)
 }
 
-// choose picks this host's names from the keytab. It logs in by NAME$, which
-// Windows domains know as the computer's account, else by host/NAME; peers are
-// told host/NAME, else NAME$. A configured principal is used for both.
+// choose picks this host's name from the keytab: NAME$, by which a Windows
+// domain knows the computer, else host/NAME. It is one name for both roles, so
+// that a peer sees the same principal whoever begins.
 func (f *facts) choose(c Config) error {
 	all := f.keytab.Principals()
-	if c.Principal == "" {
-		return f.chooseByKind(all, c)
+	if c.Principal != "" {
+		return f.chooseConfigured(all, c)
 	}
+	realm := f.conf.defaultRealm()
+	for _, fitting := range []func(gss.Principal) bool{
+		isAccount,
+		func(p gss.Principal) bool { return isHost(p) && strings.EqualFold(p.Name[1], c.Host) },
+		func(p gss.Principal) bool { return isHost(p) && strings.Contains(p.Name[1], ".") },
+		isHost,
+	} {
+		if p, ok := pick(all, realm, fitting); ok {
+			f.self = p
+			return nil
+		}
+	}
+	return refuse(codeNoKeytab, nil, "the keytab %s has a key of neither host/NAME nor NAME$", c.Keytab)
+}
+
+// chooseConfigured finds the principal that the settings name.
+func (f *facts) chooseConfigured(all []gss.Principal, c Config) error {
 	p, err := gss.ParsePrincipal(c.Principal)
 	if err != nil {
 		return refuse(codeNoKeytab, err, "the configured principal cannot be read")
@@ -117,35 +133,7 @@ func (f *facts) choose(c Config) error {
 	if i < 0 {
 		return refuse(codeNoKeytab, nil, "the keytab %s has no key of the configured principal %s", c.Keytab, p)
 	}
-	f.self, f.service = all[i], all[i]
-	return nil
-}
-
-// chooseByKind is choose without a configured principal.
-func (f *facts) chooseByKind(all []gss.Principal, c Config) error {
-	realm := f.conf.defaultRealm()
-	account, hasAccount := pick(all, realm, isAccount)
-	if hasAccount {
-		realm = account.Realm
-		all = slices.DeleteFunc(slices.Clone(all), func(p gss.Principal) bool { return p.Realm != realm })
-	}
-	host, hasHost := pick(all, realm, func(p gss.Principal) bool { return isHost(p) && strings.EqualFold(p.Name[1], c.Host) })
-	if !hasHost {
-		host, hasHost = pick(all, realm, func(p gss.Principal) bool { return isHost(p) && strings.Contains(p.Name[1], ".") })
-	}
-	if !hasHost {
-		host, hasHost = pick(all, realm, isHost)
-	}
-	switch {
-	case hasAccount && hasHost:
-		f.self, f.service = account, host
-	case hasAccount:
-		f.self, f.service = account, account
-	case hasHost:
-		f.self, f.service = host, host
-	default:
-		return refuse(codeNoKeytab, nil, "the keytab %s has a key of neither host/NAME nor NAME$", c.Keytab)
-	}
+	f.self = all[i]
 	return nil
 }
 
@@ -166,7 +154,7 @@ func pick(all []gss.Principal, realm string, fitting func(gss.Principal) bool) (
 // this computer, not those of services that share the keytab.
 func (f *facts) names() []gss.Principal {
 	return slices.DeleteFunc(f.keytab.Principals(), func(p gss.Principal) bool {
-		return !isComputer(p) && !p.Equal(f.service)
+		return !isComputer(p) && !p.Equal(f.self)
 	})
 }
 

@@ -23,8 +23,8 @@ import (
 type Config struct {
 	Keytab   string // "": /etc/krb5.keytab; read again when it changes
 	Krb5Conf string // "": /etc/krb5.conf; read again when it changes
-	// Principal is whom this host logs in as and is known as; "": NAME$ and
-	// host/NAME of the keytab.
+	// Principal is whom this host logs in as and is known as; "": NAME$ of the
+	// keytab, else host/NAME.
 	Principal string
 	Host      string   // DNS name of this host; "": what the system says
 	Realms    []string // trusted beside this host's own
@@ -99,15 +99,14 @@ func (a *Authenticator) Close() error { return a.replay.Close() }
 // nothing.
 func (a *Authenticator) Warning() string { return a.replay.Warning() }
 
-// Identity returns the names of this host: the one it logs in by, which
-// acceptors see, and the one that peers ask tickets for. The error, an
-// *auth.Error, says why this host has none.
-func (a *Authenticator) Identity() (self, service auth.Principal, err error) {
+// Identity returns the principal of this host. The error, an *auth.Error, says
+// why it has none.
+func (a *Authenticator) Identity() (auth.Principal, error) {
 	f, err := a.facts()
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
-	return auth.Principal(f.self.String()), auth.Principal(f.service.String()), nil
+	return auth.Principal(f.self.String()), nil
 }
 
 // Method returns auth.Kerberos.

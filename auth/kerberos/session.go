@@ -47,15 +47,11 @@ func (t tokens) body() []byte { return append([]byte(t.prefix), t.token...) }
 // who names the peer in reasons.
 func (s *session) who() string { return s.request.Remote.String() }
 
-// Local claims the name of this host: as attribute of the SA the principal
-// that tickets are for, as identification its DNS name, else the address.
+// Local claims the name of this host: its principal as attribute of the SA, its
+// DNS name as identification, or its address if it has none.
 func (s *session) Local() auth.Claim {
-	c := auth.Claim{GSS: utf16le(s.facts.service.String())}
-	proven := s.facts.service
-	if s.request.Initiator {
-		proven = s.facts.self
-	}
-	if name := hostName(s.facts.service); strings.Contains(name, ".") && s.facts.isNameOf(name, proven) {
+	c := auth.Claim{GSS: utf16le(s.facts.self.String())}
+	if name := hostName(s.facts.self); strings.Contains(name, ".") {
 		c.IDType, c.ID = idFQDN, []byte(name)
 		return c
 	}

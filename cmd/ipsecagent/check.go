@@ -103,7 +103,7 @@ func checkKeyTable(s *settings, ids *identities) (notes []string) {
 		return []string{fmt.Sprintf("the key table is not checked: %v", err)}
 	}
 	f.Close()
-	if _, _, err := ids.kerberos.Identity(); err != nil {
+	if _, err := ids.kerberos.Identity(); err != nil {
 		return []string{fmt.Sprintf("the key table %s cannot be used: %s", s.Kerberos.Keytab, words(err))}
 	}
 	return nil

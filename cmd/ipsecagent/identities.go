@@ -73,7 +73,7 @@ func (i *identities) unusable(r auth.Requirement) string {
 	case auth.PSK:
 		return ""
 	case auth.Kerberos:
-		if _, _, err := i.kerberos.Identity(); err != nil {
+		if _, err := i.kerberos.Identity(); err != nil {
 			return words(err)
 		}
 		return ""
@@ -241,7 +241,7 @@ func (i *identities) listExempt(ctx context.Context) {
 			list = append(list, fmt.Sprintf("%s: the agent's own connections to %s and their answers", what, p))
 		}
 	}
-	if _, _, err := i.kerberos.Identity(); err == nil {
+	if _, err := i.kerberos.Identity(); err == nil {
 		ctx, cancel := context.WithTimeout(ctx, kdcsWithin)
 		defer cancel()
 		kdcs, _ := i.kerberos.KDCs(ctx) // those that were found
