@@ -116,19 +116,6 @@ func (m *Machine) sendMessage1(now time.Time, x *mainMode, cause error) {
 	m.repeatMain(now, x, maxSends, wire.AppendClear(nil, x.header(), payloads))
 }
 
-// takeDoSCookie repeats message 1 with the cookie that a Windows responder under
-// load asks to see again in the place of its own ([MS-IKEE]): once, since anyone
-// may have sent it. An answer without it is as welcome as before.
-func (m *Machine) takeDoSCookie(now time.Time, x *mainMode, cookie []byte) {
-	if !x.initiator || x.step != awaitMessage2 || x.busy || x.cookied || len(cookie) != len(x.rcookie) {
-		return
-	}
-	x.cookied = true
-	data := slices.Clone(x.resend.data)
-	copy(data[len(x.icookie):], cookie)
-	m.repeatMain(now, x, maxSends, data)
-}
-
 func (m *Machine) repeatMain(now time.Time, x *mainMode, limit int, data []byte) {
 	m.stopRepeat(x.resend)
 	if len(data) > wire.MaxMessage && !x.peer.fragments {

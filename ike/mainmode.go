@@ -116,7 +116,7 @@ func (m *Machine) mainPacket(now time.Time, msg message) error {
 	x := m.mains[saKey{msg.ICookie, msg.RCookie}]
 	if x == nil {
 		if x = m.mains[saKey{i: msg.ICookie}]; x == nil {
-			return errUnknownCookies
+			return m.returnedCookie(now, msg)
 		}
 	}
 	if !x.sameHosts(msg.path) {

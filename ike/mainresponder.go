@@ -64,6 +64,10 @@ func (m *Machine) acceptMessage1(now time.Time, msg message, chain wire.Chain, r
 	}
 	sa, _ := chain.Find(wire.SAPayload)
 	vendors := readVendors(chain)
+	if msg.RCookie == [8]byte{} && m.halfOpen.crowded() && vendors.returnsCookies() {
+		m.sendDoSCookie(msg, rcookie)
+		return nil
+	}
 	peer, err := readMainSA(sa, vendors.gssapi)
 	var refused *errSA
 	if errors.As(err, &refused) {

@@ -76,6 +76,10 @@ func (v *vendors) note(body []byte) {
 	}
 }
 
+// returnsCookies reports whether a peer repeats its first message with the
+// cookie that a notify brings.
+func (v vendors) returnsCookies() bool { return v.agent != nil || v.windows != 0 }
+
 // maxAgentID bounds what is kept of a vendor ID of our own form.
 const maxAgentID = 64
 
