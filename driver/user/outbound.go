@@ -125,7 +125,10 @@ func (s *sealer) secure(buf []byte, size int, h *esp.Headers, now time.Time) boo
 		return true
 	}
 	s.sh.count.out.Add(1)
-	s.book(a, size, now)
+	s.sh.reached(a, a.count(size, now))
+	if a.outer != nil { // AH has covered more; counted less than by the peer, it would outlive the peer's
+		s.sh.reached(a.outer, a.outer.count(len(sealed), now))
+	}
 	if !a.sa.Encap.IsZero() && sealed[0]>>4 == 4 {
 		prepareFragments(sealed) // behind a translator no router is heard: all may cut it
 	}
@@ -161,13 +164,6 @@ func (s *sealer) reserve(a *assoc) (esp.Sequence, error) {
 		s.sh.exhausted(a)
 	}
 	return run, err
-}
-
-// book counts a packet of size bytes, of a bundle for both.
-func (s *sealer) book(a *assoc, size int, now time.Time) {
-	for ; a != nil; a = a.outer {
-		s.sh.reached(a, a.count(size, now))
-	}
 }
 
 // refused answers "too big" to a packet that would not fit when sealed and says
