@@ -59,6 +59,9 @@ type Config struct {
 	Source func(endpoint netip.Addr) (netip.Addr, error)
 	// NoUplift: offer what policies list and nothing else.
 	NoUplift bool
+	// RefuseDowngrade: a peer whose identity was once met with modern methods
+	// is refused with old ones; else it is reported.
+	RefuseDowngrade bool
 	// Unusable says why this host cannot satisfy a requirement now; "": it can.
 	// It is asked for each requirement of a policy that is put in force, and
 	// again after IdentitiesChanged. nil: it can satisfy every one.
@@ -116,6 +119,7 @@ type Agent struct {
 	adopted    map[sadb.PairID]bool
 	rekeying   map[sadb.PairID]bool
 	tracers    map[*tracer]bool
+	modern     modern
 	idle       map[sadb.PairID]bool     // as last looked: they carry nothing
 	asked      map[netip.Addr]time.Time // when silent peers were last asked
 	carries    abilities
@@ -173,7 +177,7 @@ func New(cfg Config) (*Agent, error) {
 		journal: newJournal(cfg.Log), book: sadb.NewBook(), talks: newTalks(), proven: proven{},
 		halves: map[sadb.PairID]half{}, overlays: map[sadb.FilterID]overlay{}, returned: map[sadb.FilterID]returned{},
 		failures: newFailures(), adopted: map[sadb.PairID]bool{}, rekeying: map[sadb.PairID]bool{},
-		joined: make(chan joined, 1), tracers: map[*tracer]bool{}, idle: map[sadb.PairID]bool{}, asked: map[netip.Addr]time.Time{}, problems: map[string]string{}}
+		joined: make(chan joined, 1), tracers: map[*tracer]bool{}, modern: modern{}, idle: map[sadb.PairID]bool{}, asked: map[netip.Addr]time.Time{}, problems: map[string]string{}}
 	a.inForce.snapshot = newSnapshot(&policy.Compiled{}, nil)
 	for _, p := range kept.Pairs {
 		a.book.Put(p)

@@ -178,6 +178,13 @@ func (a *Agent) established(now time.Time, o ike.Established) {
 		a.refusePair(now, p)
 		return
 	}
+	if a.downgraded(now, p) {
+		a.refusePair(now, p)
+		a.failed(now, ike.Failed{Request: o.Request, Local: p.Local, Remote: p.Remote, Filter: p.Filter, Step: "quick mode",
+			Code: ike.FailPolicy, Reason: fmt.Sprintf("%s offers %s alone, and was secured by modern methods before", p.Principal, suiteNames(p)),
+			Hint: "see what has changed on that host; refuseDowngrade in the settings of this one lets it in"})
+		return
+	}
 	delete(a.halves, p.ID)
 	delete(a.rekeying, p.Replaces)
 	a.book.Put(p)

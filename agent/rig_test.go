@@ -273,7 +273,8 @@ func pairFor(quick ike.QuickOffer, remote netip.Addr) sadb.Pair {
 
 // associations returns the two SAs of a pair.
 func associationsOf(p sadb.Pair) (in, out sadb.SA) {
-	base := sadb.SA{Mode: p.Mode, Suite: p.Suites[0], EncKey: sadb.NewSecret(make([]byte, p.Suites[0].EncKeyLen())), Replay: 64,
+	base := sadb.SA{Mode: p.Mode, Suite: p.Suites[0], EncKey: sadb.NewSecret(make([]byte, p.Suites[0].EncKeyLen())),
+		AuthKey: sadb.NewSecret(make([]byte, p.Suites[0].Integrity.KeyLen())), Replay: 64,
 		Lifetime: sadb.Lifetime{Soft: p.Lifetime.Fraction(9, 10), Hard: p.Lifetime}, Selector: p.Selector, Filter: p.Filter, Pair: p.ID}
 	in, out = base, base
 	in.ID, in.Src, in.Dir = p.In[0], p.Remote, sadb.In

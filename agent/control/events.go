@@ -32,6 +32,7 @@ const (
 	EventMainModeUp      = "main-mode-up"
 	EventMainModeDown    = "main-mode-down"
 	EventIdentityChanged = "identity-changed"
+	EventDowngraded      = "identity-downgraded"
 	EventSAUp            = "sa-up"
 	EventSADown          = "sa-down"
 	EventAdopted         = "sa-adopted"
@@ -71,6 +72,7 @@ func EventTypes() []EventType {
 		{EventMainModeUp, 301, 541, 4650, "a peer has proven its identity"},
 		{EventMainModeDown, 302, 543, 4655, "an ISAKMP security association has ended"},
 		{EventIdentityChanged, 303, 0, 0, "the peer at an address has proven another identity than before"},
+		{EventDowngraded, 304, 0, 0, "a peer that was secured by modern methods before is secured, or refused, by old ones"},
 		{EventSAUp, 401, 541, 5451, "a pair of associations is in force: traffic is secured"},
 		{EventSADown, 402, 542, 5452, "a pair of associations has ended"},
 		{EventAdopted, 403, 0, 0, "a pair of an earlier process of the agent is taken over"},

@@ -163,6 +163,7 @@ func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
 		StateFile:         w.settings.stateFile(),
 		Source:            host.Source,
 		NoUplift:          !w.settings.Uplift,
+		RefuseDowngrade:   w.settings.RefuseDowngrade,
 		IdleTime:          w.settings.IdleTime,
 		SilentTime:        w.settings.SilentTime,
 		Unusable:          w.identities.unusable,

@@ -38,6 +38,9 @@ type settings struct {
 	// Uplift: modern methods are offered before the old ones that policies of
 	// Windows list.
 	Uplift bool `yaml:"uplift"`
+	// RefuseDowngrade: who was once met with modern methods is refused with
+	// old ones.
+	RefuseDowngrade bool `yaml:"refuseDowngrade"`
 	// IdleTime is how long associations may carry nothing; 0: for ever.
 	IdleTime time.Duration `yaml:"idleTime"`
 	// SilentTime is how long a peer that is sent to may send nothing before it
