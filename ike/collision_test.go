@@ -78,7 +78,7 @@ func TestSimultaneousPairsSettle(t *testing.T) {
 	if os.Getenv("IPSECAGENT_FULL") == "1" {
 		runs = 1000
 	}
-	sent, pairs := 0, 0
+	sent, pairs, failed := 0, 0, 0
 	for seed := range runs {
 		net, a, b := two(t, uint64(seed))
 		w := &talking{world: net, random: rand.New(rand.NewPCG(uint64(seed), 9)), used: map[sadb.SAID]bool{}}
@@ -100,9 +100,13 @@ func TestSimultaneousPairsSettle(t *testing.T) {
 		if at, _ := b.outbound(); a.m.pairs[last.ID] == nil || at != last.In[0] {
 			t.Errorf("seed %d: the newest pair %+v does not carry the traffic", seed, last)
 		}
-		sent, pairs = sent+w.sent, pairs+len(a.established)
+		sent, pairs, failed = sent+w.sent, pairs+len(a.established), failed+len(a.failed)+len(b.failed)
 	}
-	t.Logf("figure: %d pairs in %d runs, %d packets", pairs, runs, sent)
+	t.Logf("figure: %d pairs in %d runs, %d packets, %d negotiations failed", pairs, runs, sent, failed)
+	// That all of nine sends are lost happens.
+	if failed > runs/300 {
+		t.Errorf("%d negotiations failed", failed)
+	}
 }
 
 // renewAll has both ends renew whatever they have, nearly at once.
@@ -134,8 +138,5 @@ func (w *talking) checkSettled(a, b *host, seed int) {
 	}
 	if len(a.m.sas) != 1 || len(b.m.sas) != 1 {
 		w.t.Errorf("seed %d: %d and %d ISAKMP SAs", seed, len(a.m.sas), len(b.m.sas))
-	}
-	if len(a.failed)+len(b.failed) != 0 {
-		w.t.Errorf("seed %d: failed %+v %+v", seed, a.failed, b.failed)
 	}
 }
