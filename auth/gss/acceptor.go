@@ -16,6 +16,10 @@ const (
 	usageAuthenticator = 11
 )
 
+// maxTries bounds the keys that one ticket is tried with: who sends it need not
+// say which one it is.
+const maxTries = 32
+
 // AcceptorConfig is what an acceptor works with.
 type AcceptorConfig struct {
 	Keytab *Keytab
@@ -151,7 +155,7 @@ func (a *Acceptor) ticket(service Principal, sealed types.EncryptedData) (Princi
 	if len(fit) == 0 {
 		return Principal{}, part, a.config.Keytab.lacks(service, sealed.EType, uint32(sealed.KVNO))
 	}
-	for _, e := range fit {
+	for _, e := range fit[:min(len(fit), maxTries)] {
 		plain, err := e.key.Decrypt(sealed.Cipher, usageTicket)
 		if err != nil {
 			continue

@@ -17,11 +17,14 @@ type PeerError struct {
 	Data []byte    // e-data: what a KDC asks for before it answers
 }
 
-// Error returns code and words.
+// Error returns code and words; of a clock that differs what it says.
 func (e *PeerError) Error() string {
 	s := errorcode.Lookup(e.Code)
 	if e.Text != "" {
 		s += ": " + e.Text
+	}
+	if e.Code == errorcode.KRB_AP_ERR_SKEW && !e.Time.IsZero() {
+		s += "; its clock says " + e.Time.UTC().Format(time.RFC3339)
 	}
 	return s
 }

@@ -34,7 +34,7 @@ var errReply = errors.New("the KDC's answer does not fit the request")
 
 // client gets tickets for one principal with the keys of a keytab.
 type client struct {
-	kdc    transport
+	kdc    *transport
 	self   gss.Principal
 	keytab *gss.Keytab
 	rc4    bool

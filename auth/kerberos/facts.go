@@ -76,7 +76,7 @@ func readFacts(c Config) (*facts, error) {
 	}
 	f.realms = slices.Concat([]string{f.self.Realm}, c.Realms)
 	f.tickets = newTickets(&client{
-		kdc:  transport{newLocator(f.conf, c.Dial), c.Dial},
+		kdc:  newTransport(f.conf, c.Dial),
 		self: f.self, keytab: f.keytab, rc4: c.AllowRC4, skew: f.skew(), now: c.Clock,
 	})
 	return f, nil

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/jcmturner/gokrb5/v8/iana/errorcode"
@@ -18,8 +20,8 @@ type DialFunc func(ctx context.Context, network, address string) (net.Conn, erro
 
 // How long KDCs may take: each by itself, and all for one ticket.
 const (
-	perKDC  = 5 * time.Second
-	perUDP  = time.Second
+	perTCP  = 3 * time.Second
+	perUDP  = time.Second // twice
 	overall = 10 * time.Second
 )
 
@@ -32,23 +34,55 @@ const maxDatagram = 1400
 // errUnreachable: no KDC answered.
 var errUnreachable = errors.New("no KDC answers")
 
-// transport carries messages to KDCs.
+// transport carries messages to KDCs. Several workers use it at once.
 type transport struct {
 	locator locator
 	dial    DialFunc
+
+	mu   sync.Mutex
+	good map[string]string // by realm, the KDC that answered last
 }
+
+func newTransport(conf *krb5Conf, dial DialFunc) *transport {
+	return &transport{locator: newLocator(conf, dial), dial: dial, good: map[string]string{}}
+}
+
+// inOrder puts the KDC that answered last first: one that is silent costs its
+// time once, not with every request.
+func (t *transport) inOrder(realm string, kdcs []string) []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := slices.Index(kdcs, t.good[realm])
+	if i < 0 {
+		return kdcs
+	}
+	return slices.Concat(kdcs[i:i+1], kdcs[:i], kdcs[i+1:])
+}
+
+func (t *transport) answered(realm, kdc string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.good) >= maxRealms {
+		clear(t.good)
+	}
+	t.good[realm] = kdc
+}
+
+// maxRealms bounds the realms of which a KDC is remembered.
+const maxRealms = 64
 
 // ask sends a request to the KDCs of a realm in turn, until one answers. A
 // KRB-ERROR is an answer: it comes back as a *gss.PeerError.
-func (t transport) ask(ctx context.Context, realm string, request []byte) ([]byte, error) {
+func (t *transport) ask(ctx context.Context, realm string, request []byte) ([]byte, error) {
 	kdcs, err := t.locator.kdcs(ctx, realm)
 	if err != nil {
 		return nil, err
 	}
 	var failed error
-	for _, kdc := range kdcs {
+	for _, kdc := range t.inOrder(realm, kdcs) {
 		answer, err := t.askOne(ctx, kdc, request)
 		if err == nil {
+			t.answered(realm, kdc)
 			return answer, refusal(answer)
 		}
 		failed = errors.Join(failed, fmt.Errorf("%s: %w", kdc, err))
@@ -60,10 +94,10 @@ func (t transport) ask(ctx context.Context, realm string, request []byte) ([]byt
 }
 
 // askOne asks by TCP, which carries answers of every size, and then by UDP.
-func (t transport) askOne(ctx context.Context, kdc string, request []byte) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, perKDC)
+func (t *transport) askOne(ctx context.Context, kdc string, request []byte) ([]byte, error) {
+	bounded, cancel := context.WithTimeout(ctx, perTCP)
 	defer cancel()
-	answer, err := t.tcp(ctx, kdc, request)
+	answer, err := t.tcp(bounded, kdc, request)
 	if err == nil || len(request) > maxDatagram || ctx.Err() != nil {
 		return answer, err
 	}
@@ -75,7 +109,7 @@ func (t transport) askOne(ctx context.Context, kdc string, request []byte) ([]by
 }
 
 // open connects and arranges that the context's end interrupts.
-func (t transport) open(ctx context.Context, network, kdc string) (net.Conn, func() bool, error) {
+func (t *transport) open(ctx context.Context, network, kdc string) (net.Conn, func() bool, error) {
 	conn, err := t.dial(ctx, network, kdc)
 	if err != nil {
 		return nil, nil, err
@@ -84,7 +118,7 @@ func (t transport) open(ctx context.Context, network, kdc string) (net.Conn, fun
 }
 
 // tcp exchanges messages with their length in front (RFC 4120 §7.2.2).
-func (t transport) tcp(ctx context.Context, kdc string, request []byte) ([]byte, error) {
+func (t *transport) tcp(ctx context.Context, kdc string, request []byte) ([]byte, error) {
 	conn, stop, err := t.open(ctx, "tcp", kdc)
 	if err != nil {
 		return nil, err
@@ -108,7 +142,7 @@ func (t transport) tcp(ctx context.Context, kdc string, request []byte) ([]byte,
 }
 
 // udp exchanges datagrams and asks twice.
-func (t transport) udp(ctx context.Context, kdc string, request []byte) ([]byte, error) {
+func (t *transport) udp(ctx context.Context, kdc string, request []byte) ([]byte, error) {
 	conn, stop, err := t.open(ctx, "udp", kdc)
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -109,7 +110,7 @@ func askAt(t *testing.T, addrs ...string) ([]byte, error) {
 	t.Helper()
 	conf := &krb5Conf{values: map[string][]string{"realms\nR\nkdc": addrs}}
 	var d net.Dialer
-	return transport{newLocator(conf, d.DialContext), d.DialContext}.ask(t.Context(), "R", []byte("request"))
+	return newTransport(conf, d.DialContext).ask(t.Context(), "R", []byte("request"))
 }
 
 func TestUDPWhereTCPIsRefused(t *testing.T) {
@@ -145,6 +146,28 @@ func TestTheNextKDCIsAsked(t *testing.T) {
 	}
 }
 
+// A KDC that does not answer is asked last once another one did.
+func TestTheKDCThatAnsweredIsAskedFirst(t *testing.T) {
+	var first atomic.Int32
+	broken := tcpServer(t, func(net.Conn) { first.Add(1) })
+	good := tcpServer(t, func(c net.Conn) {
+		if _, err := io.ReadFull(c, make([]byte, 4+len("request"))); err == nil {
+			c.Write(append(binary.BigEndian.AppendUint32(nil, 2), "ok"...))
+		}
+	})
+	conf := &krb5Conf{values: map[string][]string{"realms\nR\nkdc": {broken, good}}}
+	var d net.Dialer
+	tr := newTransport(conf, d.DialContext)
+	for range 5 {
+		if got, err := tr.ask(t.Context(), "R", []byte("request")); err != nil || string(got) != "ok" {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	if n := first.Load(); n != 1 {
+		t.Errorf("the broken one was asked %d times", n)
+	}
+}
+
 // A KDC that takes the connection and is silent holds nobody for longer than
 // its time.
 func TestSilentKDC(t *testing.T) {
@@ -153,7 +176,7 @@ func TestSilentKDC(t *testing.T) {
 	var d net.Dialer
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err := transport{newLocator(conf, d.DialContext), d.DialContext}.ask(ctx, "R", []byte("request"))
+	_, err := newTransport(conf, d.DialContext).ask(ctx, "R", []byte("request"))
 	if !errors.Is(err, errUnreachable) {
 		t.Errorf("%v", err)
 	}
