@@ -3,7 +3,7 @@ GO ?= go
 export CGO_ENABLED = 0
 BIN := bin
 
-.PHONY: build demo test test-full lint bench clean
+.PHONY: build demo demo-kerberos test test-full lint bench clean
 
 build:
 	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
@@ -12,6 +12,11 @@ build:
 demo: build
 	@test/install-packages demo
 	@test/demo
+
+# A realm, two hosts, no secret exchanged by hand; a wrong clock, an old keytab.
+demo-kerberos: build
+	@test/install-packages kerberos
+	@test/demo-kerberos
 
 # Everything, long figures sampled by fixed seeds.
 test: lint

@@ -80,6 +80,48 @@ func TestDemo(t *testing.T) {
 	nothingLeft(t)
 }
 
+// TestDemoKerberos runs the demo of Kerberos and judges what it shows: the
+// principals, nothing in clear but the agents' own questions to the KDC, and
+// the two reasons.
+func TestDemoKerberos(t *testing.T) {
+	dir := t.TempDir()
+	begin := time.Now()
+	if out, err := exec.Command("./demo-kerberos", dir).CombinedOutput(); err != nil {
+		t.Fatalf("the demo: %v\n%s", err, tail(string(out), 8000))
+	}
+	t.Logf("figure: the demo of Kerberos took %.0f s", time.Since(begin).Seconds())
+	for file, want := range map[string]string{
+		"status-alice.txt":     "host/bob.demo.test@DEMO.TEST",
+		"status-bob.txt":       "host/alice.demo.test@DEMO.TEST",
+		"why-skew.txt":         "clock-skew",
+		"why-keytab.txt":       "key-version",
+		"why-keytab-alice.txt": "10.66.2.2 says it cannot authenticate us",
+	} {
+		b, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(b), want) {
+			t.Errorf("%s does not say %q:\n%s", file, want, b)
+		}
+	}
+	secured := readCapture(t, filepath.Join(dir, "secured.pcap"), false)
+	kdc := func(p packet) bool {
+		other := p.sport
+		if p.dport == 88 {
+			other = p.dport
+		}
+		return other == 88 && (p.src.String() == "10.66.3.1" || p.dst.String() == "10.66.3.1")
+	}
+	if found := leaks(secured, func(p packet) bool { return kdc(p) || p.icmp() }); len(found) > 0 {
+		t.Errorf("in clear: %v", found)
+	}
+	if count(secured, packet.esp) == 0 || count(secured, packet.ike) < 9 || count(secured, kdc) == 0 {
+		t.Errorf("%d ESP, %d IKE, %d Kerberos packets", count(secured, packet.esp), count(secured, packet.ike), count(secured, kdc))
+	}
+	nothingLeft(t)
+}
+
 // TestDemoLeavesNothingOnInterrupt stops the demo in its middle by Ctrl-C.
 func TestDemoLeavesNothingOnInterrupt(t *testing.T) {
 	cmd := exec.Command("./demo")
@@ -103,7 +145,7 @@ func nothingLeft(t *testing.T) {
 	t.Helper()
 	out := must(t, "ip", "netns", "list")
 	for line := range strings.Lines(out) {
-		if name := strings.Fields(line); len(name) > 0 && (name[0] == "alice" || name[0] == "bob") {
+		if name := strings.Fields(line); len(name) > 0 && (name[0] == "alice" || name[0] == "bob" || name[0] == "kdc") {
 			t.Errorf("namespace %s is left", name[0])
 		}
 	}
