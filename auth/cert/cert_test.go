@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"ipsecagent/auth"
 )
@@ -188,5 +189,25 @@ func TestSettingsOutOfRangeAreRefused(t *testing.T) {
 	}
 	if _, err := k.Methods("CN=Root"); err == nil {
 		t.Error("methods without any certificate")
+	}
+}
+
+// A certificate that runs out is not sent any more, at once.
+func TestAnExpiredCertificateIsNotSent(t *testing.T) {
+	now := noon
+	root := newAuthority(t, "Root", nil)
+	host := newHost(t, "a.example", root, auth.ECDSA256, func(c *x509.Certificate) { c.NotAfter = noon.Add(10 * time.Second) })
+	k := newKeeper(t, storeOf(t, []*entity{root}, []*entity{host}), Settings{Now: func() time.Time { return now }})
+	if _, err := begin(k, under(auth.ECDSA256, root), true); err != nil {
+		t.Fatal(err)
+	}
+	for _, after := range []time.Duration{11 * time.Second, time.Hour} {
+		now = noon.Add(after)
+		_, err := begin(k, under(auth.ECDSA256, root), true)
+		wantCode(t, err, codeNoCertificate, "2026-06-15 12:00 UTC")
+	}
+	now = noon.Add(-time.Hour) // the clock was set back
+	if _, err := begin(k, under(auth.ECDSA256, root), true); err != nil {
+		t.Error(err)
 	}
 }
