@@ -253,7 +253,7 @@ func (m *Machine) lateMain(s *isakmp, msg message) error {
 func (m *Machine) heard(now time.Time, s *isakmp, msg message) {
 	s.alive, s.forgotten = now, false
 	s.seen[msg.MessageID] = true
-	s.follow(msg.path)
+	m.follow(s, msg.path)
 	if len(s.seen) >= maxMessageIDs && !s.closing {
 		s.closing = true
 		m.timers.set(nil, now.Add(halfOpenLife), func(now time.Time) { m.closeSA(now, s, "its message IDs are used up") })

@@ -108,9 +108,14 @@ func (x *mainMode) moved(p path) {
 
 // follow has an ISAKMP SA answer to where an authenticated message came from:
 // a translator may give the peer another port at any time.
-func (s *isakmp) follow(p path) {
-	if s.nat.found() && s.sameHosts(p) {
-		s.path = p
+func (m *Machine) follow(s *isakmp, p path) {
+	if !s.nat.found() || !s.sameHosts(p) {
+		return
+	}
+	old := s.remote
+	s.path = p
+	if old != p.remote {
+		m.pairsMove(s.ends(), string(s.principal), old, p.remote)
 	}
 }
 

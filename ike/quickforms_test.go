@@ -311,3 +311,17 @@ func TestRenewalOfAPeerBehindATranslator(t *testing.T) {
 		t.Errorf("%d pairs established, failed %+v %+v, ports %v", len(b.established), a.failed, b.failed, n.ports)
 	}
 }
+
+// TestRebindingLeavesOnePair: the translator gives the peer another port, and
+// the first to tell of it is a renewal.
+func TestRebindingLeavesOnePair(t *testing.T) {
+	w, a, b, n := askBehindNAT(t, func(*QuickOffer) {})
+	n.rebind()
+	a.m.Handle(w.now, Rekey{a.newestPair().ID})
+	w.run(10 * time.Second)
+	w.traffic(a, a.newestPair())
+	w.run(10 * time.Second)
+	if len(a.established) != 2 || len(a.m.pairs) != 1 || len(b.m.pairs) != 1 || b.newestPair().Encap.Remote.Port() != n.ports[at4500(a)] {
+		t.Errorf("%d and %d pairs, failed %+v", len(a.m.pairs), len(b.m.pairs), a.failed)
+	}
+}

@@ -60,7 +60,7 @@ func (m *Machine) acknowledged(now time.Time, s *isakmp, x *deletion, msg messag
 	}
 	m.tracePayloads(s.path, false, msg.Header, chain.Payloads)
 	s.alive = now
-	s.follow(msg.path)
+	m.follow(s, msg.path)
 	m.stopRepeat(x.resend)
 	delete(s.deletions, msg.MessageID)
 	if s.ending != "" && len(s.deletions) == 0 {

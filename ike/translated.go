@@ -78,9 +78,15 @@ func (m *Machine) moved(in Moved) {
 			s.remote = from
 		}
 	}
-	for _, o := range there.pairs {
-		if o.pair.Encap.Remote == old && o.pair.Principal == p.pair.Principal {
-			o.pair.Encap.Remote = from
+	m.pairsMove(endsOf(p.pair), p.pair.Principal, old, from)
+}
+
+// pairsMove notes where the pairs with a peer go now: by that they are told
+// apart from those of others behind the same translator.
+func (m *Machine) pairsMove(h ends, principal string, old, now netip.AddrPort) {
+	for _, o := range m.peers.at(h).pairs {
+		if o.pair.Encap.Remote == old && o.pair.Principal == principal {
+			o.pair.Encap.Remote = now
 		}
 	}
 }
