@@ -129,7 +129,10 @@ var errStrangers = errors.New("too much work for peers that have proven nothing"
 func (m *Machine) sendMessage2(x *mainMode, msg message, p wire.Proposal, name []byte) {
 	answer := []wire.Payload{{Type: wire.SAPayload, Body: answerSA(p, x.choice.raw, name)}}
 	x.choice.raw = wire.Transform{} // it has done its work
-	answer = fit(answer, m.answeredVendors(x.peer, x.choice.Method == auth.Kerberos), msg.size)
+	if x.choice.Method == auth.Kerberos {
+		answer = append(answer, vendorPayloads(vidGSSAPI)...) // says what the method's number means
+	}
+	answer = fit(answer, m.answeredVendors(x.peer), msg.size)
 	reply := wire.AppendClear(nil, x.header(), answer)
 	if len(reply) > maxAmplification*msg.size {
 		return // of our name: whoever asks in earnest asks with more than this

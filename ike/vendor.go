@@ -173,14 +173,11 @@ const ourDPD = vidDPD + "\x01\x00"
 
 // answeredVendors is what this host says of itself in message 2: of what the
 // peer has said too, and of NAT traversal one form.
-func (m *Machine) answeredVendors(peer vendors, kerberos bool) []wire.Payload {
-	var ids []string
-	if kerberos {
-		ids = append(ids, vidGSSAPI)
-	}
+func (m *Machine) answeredVendors(peer vendors) []wire.Payload {
 	if m.anonymous {
-		return vendorPayloads(ids...)
+		return nil
 	}
+	var ids []string
 	if peer.nat != noNAT {
 		ids = append(ids, peer.nat.vendorID())
 	}
