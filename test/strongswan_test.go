@@ -98,13 +98,16 @@ func (c combination) network(h *host) string {
 	return c.address(h)
 }
 
-// charon is strongSwan's IKE daemon on a host, on the shim that lets it
-// negotiate transport mode on a kernel without ESP.
-type charon struct {
+// shimmed is a host whose IKE daemon is on the shim that lets it negotiate on a
+// kernel without ESP.
+type shimmed struct {
 	h   *host
 	log string // the shim's, with the keys
 	out *process
 }
+
+// charon is strongSwan's daemon.
+type charon struct{ shimmed }
 
 // shim compiles xfrmnull.
 func shim(t *testing.T) string {
@@ -166,7 +169,7 @@ func startCharon(t *testing.T, lib string, peer, us *host, c combination, secret
 	peer.write("strongswan.conf", fmt.Sprintf(charonConf, charonPlugins, c.charon, run), 0o600)
 	peer.write("swanctl/swanctl.conf", fmt.Sprintf(connection, c.local(peer), c.address(us), c.ike, c.conn,
 		local, far, c.mode(), proposals, c.childConf, secret.key), 0o600)
-	d := &charon{h: peer, log: peer.write("xfrm.log", "", 0o600)}
+	d := &charon{shimmed{h: peer, log: peer.write("xfrm.log", "", 0o600)}}
 	d.start(t, lib, run)
 	if out, err := d.swanctl("--load-all", "--noprompt"); err != nil {
 		t.Fatalf("swanctl --load-all: %v\n%s", err, out)
@@ -210,14 +213,14 @@ func (c *charon) mustSwanctl(args ...string) string {
 
 // plane runs the peer's data path: it sends count echo requests and answers
 // ours.
-func (c *charon) plane(from, to, count string, more ...string) *process {
-	local := c.h.v4
+func (s *shimmed) plane(from, to, count string, more ...string) *process {
+	local := s.h.v4
 	if strings.Contains(from, ":") {
-		local = c.h.v6
+		local = s.h.v6
 	}
-	args := append([]string{"peers/dataplane.py", c.log, local, from, to, count}, more...)
-	p := c.h.start("/usr/bin/python3", args...)
-	eventually(c.h.t, 60*time.Second, "the peer's data path is up", func() bool { return strings.Contains(p.output(), "ready") })
+	args := append([]string{"peers/dataplane.py", s.log, local, from, to, count}, more...)
+	p := s.h.start("/usr/bin/python3", args...)
+	eventually(s.h.t, 60*time.Second, "the peer's data path is up", func() bool { return strings.Contains(p.output(), "ready") })
 	return p
 }
 
@@ -307,9 +310,18 @@ func (h *host) established() bool {
 	return code == 0 && regexp.MustCompile(`"spiOut":\s*"0x`).MatchString(out)
 }
 
-// carries sends echo requests both ways, every packet opened with keys that the
-// other end derived, and holds the keys of both ends against each other.
+// carries is exchanges with strongSwan, which has to show the mode.
 func carries(t *testing.T, us *host, d *charon, c combination) {
+	t.Helper()
+	exchanges(t, us, &d.shimmed, c)
+	if out, _ := d.swanctl("--list-sas"); !strings.Contains(out, "INSTALLED, "+strings.ToUpper(c.mode())) {
+		t.Errorf("strongSwan says:\n%s", out)
+	}
+}
+
+// exchanges sends echo requests both ways, every packet opened with keys that
+// the other end derived, and holds the keys of both ends against each other.
+func exchanges(t *testing.T, us *host, d *shimmed, c combination) {
 	t.Helper()
 	p := d.plane(c.innerLocal(d.h), c.inner(us), "5")
 	if got := answers(t, p, 60*time.Second); got != 5 {
@@ -321,9 +333,6 @@ func carries(t *testing.T, us *host, d *charon, c combination) {
 	if t.Failed() {
 		out, _ := us.ctl("status")
 		t.Logf("our side says:\n%s", out)
-	}
-	if out, _ := d.swanctl("--list-sas"); !strings.Contains(out, "INSTALLED, "+strings.ToUpper(c.mode())) {
-		t.Errorf("strongSwan says:\n%s", out)
 	}
 	if !c.ah { // Wireshark has no table for keys of AH, so that there are none to read
 		sameKeys(t, us, d.log)

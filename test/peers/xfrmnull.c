@@ -31,6 +31,7 @@
 #include <unistd.h>
 
 typedef ssize_t (*sendto_fn)(int, const void *, size_t, int, const struct sockaddr *, socklen_t);
+typedef ssize_t (*write_fn)(int, const void *, size_t);
 
 static uint64_t *counter;
 
@@ -119,17 +120,42 @@ static size_t harmless(const struct nlmsghdr *h, char out[64])
 	return r->nlmsg_len;
 }
 
+/* replace records a request that would change something and writes what goes in
+ * its place; 0: it passes as it is. */
+static size_t replace(int fd, const void *data, size_t len, char out[64])
+{
+	const struct nlmsghdr *h = data;
+
+	if (len < NLMSG_HDRLEN || !on_xfrm_socket(fd) || !changes_something(h->nlmsg_type))
+		return 0;
+	record(h);
+	count(h->nlmsg_type);
+	return harmless(h, out);
+}
+
+/* strongSwan sends its requests with sendto, libreswan with write. */
 ssize_t sendto(int fd, const void *data, size_t len, int flags, const struct sockaddr *to, socklen_t tolen)
 {
 	static sendto_fn real;
-	const struct nlmsghdr *h = data;
 	char out[64];
+	size_t n = replace(fd, data, len, out);
 
 	if (!real)
 		real = (sendto_fn)dlsym(RTLD_NEXT, "sendto");
-	if (len < NLMSG_HDRLEN || !on_xfrm_socket(fd) || !changes_something(h->nlmsg_type))
+	if (n == 0)
 		return real(fd, data, len, flags, to, tolen);
-	record(h);
-	count(h->nlmsg_type);
-	return real(fd, out, harmless(h, out), flags, to, tolen) < 0 ? -1 : (ssize_t)len;
+	return real(fd, out, n, flags, to, tolen) < 0 ? -1 : (ssize_t)len;
+}
+
+ssize_t write(int fd, const void *data, size_t len)
+{
+	static write_fn real;
+	char out[64];
+	size_t n = replace(fd, data, len, out);
+
+	if (!real)
+		real = (write_fn)dlsym(RTLD_NEXT, "write");
+	if (n == 0)
+		return real(fd, data, len);
+	return real(fd, out, n) < 0 ? -1 : (ssize_t)len;
 }
