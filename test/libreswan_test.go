@@ -186,3 +186,72 @@ func TestWeAnswerLibreswan(t *testing.T) {
 		})
 	}
 }
+
+// impairment is a way in which libreswan can be told to misbehave as initiator,
+// and whether a pair comes of it all the same.
+type impairment struct {
+	switches []string
+	pair     bool
+}
+
+func impairments() []impairment {
+	hash := func(what string) impairment {
+		return impairment{[]string{"v1-hash-exchange:QUICK", "v1-hash-payload:" + what}, false}
+	}
+	no := func(what string) impairment { return impairment{[]string{what}, false} }
+	yes := func(what string) impairment { return impairment{[]string{what}, true} }
+	return []impairment{
+		yes("jacob-two-two"), yes("replay-duplicates"), yes("replay-forward"), yes("replay-backward"), yes("replay-encrypted"),
+		no("ke-payload:OMIT"), no("ke-payload:EMPTY"), no("ke-payload:0"), no("ke-payload:DUPLICATE"), no("drop-i2"),
+		no("ike-initiator-spi:0"), no("ike-key-length-attribute:OMIT"), no("ike-key-length-attribute:0"), no("ike-key-length-attribute:DUPLICATE"),
+		no("child-key-length-attribute:OMIT"), no("child-key-length-attribute:EMPTY"), no("child-key-length-attribute:DUPLICATE"),
+		hash("OMIT"), hash("EMPTY"), hash("DUPLICATE"), hash("0"),
+		yes("send-bogus-isakmp-flag"), yes("send-bogus-payload-flag"), yes("minor-version-bump"), yes("major-version-bump"),
+		yes("corrupt-encrypted"), yes("bust-mi2"), yes("ikev1-del-with-notify"), {[]string{"v1-hash-exchange:DELETE", "v1-hash-payload:EMPTY"}, true},
+	}
+}
+
+// TestLibreswanMisbehaves: whatever libreswan does as initiator, our responder
+// stays well: it makes no pair out of what is wrong, and the next good
+// negotiation succeeds.
+func TestLibreswanMisbehaves(t *testing.T) {
+	t.Parallel()
+	c := plutoRows()[0]
+	us, d := withPluto(t, shim(t), "lsm", c, nil)
+	pid := us.agentPID()
+	for _, i := range impairments() {
+		for _, s := range i.switches {
+			if out, err := d.whack("--impair", s); err != nil {
+				t.Fatalf("whack --impair %s: %v\n%s", s, err, out)
+			}
+		}
+		d.whack("--name", "peer", "--initiate", "--asynchronous")
+		if i.pair {
+			eventually(t, 20*time.Second, fmt.Sprintf("%v: a pair", i.switches), us.established)
+		}
+		for until := time.Now().Add(700 * time.Millisecond); !i.pair && time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
+			if us.established() {
+				t.Fatalf("%v: a pair is made", i.switches)
+			}
+		}
+		us.unharmed(pid)
+		d.whack("--name", "peer", "--terminate")
+		d.whack("--impair", "none")
+		d.again(us)
+	}
+	d.whack("--name", "peer", "--initiate", "--asynchronous")
+	eventually(t, 30*time.Second, "a good association", us.established)
+	echoes(t, us, &d.shimmed, c)
+	t.Logf("figure: our responder is well after %d ways of libreswan to misbehave", len(impairments()))
+}
+
+// again has both ends forget each other.
+func (d *pluto) again(us *host) {
+	us.t.Helper()
+	us.mustCtl("unassign")
+	us.mustCtl("assign", "peer")
+	eventually(us.t, 10*time.Second, "nothing is left", func() bool {
+		l := us.associations()
+		return len(l.Pairs) == 0 && len(l.MainMode) == 0
+	})
+}

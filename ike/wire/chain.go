@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -67,10 +68,18 @@ type Chain struct {
 	Raw []byte
 }
 
-// ParseChain reads the payloads of a message in clear. They must fill it.
+// maxFill is how many zero bytes may follow the last payload in clear: libreswan
+// fills messages up to a multiple of four bytes.
+const maxFill = 3
+
+// ParseChain reads the payloads of a message in clear. They must fill it, but
+// for at most three zero bytes.
 func ParseChain(first PayloadType, b []byte) (Chain, error) {
 	c := cursor{b: b}
 	chain := parseChain(first, &c, b)
+	if len(c.b) <= maxFill && len(bytes.Trim(c.b, "\x00")) == 0 {
+		c.b = nil
+	}
 	if err := c.end("message"); err != nil {
 		return Chain{}, err
 	}

@@ -202,8 +202,15 @@ func TestChainRefuses(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := ParseChain(NoncePayload, append(nonce, 0)); !errors.Is(err, ErrMalformed) {
-		t.Error("a clear message with bytes behind the chain is accepted")
+	for _, behind := range []string{"\x00\x00\x00\x00", "\x01", "\x00\x00\x07"} {
+		if _, err := ParseChain(NoncePayload, append(nonce, behind...)); !errors.Is(err, ErrMalformed) {
+			t.Errorf("a clear message with %q behind the chain is accepted", behind)
+		}
+	}
+	for _, fill := range []string{"\x00", "\x00\x00", "\x00\x00\x00"} {
+		if _, err := ParseChain(NoncePayload, append(nonce, fill...)); err != nil {
+			t.Errorf("a message filled up with %q: %v", fill, err)
+		}
 	}
 	if chain, err := ParsePadded(VendorPayload, append(many(MaxPayloads), 9, 9)); err != nil || len(chain.Payloads) != MaxPayloads {
 		t.Errorf("64 payloads and padding: %v", err)
