@@ -229,13 +229,16 @@ func (b backend) Reload(ctx context.Context) (control.AssignResult, error) {
 func (w *wiring) run(ctx context.Context) error {
 	b := backend{w.agent, w.keys, w.identities}
 	systemd := newNotifier(w.getenv)
+	hangup := make(chan os.Signal, 1) // before anybody can know that the agent runs
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	return together(ctx,
 		w.ike.Run,
 		w.agent.Run,
 		func(ctx context.Context) error {
 			return control.Serve(ctx, w.socket, control.ServerConfig{Backend: b, Log: w.log, Group: w.settings.Readers, Version: control.ThisProgram()})
 		},
-		func(ctx context.Context) error { w.reloadOnHangup(ctx, b); return nil },
+		func(ctx context.Context) error { w.reloadOnHangup(ctx, b, hangup); return nil },
 		func(ctx context.Context) error { w.identities.watchCertificates(ctx, w.agent, w.log); return nil },
 		func(ctx context.Context) error { w.identities.watchExpiry(ctx, w.agent, w.log); return nil },
 		func(ctx context.Context) error { w.identities.watchKerberos(ctx); return nil },
@@ -260,15 +263,12 @@ func together(ctx context.Context, parts ...func(context.Context) error) error {
 	return errors.Join(errs...)
 }
 
-func (w *wiring) reloadOnHangup(ctx context.Context, b backend) {
+func (w *wiring) reloadOnHangup(ctx context.Context, b backend, hangup <-chan os.Signal) {
 	if w.badKeys != "" {
 		if err := b.Problem(ctx, keysProblem, w.badKeys); err != nil {
 			w.log.Error(w.badKeys)
 		}
 	}
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
 	for {
 		select {
 		case <-ctx.Done():
