@@ -52,6 +52,9 @@ func TestTunnelIsNegotiatedForAllBehindTheGateways(t *testing.T) {
 			in.Quick.Selector.Local.String() != "10.1.0.0/16" || in.Quick.Selector.Remote.String() != "10.2.0.0/16" {
 			t.Fatalf("initiate %+v", in)
 		}
+		if w := r.whyOf(netip.MustParseAddr("10.2.0.9")); w.State != control.PeerNegotiating || w.Filters[0].Tunnel != "192.0.2.1 - 192.0.2.2" {
+			t.Errorf("a host behind the gateway: %+v", w)
+		}
 		r.send(behind(2))
 		none[ike.Initiate](r) // the same tunnel serves it
 		r.establish(in.Request, pairFor(in.Quick, bob()))
@@ -59,6 +62,9 @@ func TestTunnelIsNegotiatedForAllBehindTheGateways(t *testing.T) {
 			if got := r.send(behind(n + 1)); got != drivertest.Secured {
 				t.Errorf("packet %d is %v", n, got)
 			}
+		}
+		if w := r.whyOf(netip.MustParseAddr("10.2.0.9")); w.State != control.PeerSecured || len(w.Secured) != 1 {
+			t.Errorf("a host behind the gateway: %+v", w)
 		}
 	}, withTunnels(dir, fromAlice))
 }
@@ -70,6 +76,9 @@ func TestFailedTunnelIsAskedForAgainByEveryHostBehindIt(t *testing.T) {
 		r.send(behind(1))
 		r.send(behind(2))
 		r.out(failedAuth(one[ike.Initiate](r)))
+		if w := r.whyOf(netip.MustParseAddr("10.2.0.9")); len(w.Failures) != 1 {
+			t.Errorf("a host behind the gateway: %+v", w)
+		}
 		r.pass(2 * time.Minute)
 		r.send(behind(2)) // it was abandoned too, so it is raised again
 		one[ike.Initiate](r)

@@ -109,23 +109,27 @@ func (f *failures) lasting() iter.Seq2[failureKey, control.Failure] {
 	}
 }
 
-// of returns the last failure with a peer that was not secured since,
-// preferably of this host's own attempts.
-func (f *failures) of(remote netip.Addr) (control.Failure, bool) {
-	for _, own := range []bool{true, false} {
-		if p, ok := f.byPeer[failureKey{remote, own}]; ok && !p.settled {
-			return p.records[len(p.records)-1], true
+// of returns the last failure with the first of some peers that was not secured
+// since, preferably of this host's own attempts.
+func (f *failures) of(peers ...netip.Addr) (control.Failure, bool) {
+	for _, remote := range peers {
+		for _, own := range []bool{true, false} {
+			if p, ok := f.byPeer[failureKey{remote, own}]; ok && !p.settled {
+				return p.records[len(p.records)-1], true
+			}
 		}
 	}
 	return control.Failure{}, false
 }
 
-// all returns everything kept of a peer, newest first.
-func (f *failures) all(remote netip.Addr) []control.Failure {
+// all returns everything kept of some peers, newest first.
+func (f *failures) all(peers ...netip.Addr) []control.Failure {
 	found := []control.Failure{}
-	for _, own := range []bool{true, false} {
-		if p, ok := f.byPeer[failureKey{remote, own}]; ok {
-			found = append(found, p.records...)
+	for _, remote := range peers {
+		for _, own := range []bool{true, false} {
+			if p, ok := f.byPeer[failureKey{remote, own}]; ok {
+				found = append(found, p.records...)
+			}
 		}
 	}
 	slices.SortStableFunc(found, func(x, y control.Failure) int { return y.Time.Compare(x.Time) })

@@ -100,13 +100,18 @@ func (a *Agent) dataPath(s driver.State) control.DataPath {
 // secured lists the pairs in force, oldest first; of those that replaced
 // another only the newest.
 func (a *Agent) secured(state driver.State) []control.SecuredPeer {
+	return a.securedIf(state, func(sadb.Pair) bool { return true })
+}
+
+// securedIf lists those of the pairs in force that wanted says.
+func (a *Agent) securedIf(state driver.State, wanted func(sadb.Pair) bool) []control.SecuredPeer {
 	counters := make(map[sadb.SAID]driver.SAState, len(state.SAs))
 	for _, s := range state.SAs {
 		counters[s.SA.ID] = s
 	}
 	list := []control.SecuredPeer{}
 	for _, p := range a.book.All() {
-		if _, replaced := a.book.ReplacedBy(p.ID); !replaced {
+		if _, replaced := a.book.ReplacedBy(p.ID); !replaced && wanted(p) {
 			list = append(list, a.securedPeer(p, counters))
 		}
 	}
@@ -250,9 +255,13 @@ func (a *Agent) whyClear(c driver.ClearPeer) string {
 }
 
 func (a *Agent) negotiating() []control.Negotiating {
+	return a.negotiatingIf(func(*talk) bool { return true })
+}
+
+func (a *Agent) negotiatingIf(wanted func(*talk) bool) []control.Negotiating {
 	list := []control.Negotiating{}
 	for _, t := range a.talks.all() {
-		if t.request != 0 || t.wanted {
+		if (t.request != 0 || t.wanted) && wanted(t) {
 			list = append(list, control.Negotiating{Peer: t.remote.String(), Rule: a.ruleOf(t.key.filter, t.response), Since: t.since, Why: t.why})
 		}
 	}

@@ -36,25 +36,49 @@ func (a *Agent) Why(ctx context.Context, peer netip.Addr) (control.Why, error) {
 func (a *Agent) why(now time.Time, peer netip.Addr) control.Why {
 	// Without the data path's answer there are no counters; the rest is known.
 	state, _ := a.driverState()
-	w := control.Why{SchemaVersion: control.SchemaVersion, Peer: peer.String(), MainMode: []control.MainModeSA{},
-		Secured:     of(peer, a.secured(state), func(s control.SecuredPeer) string { return s.Peer }),
-		InClear:     of(peer, a.inClear(now, state), func(c control.ClearPeer) string { return c.Peer }),
-		Negotiating: of(peer, a.negotiating(), func(n control.Negotiating) string { return n.Peer }),
-		Failures:    a.failures.all(peer)}
 	deciding := a.deciding(peer)
+	peers := ends(peer, deciding)
+	w := control.Why{SchemaVersion: control.SchemaVersion, Peer: peer.String(), MainMode: []control.MainModeSA{},
+		Secured:     a.securedIf(state, func(p sadb.Pair) bool { return about(peer, p.Remote, p.Mode, p.Selector) }),
+		InClear:     of(peer, a.inClear(now, state)),
+		Negotiating: a.negotiatingIf(func(t *talk) bool { return about(peer, t.remote, a.modeOf(t), t.key.selector) }),
+		Failures:    a.failures.all(peers...)}
 	w.MoreFilters = max(0, len(deciding)-maxDeciding)
 	w.Filters = filterViews(deciding[:len(deciding)-w.MoreFilters], state)
-	failure, failed := a.failures.of(peer)
+	failure, failed := a.failures.of(peers...)
 	a.sayState(&w, failure, failed)
 	return w
 }
 
-// of returns the entries that are about one peer.
-func of[T any](peer netip.Addr, list []T, name func(T) string) []T {
-	return slices.DeleteFunc(list, func(v T) bool {
-		ip, err := netip.ParseAddr(name(v))
+// of returns those in clear that are one peer.
+func of(peer netip.Addr, list []control.ClearPeer) []control.ClearPeer {
+	return slices.DeleteFunc(list, func(v control.ClearPeer) bool {
+		ip, err := netip.ParseAddr(v.Peer)
 		return err != nil || plain(ip) != peer
 	})
+}
+
+// about reports whether associations with a host concern a peer: it is that host,
+// or one behind it.
+func about(peer, remote netip.Addr, mode sadb.Mode, s sadb.Selector) bool {
+	return plain(remote) == peer || mode == sadb.Tunnel && s.Remote.Matches(peer, false)
+}
+
+// modeOf returns the mode that a negotiation is for.
+func (a *Agent) modeOf(t *talk) sadb.Mode {
+	f, _ := a.inForce.snapshot.filter(t.key.filter)
+	return f.Mode
+}
+
+// ends returns the peer and the gateways behind which filters see it.
+func ends(peer netip.Addr, deciding []policy.CompiledFilter) []netip.Addr {
+	all := []netip.Addr{peer}
+	for _, f := range deciding {
+		if f.Mode == sadb.Tunnel && !slices.Contains(all, f.TunnelRemote) {
+			all = append(all, f.TunnelRemote)
+		}
+	}
+	return all[:min(len(all), maxDeciding)]
 }
 
 // deciding returns the filters that speak of a peer, in the order of decision.

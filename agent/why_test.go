@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -12,9 +13,11 @@ import (
 	"ipsecagent/ike"
 )
 
-func (r *rig) why() control.Why {
+func (r *rig) why() control.Why { return r.whyOf(bob()) }
+
+func (r *rig) whyOf(peer netip.Addr) control.Why {
 	r.t.Helper()
-	w, err := r.agent.Why(r.t.Context(), bob())
+	w, err := r.agent.Why(r.t.Context(), peer)
 	if err != nil {
 		r.t.Fatal(err)
 	}
