@@ -6,6 +6,7 @@ package krbtest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -70,15 +71,17 @@ const kdcConf = `[kdcdefaults]
  kdc = FILE:DIR/kdc.log
 `
 
-// freeAddr returns a loopback address with a port that is free for UDP and TCP.
+// freeAddr returns a loopback address with a port that is free for UDP and TCP,
+// below those that the system gives to connections, so that none takes it
+// before the KDC does.
 func freeAddr(tb testing.TB) string {
 	tb.Helper()
-	for range 50 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
+		l, err := net.Listen("tcp", addr)
 		if err != nil {
-			tb.Fatal(err)
+			continue
 		}
-		addr := l.Addr().String()
 		u, err := net.ListenPacket("udp", addr)
 		l.Close()
 		if err != nil {
