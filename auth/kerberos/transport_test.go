@@ -357,6 +357,7 @@ func FuzzKDCAnswers(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add([]byte("\x6b\x03\x30\x01\x00"))
+	f.Add([]byte("\x30\x11\x30\x0f\xa1\x03\x02\x01\x13\xa2\x08\x04\x06\x30\x04\x30\x02\xa0\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if cred, err := c.takeAS(b, body); err == nil {
 			t.Errorf("a ticket: %v", cred)
