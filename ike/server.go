@@ -49,6 +49,8 @@ type Server struct {
 	broken    chan error
 	overflows atomic.Int64 // datagrams that found the queue full
 	crashes   atomic.Int64 // pieces of work that ended in a panic
+	reliefs   atomic.Int64 // workers that stand in for slow ones
+	running   sync.WaitGroup
 
 	// The rest belongs to the loop.
 	backlog []Output
@@ -106,15 +108,14 @@ func (s *Server) SAs(ctx context.Context) ([]ISAKMPSA, error) {
 // Run runs the Machine until ctx is done, which is no error, or the Transport
 // breaks. It closes the Transport.
 func (s *Server) Run(ctx context.Context) error {
-	var workers sync.WaitGroup
-	workers.Go(s.receive)
+	s.running.Go(s.receive)
 	for range s.cfg.Workers {
-		workers.Go(s.worker)
+		s.running.Go(s.worker)
 	}
 	err := s.loop(ctx)
 	close(s.done)
 	s.cfg.Transport.Close()
-	workers.Wait()
+	s.running.Wait()
 	close(s.outputs)
 	return err
 }
@@ -264,33 +265,6 @@ func (s *Server) setAlarm(alarm *time.Timer) {
 		return
 	}
 	alarm.Reset(deadline.Sub(s.cfg.Now()))
-}
-
-// worker does what takes long.
-func (s *Server) worker() {
-	for {
-		select {
-		case job := <-s.jobs:
-			select {
-			case s.results <- WorkDone{job.ID, s.run(job)}:
-			case <-s.done:
-				return
-			}
-		case <-s.done:
-			return
-		}
-	}
-}
-
-// run does one piece of work; a panic becomes its result.
-func (s *Server) run(job Work) (result any) {
-	defer func() {
-		if recover() != nil {
-			s.crashes.Add(1)
-			result = errWork
-		}
-	}()
-	return job.Run()
 }
 
 // receive hands datagrams to the loop and drops them where it cannot keep up:
