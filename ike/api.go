@@ -327,8 +327,10 @@ type Dropped struct {
 // proofs are redacted.
 type Traced struct {
 	Local, Remote netip.AddrPort
-	Sent          bool // false: received, or a decision when Text says so
-	Text          string
+	Sent          bool // false: received, or no message
+	// Text is a message, a line for its header and more for its payloads, or,
+	// beginning with "* ", a decision or an event.
+	Text string
 }
 
 // KeyLog is a line of one of Wireshark's key tables.
