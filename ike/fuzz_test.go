@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -43,6 +44,7 @@ func FuzzMachine(f *testing.F) {
 	f.Add([]byte{0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1})
 	f.Add([]byte{0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 7, 1, 1, 1, 5, 5, 5, 1, 1, 1})
 	f.Add([]byte{0, 16, 1, 3, 1, 1, 4, 0, 30, 1, 1, 1, 2, 1, 5, 1, 1, 8, 1, 1, 9, 40, 1, 2, 3})
+	f.Add([]byte{12, 28, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 11, 27, 1, 1, 1, 7, 23, 1, 1, 1, 1, 1, 1, 1, 10, 26, 5, 1, 1, 1, 14, 5, 11, 5, 5, 5, 5, 5, 5, 5, 5})
 	f.Add([]byte{0, 1, 1, 6, 0, 1, 1, 1, 3, 1, 3, 1, 1, 1, 1, 5, 8, 1, 10, 1, 1})
 	f.Fuzz(func(t *testing.T, in []byte) { playScript(t, in, fuzzMain(auth.PSK)) })
 }
@@ -123,6 +125,18 @@ func (s *script) play() {
 		if in := h.newestPair().In; len(in) > 0 {
 			h.m.Handle(s.w.now, Used{in[0]})
 		}
+	case 11:
+		h.m.Handle(s.w.now, Silent{h.newestPair().ID})
+	case 12:
+		h.m.Handle(s.w.now, SetTrace{All: op&32 == 0, Keys: true})
+	case 13:
+		if in := h.newestPair().In; len(in) > 0 {
+			h.m.Handle(s.w.now, Moved{in[0], netip.AddrPortFrom(peer.addr, uint16(s.next()))})
+		}
+	case 14:
+		gone := h.newestPair().ID
+		maps.DeleteFunc(h.sas, func(_ sadb.SAID, sa sadb.SA) bool { return sa.Pair == gone })
+		h.m.Handle(s.w.now, Gone{gone})
 	default:
 		h.m.Handle(s.w.now, Cancel{1})
 	}
