@@ -27,6 +27,8 @@ filterActions:
   require: {negotiate: {methods: [esp-aes256gcm]}}
 rules:
   - {name: to the other site, filterList: sites, filterAction: require, authentication: [psk], tunnel: 192.0.2.2}
+tests:
+  - {flow: "tcp 10.1.0.1 -> 10.2.0.1:80", expect: negotiate}
 `
 
 // behind is a packet from a host behind alice to one behind bob.

@@ -148,7 +148,7 @@ func (a *Agent) compile(c *candidate) error {
 	if err != nil {
 		return err
 	}
-	if err := policy.RunTests(compiled, c.policy.Tests); err != nil {
+	if err := a.tryTests(c.policy); err != nil {
 		return err
 	}
 	c.compiled = compiled
@@ -156,6 +156,18 @@ func (a *Agent) compile(c *candidate) error {
 		c.warnings = append(c.warnings, w.Error())
 	}
 	return nil
+}
+
+// tryTests runs the tests of a policy, as if every tunnel had its way.
+func (a *Agent) tryTests(p *policy.Policy) error {
+	if len(p.Tests) == 0 {
+		return nil
+	}
+	c, err := policy.Compile(p, a.hostFor(p).Reachable(p))
+	if err != nil {
+		return err
+	}
+	return policy.RunTests(c, p.Tests)
 }
 
 // put enforces a candidate: filters first, then associations that are no

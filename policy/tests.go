@@ -14,7 +14,7 @@ func RunTests(c *Compiled, tests []Test) error {
 			r.add(at("tests", i, "flow"), "%v", err)
 			continue
 		}
-		filter, ok := sadb.Decide(spd, flow, dir)
+		filter, ok := decide(spd, flow, dir)
 		got, why := "none", "no filter matches it"
 		if ok {
 			got, why = filter.Action.Kind.String(), "decided by "+filter.Name+" ("+filter.Selector.String()+")"
@@ -24,4 +24,17 @@ func RunTests(c *Compiled, tests []Test) error {
 		}
 	}
 	return r.err()
+}
+
+// decide returns the filter that decides over a packet. One that this host
+// forwards goes out by the filters that have its source on their own side, and
+// comes in by those that have its destination there: the side of a tunnel.
+func decide(spd []sadb.Filter, flow sadb.Flow, dir sadb.Directions) (sadb.Filter, bool) {
+	f, ok := sadb.Decide(spd, flow, dir)
+	if ok || flow.LocalMe || dir != sadb.Out {
+		return f, ok
+	}
+	flow.Local, flow.Remote = flow.Remote, flow.Local
+	flow.LocalPort, flow.RemotePort = flow.RemotePort, flow.LocalPort
+	return sadb.Decide(spd, flow, sadb.In)
 }

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -24,6 +25,21 @@ func (p *Policy) TunnelEndpoints() []netip.Addr {
 		}
 	}
 	return all
+}
+
+// Reachable returns h with a way to every tunnel endpoint of p: what the author of
+// a policy expects of a flow does not depend on routes that come and go.
+func (h Host) Reachable(p *Policy) Host {
+	outer := map[netip.Addr]netip.Addr{}
+	for _, e := range p.TunnelEndpoints() {
+		outer[e] = netip.IPv4Unspecified()
+		if e.Is6() {
+			outer[e] = netip.IPv6Unspecified()
+		}
+	}
+	maps.Copy(outer, h.Outer)
+	h.Outer = outer
+	return h
 }
 
 func (h Host) owns(a netip.Addr) bool { return slices.Contains(h.Addresses, a) }

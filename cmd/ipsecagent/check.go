@@ -48,7 +48,7 @@ func checkPolicies(dir string) (n int, err error) {
 }
 
 func tryPolicy(p *policy.Policy) error {
-	c, err := policy.Compile(p, policy.Host{})
+	c, err := policy.Compile(p, policy.Host{}.Reachable(p))
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ func TestExamplesLoadCompileAndPassTheirTests(t *testing.T) {
 			if e.Err != nil {
 				t.Fatal(e.Err)
 			}
-			c, err := policy.Compile(e.Policy, policy.Host{})
+			c, err := policy.Compile(e.Policy, policy.Host{}.Reachable(e.Policy))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -59,7 +59,7 @@ func TestTheReferenceBeginsWithAPolicyThatHolds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := policy.Compile(p, policy.Host{})
+	c, err := policy.Compile(p, policy.Host{}.Reachable(p))
 	if err != nil {
 		t.Fatal(err)
 	}
