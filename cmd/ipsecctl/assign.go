@@ -19,12 +19,7 @@ import (
 // maxKeyFile bounds the file of preshared keys in bytes.
 const maxKeyFile = 256 << 10
 
-func assignCommand(e *env) *cobra.Command {
-	var auth, compat string
-	c := &cobra.Command{
-		Use:   "assign client|server|secure-server|NAME",
-		Short: "Put a policy in force and keep it across restarts",
-		Long: `assign puts a policy in force on this host, in place of the one before, and the
+const assignHelp = `assign puts a policy in force on this host, in place of the one before, and the
 agent remembers it. If the policy is not valid, the one before stays in force.
 
   client         never asks for security, answers when asked
@@ -41,7 +36,14 @@ The first three authenticate by Kerberos, unless --auth says otherwise:
 
 With --compat windows2000 they are the policies that Windows 2000 brought, as
 they stand in every Active Directory, for peers that know nothing better; modern
-methods are still offered first, unless the agent's settings say otherwise.`,
+methods are still offered first, unless the agent's settings say otherwise.`
+
+func assignCommand(e *env) *cobra.Command {
+	var auth, compat string
+	c := &cobra.Command{
+		Use:   "assign client|server|secure-server|NAME",
+		Short: "Put a policy in force and keep it across restarts",
+		Long:  assignHelp,
 		Example: `  ipsecctl assign server
   ipsecctl assign secure-server --auth "cert:CN=Bank Root CA,O=Bank"
   ipsecctl assign secure-server --auth psk-file:/root/key
