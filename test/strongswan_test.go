@@ -30,6 +30,7 @@ type combination struct {
 	tunnel    bool   // between the inner networks of the two hosts
 	v6        bool
 	charon    string // further settings of charon
+	libipsec  bool   // charon carries ESP itself, in a tunnel in UDP, without the shim
 	conn      string // further settings of strongSwan's connection
 	childConf string // and of its child
 	ours      string // further settings of our key exchange
@@ -166,7 +167,11 @@ func startCharon(t *testing.T, lib string, peer, us *host, c combination, secret
 	if c.tunnel {
 		proposals += fmt.Sprintf("\n    local_ts = %s\n    remote_ts = %s", c.network(peer), c.network(us))
 	}
-	peer.write("strongswan.conf", fmt.Sprintf(charonConf, charonPlugins, c.charon, run), 0o600)
+	plugins := charonPlugins
+	if c.libipsec {
+		plugins, lib = strings.Replace(plugins, "kernel-netlink", "kernel-libipsec kernel-netlink", 1), ""
+	}
+	peer.write("strongswan.conf", fmt.Sprintf(charonConf, plugins, c.charon, run), 0o600)
 	peer.write("swanctl/swanctl.conf", fmt.Sprintf(connection, c.local(peer), c.address(us), c.ike, c.conn,
 		local, far, c.mode(), proposals, c.childConf, secret.key), 0o600)
 	d := &charon{shimmed{h: peer, log: peer.write("xfrm.log", "", 0o600)}}
