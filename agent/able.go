@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"ipsecagent/agent/control"
+	"ipsecagent/auth"
 	"ipsecagent/ike"
 	"ipsecagent/policy"
 	"ipsecagent/sadb"
@@ -142,21 +143,29 @@ type unusableRule struct {
 
 func (a *Agent) unusable(p *policy.Policy) []unusableRule {
 	var found []unusableRule
+	t := trial{unusable: a.cfg.Unusable, done: map[provable]string{}}
 	for _, r := range p.Rules {
 		if !r.Disabled && p.Negotiates(r) {
-			found = append(found, a.unusableOf(fmt.Sprintf("rule %q", r.Name), r.Authentication))
+			found = append(found, t.rule(fmt.Sprintf("rule %q", r.Name), r.Authentication))
 		}
 	}
 	if p.DefaultResponse.Active {
-		found = append(found, a.unusableOf("the default response rule", p.DefaultResponse.Authentication))
+		found = append(found, t.rule("the default response rule", p.DefaultResponse.Authentication))
 	}
 	return slices.DeleteFunc(found, func(u unusableRule) bool { return len(u.why) == 0 })
 }
 
-func (a *Agent) unusableOf(what string, methods []policy.AuthMethod) unusableRule {
+// trial asks for each requirement once: an answer may cost a chain of
+// certificates, and thousands of rules may ask for the same.
+type trial struct {
+	unusable func(auth.Requirement) string
+	done     map[provable]string
+}
+
+func (t trial) rule(what string, methods []policy.AuthMethod) unusableRule {
 	u := unusableRule{what: what}
 	for _, m := range methods {
-		if why := a.unusableMethod(m); why != "" {
+		if why := t.method(m); why != "" {
 			u.why = append(u.why, why)
 		}
 	}
@@ -164,17 +173,26 @@ func (a *Agent) unusableOf(what string, methods []policy.AuthMethod) unusableRul
 	return u
 }
 
-// unusableMethod says why this host cannot prove itself by a method of the
-// policy; "": it can, in at least one of the ways that the method has.
-func (a *Agent) unusableMethod(m policy.AuthMethod) string {
-	if a.cfg.Unusable == nil {
-		return ""
-	}
+// method says why this host cannot prove itself by a method of the policy; "": it
+// can, in at least one of the ways that the method has.
+func (t trial) method(m policy.AuthMethod) string {
 	why := ""
 	for _, r := range requirements([]policy.AuthMethod{m}) {
-		if why = a.cfg.Unusable(r); why == "" {
+		if why = t.requirement(r); why == "" {
 			return ""
 		}
+	}
+	return why
+}
+
+func (t trial) requirement(r auth.Requirement) string {
+	if t.unusable == nil {
+		return ""
+	}
+	why, tried := t.done[provableOf(r)]
+	if !tried {
+		why = t.unusable(r)
+		t.done[provableOf(r)] = why
 	}
 	return why
 }

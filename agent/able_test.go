@@ -275,3 +275,15 @@ func TestOnlyWhatThisHostCanProveIsOffered(t *testing.T) {
 		}
 	})
 }
+
+func TestARequirementIsTriedOnce(t *testing.T) {
+	p := policy.SecureServer()
+	for range 50 {
+		p.Rules = append(p.Rules, p.Rules[1])
+	}
+	calls := 0
+	a := &Agent{cfg: Config{Unusable: func(auth.Requirement) string { calls++; return "no" }}}
+	if got := a.unusable(p); len(got) != 52 || calls != 1 {
+		t.Errorf("%d rules are not usable, %d questions", len(got), calls)
+	}
+}
