@@ -23,6 +23,7 @@ type stranger struct {
 	main   time.Time // when the main mode was made
 	pairs  []time.Time
 	failed []ike.Failed
+	proved bool // it has sent its proof
 	spi    sadb.SPI
 }
 
@@ -122,6 +123,7 @@ func (c *crowd) drain(s *stranger) {
 		now := time.Now()
 		switch o := o.(type) {
 		case ike.Send:
+			s.proved = s.proved || len(o.Data) > 19 && o.Data[19]&1 != 0 // encrypted
 			if c.hold == nil || !c.hold(o) {
 				c.wire.send(o.Local, o.Remote.Port(), o.Data)
 			}

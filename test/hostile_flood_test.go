@@ -214,7 +214,9 @@ func TestFloodOfFirstMessages(t *testing.T) {
 	pid := us.agentPID()
 	s := &siege{us: us, c: c, before: us.resident()}
 	s.through(flood(c, 20000, 0, 1), 100*time.Millisecond)
-	s.through(flood(c, sampled(60000, 10000), time.Millisecond, 2), 100*time.Millisecond)
+	// As many honest peers in the long run as in the short one: the memory of
+	// what they establish is not the flood's.
+	s.through(flood(c, sampled(60000, 10000), time.Millisecond, 2), time.Duration(sampled(600, 100))*time.Millisecond)
 	answered := late
 	c.run(10*time.Second, func() bool {
 		return paired(s.strangers) == len(s.strangers) && paired(s.named) == len(s.named)
@@ -373,4 +375,55 @@ func pairsOf(us *host, peer netip.Addr) int {
 		}
 	}
 	return n
+}
+
+// TestHandshakesThatFail: peers with a wrong key, one after the other. Each
+// costs a key exchange and leaves nothing behind.
+func TestHandshakesThatFail(t *testing.T) {
+	us, c := besiege(t, "failing")
+	c = newCrowd(t, c.wire, hostile(), aKey("another"))
+	pid, all, begun := us.agentPID(), sampled(100000, 4000), 0
+	half := 0
+	descriptors := us.descriptors()
+	for begun < all {
+		for range 50 {
+			begun++
+			c.join(outsider(80, begun))
+		}
+		c.run(20*time.Second, func() bool { return c.sentProofs() == len(c.members) })
+		clear(c.members)
+		if begun == all/2 {
+			half = us.resident()
+		}
+	}
+	grown := us.resident() - half
+	us.unharmed(pid)
+	if n := us.descriptors(); n > descriptors+2 {
+		t.Errorf("%d descriptors, %d before", n, descriptors)
+	}
+	if most := sampled(10*all/2+1<<20, 4<<20); grown > most {
+		t.Errorf("the second half of %d handshakes has cost %d KiB", all, grown>>10)
+	}
+	t.Logf("figure: %d handshakes that fail: %d KiB more after the second half of them", all, grown>>10)
+}
+
+// sentProofs counts the peers that have sent their proof: what follows the
+// answer to their key.
+func (c *crowd) sentProofs() int {
+	n := 0
+	for _, s := range c.members {
+		if s.proved {
+			n++
+		}
+	}
+	return n
+}
+
+// descriptors counts the open files of the agent.
+func (h *host) descriptors() int {
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", h.agentPID()))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return len(entries)
 }
