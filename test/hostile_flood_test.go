@@ -239,6 +239,8 @@ func TestFloodOfFirstMessages(t *testing.T) {
 	if idle > 0.05 {
 		t.Errorf("%.0f %% of a processor afterwards", idle*100)
 	}
+	// Half-open exchanges live 125 s; then the collector comes round.
+	c.run(time.Duration(sampled(260, 0))*time.Second, func() bool { return false })
 	s.judge(t, answered, took)
 	us.unharmed(pid)
 }
@@ -253,7 +255,7 @@ func (s *siege) judge(t *testing.T, answered int, last time.Duration) {
 		t.Errorf("%d of %d named peers came through", named, len(s.named))
 	}
 	after := s.us.resident()
-	if s.peak-s.before > 32<<20 || after-s.before > 24<<20 {
+	if s.peak-s.before > 32<<20 || after-s.before > sampled(16, 32)<<20 {
 		t.Errorf("memory: %d KiB before, %d at its peak, %d after", s.before>>10, s.peak>>10, after>>10)
 	}
 	ratio := float64(s.c.wire.received) / float64(s.c.wire.sent.Load())

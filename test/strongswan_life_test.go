@@ -170,3 +170,17 @@ func TestStrongSwanAsksWhetherWeLive(t *testing.T) {
 		return strings.Contains(d.out.output(), "DPD check timed out")
 	})
 }
+
+// TestWeCutForStrongSwan: our message with the certificate is larger than what
+// passes every path, so that it goes in fragments.
+func TestWeCutForStrongSwan(t *testing.T) {
+	t.Parallel()
+	c := certificateRows()[0]
+	us, d := meet(t, shim(t), "swg", c, newIdentities(t))
+	us.ping(d.h.v4, 1)
+	eventually(t, 60*time.Second, "an association is established", us.established)
+	carries(t, us, d, c)
+	if out := d.out.output(); !strings.Contains(out, "received fragment #") {
+		t.Error("strongSwan has received no fragment")
+	}
+}
