@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"ipsecagent/auth"
 	"ipsecagent/ike/wire"
 )
 
@@ -76,6 +77,32 @@ func TestInitialContactOfAnotherHostWithTheSameKey(t *testing.T) {
 	w.run(time.Second)
 	if len(b.ended) != 0 || len(b.m.SAs()) != 2 || len(c.established) != 1 {
 		t.Errorf("ended %+v", b.ended)
+	}
+}
+
+// TestInitialContactOfAnotherIdentityAtTheAddress: who has proven less, where
+// another was before, ends nothing of what that one has established.
+func TestInitialContactOfAnotherIdentityAtTheAddress(t *testing.T) {
+	const keys = "apiVersion: ipsecagent/v1\nkind: PresharedKeys\nkeys:\n" +
+		"- {name: weak, peers: [192.0.2.0/24], keys: [\"" + otherKey + "\"]}\n" +
+		"- {name: strong, peers: [192.0.2.0/25], keys: [\"" + goodKey + "\"]}\n"
+	weak, strong, both := mainOffer(t), mainOffer(t), mainOffer(t)
+	weak.Auth = []auth.Requirement{{Method: auth.PSK, Key: "weak"}}
+	strong.Auth = []auth.Requirement{{Method: auth.PSK, Key: "strong"}}
+	both.Auth = append(slices.Clone(weak.Auth), strong.Auth...)
+	p := policyOf(both, responderQuick(t))
+	w := newWorld(t, 1)
+	a, b := w.host("192.0.2.1", keys, p), w.host("192.0.2.2", keys, p)
+	w.ask2(a, b, 1, strong, 0)
+	w.run(time.Minute)
+	a.restart(t, w, 77)
+	w.ask2(a, b, 2, weak, 0) // says INITIAL-CONTACT
+	w.run(time.Second)
+	if len(b.established) != 2 || b.established[0].Pair.Principal != "psk:strong" || b.established[1].Pair.Principal != "psk:weak" {
+		t.Fatalf("established %+v", b.established)
+	}
+	if len(b.ended) != 0 || len(b.m.SAs()) != 2 {
+		t.Errorf("ended %+v, %d ISAKMP SAs are left", b.ended, len(b.m.SAs()))
 	}
 }
 

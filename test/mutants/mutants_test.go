@@ -1,7 +1,8 @@
 // Package mutants breaks the program on purpose, one promise at a time, and
 // wants the promise's test to fail. Each file NAME.patch is a mutant: words
 // about it, the lines "package:" and "run:" that say which test must turn red,
-// and a patch.
+// and a patch. All are tried in one copy of the module, one after another, so
+// that only what a mutant changes is compiled anew.
 package mutants
 
 import (
@@ -102,27 +103,44 @@ func TestEveryMutantIsSeen(t *testing.T) {
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("no mutants: %v", err)
 	}
+	dir := tree(t)
 	for _, path := range paths {
 		m := load(t, path)
 		if m.full && os.Getenv("IPSECAGENT_FULL") == "" {
 			continue
 		}
-		t.Run(strings.TrimSuffix(path, ".patch"), func(t *testing.T) {
-			dir := tree(t)
-			if out, err := run(dir, "patch", "-p1", "--fuzz=0", "-i", m.path); err != nil {
-				t.Fatalf("the patch does not apply: mend it\n%s", out)
-			}
-			// A mutant that does not build proves nothing.
-			if out, err := run(dir, "go", "vet", "./cmd/...", m.pkg); err != nil {
-				t.Fatalf("the mutant does not build:\n%s", out)
-			}
-			out, err := run(dir, "go", "test", "-count=1", "-run", m.run, m.pkg)
-			if err == nil {
-				t.Errorf("nobody noticed: %s %s passes", m.pkg, m.run)
-			}
-			if !strings.Contains(out, "--- FAIL") {
-				t.Errorf("it did not fail by a test:\n%s", out)
-			}
-		})
+		t.Run(strings.TrimSuffix(path, ".patch"), func(t *testing.T) { m.try(t, dir) })
+	}
+}
+
+// try puts the mutant into the tree, wants its test to fail, and takes it out.
+func (m mutant) try(t *testing.T, dir string) {
+	t.Helper()
+	// Nothing is changed unless all of it applies: the next one finds the tree as it was.
+	if out, err := run(dir, "patch", "-p1", "--fuzz=0", "--dry-run", "-i", m.path); err != nil {
+		t.Fatalf("the patch does not apply: mend it\n%s", out)
+	}
+	m.patch(t, dir)
+	t.Cleanup(func() { m.patch(t, dir, "-R") })
+	// A mutant that does not build proves nothing. The whole-system tests build
+	// the programs themselves and would fail for that.
+	if m.pkg == "./test" {
+		if out, err := run(dir, "go", "build", "./cmd/..."); err != nil {
+			t.Fatalf("the mutant does not build:\n%s", out)
+		}
+	}
+	out, err := run(dir, "go", "test", "-count=1", "-vet=off", "-failfast", "-run", m.run, m.pkg)
+	if err == nil {
+		t.Errorf("nobody noticed: %s %s passes", m.pkg, m.run)
+	}
+	if !strings.Contains(out, "--- FAIL") {
+		t.Errorf("it did not fail by a test:\n%s", out)
+	}
+}
+
+func (m mutant) patch(t *testing.T, dir string, way ...string) {
+	t.Helper()
+	if out, err := run(dir, "patch", append(way, "-p1", "--fuzz=0", "--no-backup-if-mismatch", "-i", m.path)...); err != nil {
+		t.Fatalf("patch %v: %v\n%s", way, err, out)
 	}
 }
