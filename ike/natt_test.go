@@ -152,6 +152,20 @@ func TestFormsOfNATTraversal(t *testing.T) {
 	}
 }
 
+// wrongHash is a message that is well formed once decrypted, and whose hash is
+// none.
+func wrongHash(t *testing.T, s *isakmp, exchange wire.Exchange) []byte {
+	t.Helper()
+	const id = 0x12345678
+	n := wire.Notify{DOI: 1, Protocol: wire.ProtoISAKMP, Type: wire.ReplayStatus}
+	data, _, err := seal(s.keys, s.header(exchange, id), s.keys.ExchangeIV(s.last, id), []wire.Payload{
+		{Type: wire.HashPayload, Body: make([]byte, len(s.keys.Hash1(id, nil)))}, {Type: wire.NotifyPayload, Body: n.Append(nil)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
 // TestNATRebinds: the translator gives the host another port. What it sends
 // next, authenticated, tells the peer; a forged datagram does not.
 func TestNATRebinds(t *testing.T) {
@@ -165,6 +179,12 @@ func TestNATRebinds(t *testing.T) {
 	b.m.Handle(w.now, Packet{Local: at4500(b), Remote: netip.AddrPortFrom(n.addr, 4), Data: forged})
 	if sb.remote != before {
 		t.Error("a forged datagram moved the peer")
+	}
+	for _, exchange := range []wire.Exchange{wire.Informational, wire.QuickMode} {
+		b.m.Handle(w.now, Packet{Local: at4500(b), Remote: netip.AddrPortFrom(n.addr, 4), Data: wrongHash(t, sa, exchange)})
+		if sb.remote != before {
+			t.Errorf("exchange %d: a message with a wrong hash moved the peer", exchange)
+		}
 	}
 	n.rebind()
 	a.m.sendInformational(w.now, sa, 1, wire.Payload{Type: wire.NotifyPayload,

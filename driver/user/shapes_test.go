@@ -1,6 +1,7 @@
 package user
 
 import (
+	"bytes"
 	"net/netip"
 	"testing"
 	"time"
@@ -63,6 +64,37 @@ func TestHostsBehindOneTranslator(t *testing.T) {
 	}
 	claim(4, 0, false)
 	claim(2, 1, true)
+}
+
+// TestForgedPacketsMoveNobody: that ESP in UDP comes from another endpoint counts
+// once it is known to be authentic, and no packet that was there before.
+func TestForgedPacketsMoveNobody(t *testing.T) {
+	local, remote := netip.MustParseAddr(here), netip.MustParseAddr(there)
+	known, other := netip.AddrPortFrom(local, natPort), netip.AddrPortFrom(local, 20001)
+	m := newMemory(t, 1500)
+	_, sa := oneWay(suite(t, "esp-aes128gcm"), "f", local, remote, 0x1000)
+	sa.Encap = sadb.Encap{Local: netip.AddrPortFrom(remote, natPort), Remote: known}
+	in, err := newAssoc(sa, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.in.sh.snap.Store(&snapshot{spd: newSPD([]sadb.Filter{require("f", local)}), in: map[sadb.SAID]*assoc{sa.ID: in}})
+	m.send(datagram(100))
+	m.send(datagram(100))
+	first, second := m.wire.sent[0], m.wire.sent[1]
+	opens := func(packet []byte, from, want netip.AddrPort) {
+		t.Helper()
+		m.in.open(bytes.Clone(packet), from, time.Unix(1, 0))
+		if at := in.use.from.Load(); (at == nil) != !want.IsValid() || at != nil && *at != want {
+			t.Errorf("from %s: the peer is taken to be at %v, want %s", from, at, want)
+		}
+	}
+	forged := bytes.Clone(second)
+	forged[len(forged)-1] ^= 1
+	opens(first, known, netip.AddrPort{})
+	opens(forged, other, netip.AddrPort{})
+	opens(first, other, netip.AddrPort{}) // replayed
+	opens(second, other, other)
 }
 
 // TestKeepAlives: 0xff to each translator every 20 s in which nothing else went.
