@@ -8,9 +8,11 @@ package mutants
 import (
 	"bytes"
 	"context"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -95,31 +97,45 @@ func run(dir, name string, args ...string) (string, error) {
 	return string(bytes.TrimSpace(out)), err
 }
 
-func TestEveryMutantIsSeen(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: the tests that must fail make network namespaces")
-	}
+// all returns the mutants by their names.
+func all(t *testing.T) map[string]mutant {
+	t.Helper()
 	paths, err := filepath.Glob("*.patch")
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("no mutants: %v", err)
 	}
-	dir := tree(t)
+	mutants := map[string]mutant{}
 	for _, path := range paths {
-		m := load(t, path)
+		mutants[strings.TrimSuffix(path, ".patch")] = load(t, path)
+	}
+	return mutants
+}
+
+// TestEveryMutantApplies tells at once which patch the code has left behind.
+func TestEveryMutantApplies(t *testing.T) {
+	for name, m := range all(t) {
+		t.Run(name, func(t *testing.T) { m.applies(t, "../..") })
+	}
+}
+
+func TestEveryMutantIsSeen(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: the tests that must fail make network namespaces")
+	}
+	mutants, dir := all(t), tree(t)
+	for _, name := range slices.Sorted(maps.Keys(mutants)) {
+		m := mutants[name]
 		if m.full && os.Getenv("IPSECAGENT_FULL") == "" {
 			continue
 		}
-		t.Run(strings.TrimSuffix(path, ".patch"), func(t *testing.T) { m.try(t, dir) })
+		t.Run(name, func(t *testing.T) { m.try(t, dir) })
 	}
 }
 
 // try puts the mutant into the tree, wants its test to fail, and takes it out.
 func (m mutant) try(t *testing.T, dir string) {
 	t.Helper()
-	// Nothing is changed unless all of it applies: the next one finds the tree as it was.
-	if out, err := run(dir, "patch", "-p1", "--fuzz=0", "--dry-run", "-i", m.path); err != nil {
-		t.Fatalf("the patch does not apply: mend it\n%s", out)
-	}
+	m.applies(t, dir) // as a whole, or nothing is changed: the next one finds the tree as it was
 	m.patch(t, dir)
 	t.Cleanup(func() { m.patch(t, dir, "-R") })
 	// A mutant that does not build proves nothing. The whole-system tests build
@@ -135,6 +151,13 @@ func (m mutant) try(t *testing.T, dir string) {
 	}
 	if !strings.Contains(out, "--- FAIL") {
 		t.Errorf("it did not fail by a test:\n%s", out)
+	}
+}
+
+func (m mutant) applies(t *testing.T, dir string) {
+	t.Helper()
+	if out, err := run(dir, "patch", "-p1", "--fuzz=0", "--dry-run", "-i", m.path); err != nil {
+		t.Fatalf("the patch %s does not apply: mend it\n%s", filepath.Base(m.path), out)
 	}
 }
 
