@@ -14,6 +14,21 @@ import (
 	"ipsecagent/sadb"
 )
 
+// TestAnAgentThatEndsTakesNothingOutOfForce: what policy requires stays
+// required, and what is secured goes on, while no agent runs.
+func TestAnAgentThatEndsTakesNothingOutOfForce(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("server")
+		r.secure(tcp(bob(), 80))
+		filters, sas := r.fake.Filters(), r.fake.SAs()
+		former := r.fake
+		r.restart(former.Reopen())
+		if len(filters) == 0 || len(sas) != 2 || len(former.Filters()) != len(filters) || len(former.SAs()) != len(sas) {
+			t.Errorf("%d filters and %d associations were in force, %d and %d are left", len(filters), len(sas), len(former.Filters()), len(former.SAs()))
+		}
+	})
+}
+
 func TestRestartAdoptsAndRenews(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.assign("server")
