@@ -194,11 +194,11 @@ func (m *Machine) answeredVendors(peer vendors) []wire.Payload {
 }
 
 // provenVendor repeats our vendor ID beside the proof of identity, where
-// nobody on the way can take it out. An initiator does so whether or not the
-// peer has shown one of its own, for that may be what was taken out; Windows,
-// which is known not to have one, is spared.
+// nobody on the way can take it out. An initiator does so whatever the peer has
+// said of itself in clear: its vendor ID may have been taken out, and that of an
+// implementation that has none of ours put in.
 func (m *Machine) provenVendor(peer vendors, initiator bool) []wire.Payload {
-	if m.anonymous || peer.agent == nil && (!initiator || peer.windows != 0) {
+	if m.anonymous || peer.agent == nil && !initiator {
 		return nil
 	}
 	return vendorPayloads(vidAgent + ourCapabilities)

@@ -74,6 +74,29 @@ func TestStrippedVendorIDIsFoundOut(t *testing.T) {
 	}
 }
 
+// TestStrippedVendorIDIsFoundOutBehindAForgedOne: who takes our vendor ID out of
+// both directions and has the responder look like Windows, which has none, is
+// found out too.
+func TestStrippedVendorIDIsFoundOutBehindAForgedOne(t *testing.T) {
+	for _, version := range []string{"\x00\x00\x00\x02", "\x00\x00\x00\x09"} {
+		w, a, b := two(t, 1)
+		strip(t, w, a, b, vidAgent)
+		w.net.OnNth(w.at(b), w.at(a), 1, func(data []byte) []byte {
+			return rewrite(t, data, func(p []wire.Payload) []wire.Payload {
+				return append(withoutVendor(p, vidAgent), vendorPayloads(vidWindows+version)...)
+			})
+		})
+		w.ask(a, b, 1)
+		w.run(300 * time.Second)
+		if len(a.mains)+len(a.established)+len(b.established) != 0 {
+			t.Errorf("established: %+v", a.mains)
+		}
+		if len(b.failed) == 0 || b.failed[0].Code != FailAltered {
+			t.Errorf("not found out: %+v", b.failed)
+		}
+	}
+}
+
 func reasons(all []Failed) (text string) {
 	for _, f := range all {
 		text += f.Reason + "\n"
