@@ -1,8 +1,9 @@
 // Package mutants breaks the program on purpose, one promise at a time, and
 // wants the promise's test to fail. Each file NAME.patch is a mutant: words
 // about it, the lines "package:" and "run:" that say which test must turn red,
-// and a patch; "when: full" keeps one that takes long to the full run. All are tried in one copy of the module, one after another, so
-// that only what a mutant changes is compiled anew.
+// and a patch; "when: full" keeps one that takes long to the full run. All are
+// tried in one copy of the module, one after another, so that only what a
+// mutant changes is compiled anew.
 package mutants
 
 import (
