@@ -81,8 +81,8 @@ type Expire struct {
 // Used says that the first valid packet arrived on an inbound association.
 type Used struct{ ID sadb.SAID }
 
-// Moved says that valid packets of an association come from another UDP
-// endpoint (NAT mapping change).
+// Moved says that valid packets of an association come from another UDP port of
+// the peer's address (NAT mapping change).
 type Moved struct {
 	ID   sadb.SAID
 	From netip.AddrPort

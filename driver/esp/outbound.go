@@ -62,16 +62,12 @@ func (o *Outbound) Seq() uint64 { return o.next.Load() }
 // are encapsulated in UDP (else 0).
 func (o *Outbound) Peer() netip.AddrPort { return *o.peer.Load() }
 
-// Move sends what follows to another endpoint, one of the same family: the
-// NAT before the peer has changed its mapping. Transport mode follows the port
-// alone: there the address is a part of what the association carries. Without
-// UDP encapsulation nothing moves.
+// Move sends what follows to another port of the peer: the NAT before it has
+// changed its mapping. In either mode another address is another peer, to which
+// nothing moves; nor does anything without UDP encapsulation.
 func (o *Outbound) Move(to netip.AddrPort) {
-	if !o.udp || to.Port() == 0 || to.Addr().BitLen() != o.sa.ID.Dst.BitLen() {
+	if !o.udp || to.Port() == 0 || to.Addr() != o.sa.ID.Dst {
 		return
-	}
-	if o.sa.Mode == sadb.Transport {
-		to = netip.AddrPortFrom(o.sa.ID.Dst, to.Port())
 	}
 	o.peer.Store(&to)
 }

@@ -14,8 +14,8 @@ import (
 // of its mapping while nothing else goes (RFC 3948 §4).
 const keepAliveEvery = 20 * time.Second
 
-// moved sends what goes to a peer to where its authentic packets come from now:
-// by all associations of the pair.
+// moved sends what goes to a peer to the port that its authentic packets come
+// from now: by all associations of the pair.
 func (e *engine) moved(a *assoc) {
 	to := *a.use.from.Load()
 	for _, b := range e.sas {

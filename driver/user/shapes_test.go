@@ -67,7 +67,8 @@ func TestHostsBehindOneTranslator(t *testing.T) {
 }
 
 // TestForgedPacketsMoveNobody: that ESP in UDP comes from another endpoint counts
-// once it is known to be authentic, and no packet that was there before.
+// once it is known to be authentic, and no packet that was there before; that it
+// comes from another address never does.
 func TestForgedPacketsMoveNobody(t *testing.T) {
 	local, remote := netip.MustParseAddr(here), netip.MustParseAddr(there)
 	known, other := netip.AddrPortFrom(local, natPort), netip.AddrPortFrom(local, 20001)
@@ -79,9 +80,10 @@ func TestForgedPacketsMoveNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.in.sh.snap.Store(&snapshot{spd: newSPD([]sadb.Filter{require("f", local)}), in: map[sadb.SAID]*assoc{sa.ID: in}})
-	m.send(datagram(100))
-	m.send(datagram(100))
-	first, second := m.wire.sent[0], m.wire.sent[1]
+	for range 3 {
+		m.send(datagram(100))
+	}
+	first, second, third := m.wire.sent[0], m.wire.sent[1], m.wire.sent[2]
 	opens := func(packet []byte, from, want netip.AddrPort) {
 		t.Helper()
 		m.in.open(bytes.Clone(packet), from, time.Unix(1, 0))
@@ -94,7 +96,8 @@ func TestForgedPacketsMoveNobody(t *testing.T) {
 	opens(first, known, netip.AddrPort{})
 	opens(forged, other, netip.AddrPort{})
 	opens(first, other, netip.AddrPort{}) // replayed
-	opens(second, other, other)
+	opens(second, netip.AddrPortFrom(netip.MustParseAddr("192.0.2.66"), natPort), netip.AddrPort{})
+	opens(third, other, other)
 }
 
 // TestKeepAlives: 0xff to each translator every 20 s in which nothing else went.

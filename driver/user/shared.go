@@ -80,8 +80,12 @@ func (sh *shared) reached(a *assoc, r reached) {
 }
 
 // follow notes where an authentic packet of ESP in UDP came from, if that is
-// another endpoint than before.
+// another port of the peer than before. Another address is another peer: who
+// forwards a peer's packets from there does not get what goes to it.
 func (sh *shared) follow(a *assoc, from netip.AddrPort) {
+	if from.Addr() != a.sa.Src {
+		return
+	}
 	last := a.use.from.Load()
 	if last == nil && from == a.sa.Encap.Remote || last != nil && from == *last {
 		return
