@@ -120,6 +120,7 @@ type Agent struct {
 	rekeying   map[sadb.PairID]bool
 	tracers    map[*tracer]bool
 	modern     modern
+	moves      lineLimit
 	idle       map[sadb.PairID]bool     // as last looked: they carry nothing
 	asked      map[netip.Addr]time.Time // when silent peers were last asked
 	carries    abilities

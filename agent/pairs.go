@@ -78,8 +78,7 @@ func (a *Agent) driverEvent(now time.Time, e driver.Event) {
 		a.event(now, control.EventResync, "info", "the state of the data path is read anew: "+e.Reason, nil)
 		a.enforceAgain(now)
 	case driver.Moved:
-		a.cfg.IKE.Submit(ike.Moved{ID: a.scoped(e.ID), From: e.From})
-		a.cfg.Log.Info("a peer sends from another UDP endpoint", "association", e.ID.String(), "from", e.From.String())
+		a.moved(now, e)
 	}
 }
 
