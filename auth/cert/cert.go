@@ -159,13 +159,9 @@ type session struct {
 	request auth.Request
 	asked   [][]byte   // the authorities the peer asks for
 	own     *candidate // nil: none of ours is of these
-	peers   []peer     // who the peer may be, before its signature is seen
-}
-
-// peer is a certificate of the peer's that stands all checks but those that
-// wait for its signature.
-type peer struct {
-	chain []*x509.Certificate
+	// What the peer sent, and which of it its identification may mean: read,
+	// and no more until its signature is seen.
+	sent, leaves []*x509.Certificate
 }
 
 // Local claims the subject of the certificate chosen, and sends its chain. A
@@ -193,14 +189,15 @@ func (s *session) requests() [][]byte {
 	return names
 }
 
-// Remote chooses our certificate by what the peer asks for, and checks what it
-// claims as far as that goes without its signature.
+// Remote chooses our certificate by what the peer asks for, and reads what it
+// claims. Anyone can send certificates: nothing is computed over them before a
+// key among them has signed.
 func (s *session) Remote(c auth.Claim) (err error) {
 	defer recovered(&err)
 	now := s.keeper.set.Now()
 	s.asked = c.CAs
 	s.own = s.rule.choose(s.request.Requirement.Method, s.asked, now)
-	s.peers = nil
+	s.sent, s.leaves = nil, nil
 	if c.IDType == 0 && len(c.ID) == 0 && len(c.Certs) == 0 {
 		return nil // not yet said
 	}
@@ -212,17 +209,14 @@ func (s *session) Remote(c auth.Claim) (err error) {
 	if len(certs) == 0 {
 		return refuse(codeMissing, "let the peer send its certificate", "the peer sent no certificate")
 	}
-	leaves, err := s.leaves(certs, c)
-	if err != nil {
-		return err
-	}
-	s.peers, err = s.verify(leaves, certs, now)
+	s.sent = certs
+	s.leaves, err = s.meant(certs, c)
 	return err
 }
 
-// leaves returns the certificates that the peer's identification may mean, of
+// meant returns the certificates that the peer's identification may mean, of
 // the session's method.
-func (s *session) leaves(certs []*x509.Certificate, c auth.Claim) ([]*x509.Certificate, error) {
+func (s *session) meant(certs []*x509.Certificate, c auth.Claim) ([]*x509.Certificate, error) {
 	named := certs
 	if s.keeper.set.IDCheck == IDStrict {
 		named = filter(certs, func(x *x509.Certificate) bool { return matchesID(x, c.IDType, c.ID) })
@@ -239,31 +233,34 @@ func (s *session) leaves(certs []*x509.Certificate, c auth.Claim) ([]*x509.Certi
 		return nil, refuse(codeUsage, "name the method of the peer's key in both policies",
 			"the peer's certificate %s has no key for the method %v", nameText(named[0].RawSubject), method)
 	}
-	return leaves, nil
+	quick := filter(leaves, func(x *x509.Certificate) bool { return quickKey(x.PublicKey) })
+	if len(quick) == 0 {
+		return nil, refuse(codeUsage, fmt.Sprintf("issue the peer a certificate with an RSA key of at most %d bits", mostPeerRSA),
+			"the peer's certificate %s has a key of more than %d bits", nameText(leaves[0].RawSubject), mostPeerRSA)
+	}
+	return quick, nil
 }
 
 func filter(certs []*x509.Certificate, keep func(*x509.Certificate) bool) []*x509.Certificate {
 	return slices.DeleteFunc(slices.Clone(certs), func(c *x509.Certificate) bool { return !keep(c) })
 }
 
-// verify returns the leaves that lead to the authority of the rule; an error
-// if none does: that of the first.
-func (s *session) verify(leaves, certs []*x509.Certificate, now time.Time) ([]peer, error) {
-	v := verifier{rule: s.rule, usage: s.keeper.set.Usage, least: s.keeper.set.LeastRSA, now: now}
-	var good []peer
+// verify returns the first chain from one of the leaves to the authority of the
+// rule; an error if none leads there: that of the first.
+func (s *session) verify(leaves []*x509.Certificate) ([]*x509.Certificate, error) {
+	v := verifier{rule: s.rule, usage: s.keeper.set.Usage, least: s.keeper.set.LeastRSA, now: s.keeper.set.Now()}
+	above := v.vouched(s.sent)
 	var first error
 	for _, leaf := range leaves {
-		chain, err := v.chain(leaf, certs)
+		chain, err := v.chain(leaf, above, s.sent)
 		if err == nil {
-			good = append(good, peer{chain})
-		} else if first == nil {
+			return chain, nil
+		}
+		if first == nil {
 			first = err
 		}
 	}
-	if len(good) == 0 {
-		return nil, first
-	}
-	return good, nil
+	return nil, first
 }
 
 // Seeds returns nil: SKEYID starts from g^xy.
@@ -290,16 +287,21 @@ func (s *session) Prove(hash func(extra []byte) []byte) ([]byte, error) {
 	return proof, nil
 }
 
-// Check verifies the peer's signature, then whether its certificate is revoked,
-// which may wait for a list to be fetched.
+// Check verifies the peer's signature, then whether the certificate of the key
+// that signed leads to the rule's authority, then whether it is revoked, which
+// may wait for a list to be fetched.
 func (s *session) Check(hash func(extra []byte) []byte, proof []byte) (_ auth.Principal, err error) {
 	defer recovered(&err)
-	i := slices.IndexFunc(s.peers, func(p peer) bool { return verifyProof(p.chain[0].PublicKey, hash(nil), proof) == nil })
-	if i < 0 {
+	sum := hash(nil)
+	signed := filter(s.leaves, func(x *x509.Certificate) bool { return verifyProof(x.PublicKey, sum, proof) == nil })
+	if len(signed) == 0 {
 		return "", refuse(codeSignature, "does the peer's private key belong to its certificate? was the exchange altered on the way?",
 			"the signature of peer %s does not fit its certificate", s.request.Remote)
 	}
-	chain := s.peers[i].chain
+	chain, err := s.verify(signed)
+	if err != nil {
+		return "", err
+	}
 	if err := s.keeper.revoked(s.store, chain); err != nil {
 		return "", err
 	}

@@ -142,7 +142,7 @@ func TestRenewedCertificatesOfOneNameAreTriedInTurn(t *testing.T) {
 		}
 	}
 	_, err := w.meet(t, auth.ECDSA256, claims(old, a, b), old)
-	wantCode(t, err, codeSignature)
+	wantCode(t, err, codeExpired)
 }
 
 func TestIdentification(t *testing.T) {

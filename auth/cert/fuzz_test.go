@@ -1,6 +1,7 @@
 package cert
 
 import (
+	"crypto/x509"
 	"testing"
 
 	"ipsecagent/auth"
@@ -53,8 +54,9 @@ func FuzzClaim(f *testing.F) {
 		}
 		err = s.Remote(auth.Claim{IDType: kind, ID: id, Certs: [][]byte{one, two}, CAs: [][]byte{asked}})
 		if err == nil {
-			for _, p := range s.(*session).peers {
-				if last := p.chain[len(p.chain)-1]; !last.Equal(root.Certificate) || !matchesID(p.chain[0], kind, id) {
+			for _, leaf := range s.(*session).leaves {
+				chain, err := s.(*session).verify([]*x509.Certificate{leaf})
+				if !matchesID(leaf, kind, id) || err == nil && !chain[len(chain)-1].Equal(root.Certificate) {
 					t.Error("a certificate of another authority or name")
 				}
 			}

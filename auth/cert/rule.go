@@ -76,7 +76,7 @@ func (s *Store) makeRule(ca string, now time.Time) (*rule, error) {
 // consider adds one of our certificates if it leads to the authority.
 func (r *rule) consider(id *identity, now time.Time) {
 	v := verifier{rule: r, usage: UsageAny, now: now}
-	chain, err := v.chain(id.leaf, nil)
+	chain, err := v.chain(id.leaf, nil, nil)
 	if err != nil {
 		r.notes = append(r.notes, fmt.Sprintf("%s: %s", id.file, strings.ReplaceAll(err.Error(), "the peer's ", "its ")))
 		return

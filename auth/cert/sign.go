@@ -124,7 +124,16 @@ const (
 	leastRSA   = 1024
 	defaultRSA = 2048
 	mostRSA    = 8192
+	// mostPeerRSA bounds the key that a peer signs with: it is computed with
+	// before anybody vouches for it.
+	mostPeerRSA = 4096
 )
+
+// quickKey reports whether a stranger may have us compute with a key.
+func quickKey(key crypto.PublicKey) bool {
+	k, ok := key.(*rsa.PublicKey)
+	return !ok || k.N.BitLen() <= mostPeerRSA
+}
 
 // checkKey refuses keys that nobody should trust, before anything is computed
 // with them. least is the shortest RSA modulus allowed.

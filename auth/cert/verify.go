@@ -77,15 +77,15 @@ type verifier struct {
 }
 
 // chain returns the first chain from a peer's certificate to the authority of
-// the rule that stands all checks but revocation and identity; pool is the
-// certificates the peer sent.
-func (v verifier) chain(leaf *x509.Certificate, pool []*x509.Certificate) ([]*x509.Certificate, error) {
+// the rule that stands all checks but revocation and identity. Above it are the
+// certificates to build with; sent is all that came along, to explain a failure.
+func (v verifier) chain(leaf *x509.Certificate, above, sent []*x509.Certificate) ([]*x509.Certificate, error) {
 	if err := checkNames(leaf); err != nil {
 		return nil, refuse(codeMalformed, "issue the peer a new certificate", "the peer's certificate is malformed: %v", err)
 	}
-	chains, err := v.chains(leaf, pool)
+	chains, err := v.chains(leaf, above)
 	if err != nil {
-		return nil, v.explain(leaf, pool, err)
+		return nil, v.explain(leaf, sent, err)
 	}
 	var first error
 	for _, chain := range chains {
@@ -100,11 +100,29 @@ func (v verifier) chain(leaf *x509.Certificate, pool []*x509.Certificate) ([]*x5
 	return nil, first
 }
 
+// vouched returns the authorities among a peer's certificates that those of this
+// host stand behind. Nothing else may be built with: signatures are checked with
+// keys of this host's store and of what it vouches for, never with a stranger's,
+// so that certificates made for the purpose cost no more than one check each.
+func (v verifier) vouched(sent []*x509.Certificate) []*x509.Certificate {
+	known := slices.Concat(v.rule.authorities, v.rule.intermediates)
+	own := len(known)
+	rest := filter(sent, func(c *x509.Certificate) bool { return c.IsCA })
+	for i := 0; i < len(known); i++ { // known grows
+		under := filter(rest, func(c *x509.Certificate) bool {
+			return bytes.Equal(c.RawIssuer, known[i].RawSubject) && c.CheckSignatureFrom(known[i]) == nil
+		})
+		rest = filter(rest, func(c *x509.Certificate) bool { return !slices.Contains(under, c) })
+		known = append(known, under...)
+	}
+	return known[own:]
+}
+
 // chains builds paths. The extended usages are left to check, which knows what
 // IKE takes.
-func (v verifier) chains(leaf *x509.Certificate, pool []*x509.Certificate) ([][]*x509.Certificate, error) {
+func (v verifier) chains(leaf *x509.Certificate, above []*x509.Certificate) ([][]*x509.Certificate, error) {
 	between := x509.NewCertPool()
-	for _, c := range slices.Concat(pool, v.rule.intermediates) {
+	for _, c := range slices.Concat(above, v.rule.intermediates) {
 		between.AddCert(c)
 	}
 	return leaf.Verify(x509.VerifyOptions{Roots: v.rule.roots, Intermediates: between, CurrentTime: v.now,
