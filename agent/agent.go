@@ -119,6 +119,7 @@ type Agent struct {
 	adopted    map[sadb.PairID]bool
 	rekeying   map[sadb.PairID]bool
 	tracers    map[*tracer]bool
+	lastTracer uint64
 	modern     modern
 	moves      lineLimit
 	idle       map[sadb.PairID]bool     // as last looked: they carry nothing

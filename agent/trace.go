@@ -22,6 +22,7 @@ const (
 
 // tracer is a reader of the exchanges with one peer.
 type tracer struct {
+	id    uint64
 	peer  netip.Addr
 	keys  bool
 	by    string
@@ -50,9 +51,10 @@ func (a *Agent) beginTrace(now time.Time, r control.TraceRequest) (*tracer, erro
 	if len(a.tracers) >= maxTracers {
 		return nil, &control.Error{Code: control.Failed, Message: fmt.Sprintf("%d traces run already; end one of them", maxTracers)}
 	}
-	t := &tracer{peer: plain(r.Peer), keys: r.Keys, by: r.By, lines: make(chan control.TraceLine, traceSlack)}
+	a.lastTracer++
+	t := &tracer{id: a.lastTracer, peer: plain(r.Peer), keys: r.Keys, by: r.By, lines: make(chan control.TraceLine, traceSlack)}
 	a.tracers[t] = true
-	a.setTrace()
+	a.setTrace(t)
 	severity := "info"
 	if t.keys {
 		severity = "warning"
@@ -82,18 +84,24 @@ func (a *Agent) endTrace(now time.Time, t *tracer) {
 	}
 	delete(a.tracers, t)
 	close(t.lines)
-	a.setTrace()
+	a.setTrace(nil)
 	f := t.fields()
 	f["missed"] = strconv.Itoa(t.missed)
 	a.event(now, control.EventTraceEnded, "info", fmt.Sprintf("the exchanges with %s are no longer read", t.peer), f)
 }
 
-// setTrace tells the key exchange which peers are traced by anybody.
-func (a *Agent) setTrace() {
+// setTrace tells the key exchange which peers are traced by anybody, and asks
+// it for the keys that a new reader may have and that are there already.
+func (a *Agent) setTrace(fresh *tracer) {
 	var in ike.SetTrace
 	for t := range a.tracers {
 		in.Peers = append(in.Peers, t.peer)
-		in.Keys = in.Keys || t.keys
+		if t.keys {
+			in.Keys = append(in.Keys, t.peer)
+		}
+	}
+	if fresh != nil && fresh.keys {
+		in.Show, in.For = fresh.peer, fresh.id
 	}
 	a.cfg.IKE.Submit(in)
 }
@@ -107,10 +115,11 @@ func (a *Agent) traced(now time.Time, o ike.Traced) {
 	}
 }
 
-// keyLog hands a line of a key table to those who may have it.
+// keyLog hands a line of a key table to those who have asked for the keys of
+// its peer; what was there already, to the one who does not have it yet.
 func (a *Agent) keyLog(now time.Time, o ike.KeyLog) {
 	for t := range a.tracers {
-		if t.keys {
+		if t.keys && t.peer == plain(o.Remote.Addr()) && (o.For == 0 || o.For == t.id) {
 			t.give(control.TraceLine{Time: now, Table: o.Table, Line: o.Line})
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -30,11 +31,11 @@ func step(peer netip.Addr, text string) ike.Traced {
 func TestTraceShowsOnePeer(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		lines, stop := r.trace(bob(), false)
-		if in := one[ike.SetTrace](r); len(in.Peers) != 1 || in.Peers[0] != bob() || in.Keys || in.All {
+		if in := one[ike.SetTrace](r); len(in.Peers) != 1 || in.Peers[0] != bob() || len(in.Keys) != 0 || in.All {
 			t.Errorf("%+v", in)
 		}
 		r.out(step(carol(), "hers"))
-		r.out(ike.KeyLog{Table: "esp_sa", Line: "secret"})
+		r.out(keyOf(bob(), 0, "secret"))
 		r.out(step(bob(), "his"))
 		if got := <-lines; got.Text != "his" || got.Remote != "192.0.2.2:500" {
 			t.Errorf("%+v", got)
@@ -55,11 +56,12 @@ func TestTraceShowsOnePeer(t *testing.T) {
 func TestKeysAreTracedOnRequestAndNoted(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		plain, _ := r.trace(carol(), false)
+		taken[ike.SetTrace](r)
 		withKeys, stop := r.trace(bob(), true)
-		if got := taken[ike.SetTrace](r); !got[len(got)-1].Keys || len(got[len(got)-1].Peers) != 2 {
+		if got := one[ike.SetTrace](r); !slices.Equal(got.Keys, []netip.Addr{bob()}) || len(got.Peers) != 2 || got.Show != bob() || got.For == 0 {
 			t.Errorf("%+v", got)
 		}
-		r.out(ike.KeyLog{Table: "esp_sa", Line: "secret"})
+		r.out(keyOf(bob(), 0, "secret"))
 		if got := <-withKeys; got.Table != "esp_sa" || got.Line != "secret" {
 			t.Errorf("%+v", got)
 		}
@@ -70,13 +72,49 @@ func TestKeysAreTracedOnRequestAndNoted(t *testing.T) {
 			t.Errorf("event %+v", e)
 		}
 		stop()
-		if got := taken[ike.SetTrace](r); got[len(got)-1].Keys {
+		if got := taken[ike.SetTrace](r); len(got[len(got)-1].Keys) != 0 {
 			t.Error("keys are still put out")
 		}
 		c, _ := r.agent.Events(t.Context(), false)
 		for e := range c {
 			if strings.Contains(fmt.Sprint(e), "secret") {
 				t.Errorf("a key is in event %+v", e)
+			}
+		}
+	})
+}
+
+func keyOf(peer netip.Addr, to uint64, line string) ike.KeyLog {
+	return ike.KeyLog{Remote: addrPort(peer), Table: "esp_sa", Line: line, For: to}
+}
+
+// TestKeysGoToThoseWhoAskedForThisPeersAlone: who reads the keys of one peer
+// gets none of another that is traced too, and who comes later gets those that
+// are there, which who has them already does not get again.
+func TestKeysGoToThoseWhoAskedForThisPeersAlone(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		his, _ := r.trace(bob(), true)
+		hers, _ := r.trace(carol(), true)
+		steps, _ := r.trace(bob(), false)
+		taken[ike.SetTrace](r)
+		late, _ := r.trace(netip.AddrFrom16(bob().As16()), true)
+		in := one[ike.SetTrace](r)
+		if in.Show != bob() || in.For == 0 {
+			t.Errorf("%+v", in)
+		}
+		r.out(keyOf(bob(), in.For, "there already"))
+		r.out(keyOf(bob(), 0, "new"))
+		r.out(keyOf(carol(), 0, "of carol"))
+		for name, c := range map[string]struct {
+			lines <-chan control.TraceLine
+			want  []string
+		}{"bob's": {his, []string{"new"}}, "carol's": {hers, []string{"of carol"}}, "steps": {steps, nil}, "late": {late, []string{"there already", "new"}}} {
+			var got []string
+			for len(c.lines) > 0 {
+				got = append(got, (<-c.lines).Line)
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("%s: %q", name, got)
 			}
 		}
 	})

@@ -175,9 +175,13 @@ type Cancel struct{ Request uint64 }
 type SetTrace struct {
 	All   bool
 	Peers []netip.Addr
-	// Keys: also put out KeyLog. Root only; the caller notes it in the audit
-	// log.
-	Keys bool
+	// Keys are the peers of whom KeyLog is put out too. Root only; the caller
+	// notes it in the audit log.
+	Keys []netip.Addr
+	// Show is a peer of whom the keys of the ISAKMP SAs that are there already
+	// are put out at once, with For; the zero address: of none.
+	Show netip.Addr
+	For  uint64
 }
 
 func (Packet) input()      {}
@@ -333,10 +337,15 @@ type Traced struct {
 	Text string
 }
 
-// KeyLog is a line of one of Wireshark's key tables.
+// KeyLog is a line of one of Wireshark's key tables, for a peer whose keys
+// SetTrace asks for.
 type KeyLog struct {
-	Table string // "ikev1_decryption_table" or "esp_sa"
-	Line  string
+	Remote netip.AddrPort
+	Table  string // "ikev1_decryption_table" or "esp_sa"
+	Line   string
+	// For is the For of the SetTrace that has asked for what was there already;
+	// 0: it is new.
+	For uint64
 }
 
 func (Traced) output()      {}

@@ -128,7 +128,7 @@ func (s *script) play() {
 	case 11:
 		h.m.Handle(s.w.now, Silent{h.newestPair().ID})
 	case 12:
-		h.m.Handle(s.w.now, SetTrace{All: op&32 == 0, Keys: true})
+		h.m.Handle(s.w.now, SetTrace{All: op&32 == 0, Keys: []netip.Addr{peer.addr}, Show: peer.addr})
 	case 13:
 		if in := h.newestPair().In; len(in) > 0 {
 			h.m.Handle(s.w.now, Moved{in[0], netip.AddrPortFrom(peer.addr, uint16(s.next()))})

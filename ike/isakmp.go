@@ -122,7 +122,7 @@ func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []
 	s.renewal = m.timers.set(nil, now.Add(x.choice.Life/1000*time.Duration(m.renewAt(s.initiator))), func(now time.Time) { m.renewMain(now, s) })
 	m.keepNATAlive(now, s)
 	m.put(MainMode{SA: s.status()})
-	m.logMainKeys(s.path, s.icookie, s.keys)
+	m.logMainKeys(s)
 	m.crowdOut(now, s)
 	m.watchSpare(now, s)
 	for _, t := range m.peers.at(s.ends()).sas {

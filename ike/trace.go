@@ -6,25 +6,32 @@ import (
 	"slices"
 	"strings"
 
-	"ipsecagent/ike/crypt"
 	"ipsecagent/ike/wire"
 	"ipsecagent/sadb"
 )
 
-// setTrace takes which peers are traced. Of those whose ISAKMP SAs are there
-// already the keys are put out at once.
+// setTrace takes which peers are traced, and shows the keys that are there
+// already to who asks for them.
 func (m *Machine) setTrace(in SetTrace) {
-	before := m.trace
-	m.trace = in
-	m.trace.Peers = slices.Clone(in.Peers)
-	for i, a := range m.trace.Peers {
-		m.trace.Peers[i] = a.Unmap()
+	m.trace = SetTrace{All: in.All, Peers: unmapped(in.Peers), Keys: unmapped(in.Keys)}
+	if !in.Show.IsValid() {
+		return
 	}
 	for _, s := range m.established() {
-		if !before.Keys || !before.covers(s.remote.Addr()) {
-			m.logMainKeys(s.path, s.icookie, s.keys)
+		if s.remote.Addr() == in.Show.Unmap() {
+			line := mainKeys(s)
+			line.For = in.For
+			m.out = append(m.out, line)
 		}
 	}
+}
+
+func unmapped(addrs []netip.Addr) []netip.Addr {
+	all := slices.Clone(addrs)
+	for i, a := range all {
+		all[i] = a.Unmap()
+	}
+	return all
 }
 
 // covers reports whether a peer is traced.
@@ -121,16 +128,20 @@ func pairWords(p sadb.Pair) string {
 }
 
 // logMainKeys puts out what decrypts the messages of an ISAKMP SA.
-func (m *Machine) logMainKeys(p path, icookie [8]byte, keys *crypt.Keys) {
-	if m.trace.Keys && m.trace.covers(p.remote.Addr()) {
-		m.out = append(m.out, KeyLog{Table: "ikev1_decryption_table", Line: fmt.Sprintf("%x,%x", icookie, keys.Ka.Bytes())})
+func (m *Machine) logMainKeys(s *isakmp) {
+	if slices.Contains(m.trace.Keys, s.remote.Addr()) {
+		m.out = append(m.out, mainKeys(s))
 	}
+}
+
+func mainKeys(s *isakmp) KeyLog {
+	return KeyLog{Remote: s.remote, Table: "ikev1_decryption_table", Line: fmt.Sprintf("%x,%x", s.icookie, s.keys.Ka.Bytes())}
 }
 
 // logKeys puts out what decrypts the packets of an association. Of AH there is
 // nothing to decrypt.
 func (m *Machine) logKeys(p path, sa sadb.SA) {
-	if !m.trace.Keys || !m.trace.covers(p.remote.Addr()) || sa.ID.Proto != sadb.ESP {
+	if !slices.Contains(m.trace.Keys, p.remote.Addr()) || sa.ID.Proto != sadb.ESP {
 		return
 	}
 	family := "IPv4"
@@ -139,7 +150,7 @@ func (m *Machine) logKeys(p path, sa sadb.SA) {
 	}
 	line := fmt.Sprintf("%q,%q,%q,\"0x%08x\",%q,%q,%q,%q", family, sa.Src, sa.ID.Dst, uint32(sa.ID.SPI),
 		wiresharkCipher(sa.Suite), hexKey(sa.EncKey), wiresharkIntegrity(sa.Suite.Integrity), hexKey(sa.AuthKey))
-	m.out = append(m.out, KeyLog{Table: "esp_sa", Line: line})
+	m.out = append(m.out, KeyLog{Remote: p.remote, Table: "esp_sa", Line: line})
 }
 
 func hexKey(s sadb.Secret) string {

@@ -149,10 +149,10 @@ func TestTraceShowsNoSecrets(t *testing.T) {
 // not named is traced.
 func TestTraceChangesNothing(t *testing.T) {
 	_, plain, none, _ := tracedLife(t, SetTrace{})
-	_, traced, some, _ := tracedLife(t, SetTrace{Peers: []netip.Addr{mustAddr("::ffff:192.0.2.2")}, Keys: true})
-	_, _, others, keys := tracedLife(t, SetTrace{Peers: []netip.Addr{mustAddr("192.0.2.9")}, Keys: true})
-	if len(none) != 0 || len(some) == 0 || len(others)+len(keys) != 0 {
-		t.Errorf("%d, %d, %d lines, %d keys", len(none), len(some), len(others), len(keys))
+	_, traced, some, his := tracedLife(t, SetTrace{Peers: []netip.Addr{mustAddr("::ffff:192.0.2.2")}, Keys: []netip.Addr{mustAddr("::ffff:192.0.2.2")}})
+	_, _, others, keys := tracedLife(t, SetTrace{Peers: []netip.Addr{mustAddr("192.0.2.9")}, Keys: []netip.Addr{mustAddr("192.0.2.9")}})
+	if len(none) != 0 || len(some) == 0 || len(his) == 0 || len(others)+len(keys) != 0 {
+		t.Errorf("%d, %d, %d lines, %d and %d keys", len(none), len(some), len(others), len(his), len(keys))
 	}
 	if !slices.EqualFunc(plain.sent, traced.sent, bytes.Equal) {
 		t.Error("a trace changes what is sent")
@@ -162,7 +162,7 @@ func TestTraceChangesNothing(t *testing.T) {
 // TestKeyLog: a line for the ISAKMP SA and one for each association, in the
 // form of Wireshark's tables; also if it is asked for later.
 func TestKeyLog(t *testing.T) {
-	w, a, _, keys := tracedLife(t, SetTrace{All: true, Keys: true})
+	w, a, _, keys := tracedLife(t, SetTrace{All: true, Keys: []netip.Addr{mustAddr("192.0.2.2")}})
 	counts := map[string]int{}
 	for _, k := range keys {
 		counts[k.Table]++
@@ -171,6 +171,9 @@ func TestKeyLog(t *testing.T) {
 		t.Errorf("%v", counts)
 	}
 	for _, k := range keys {
+		if k.Remote.Addr() != mustAddr("192.0.2.2") || k.For != 0 {
+			t.Errorf("%+v", k)
+		}
 		fields := strings.Split(k.Line, ",")
 		if k.Table == "ikev1_decryption_table" && (len(fields) != 2 || len(fields[0]) != 16 || len(fields[1]) != 64) {
 			t.Errorf("%s", k.Line)
@@ -189,12 +192,15 @@ func TestKeyLog(t *testing.T) {
 			late = append(late, k)
 		}
 	}
-	for range 2 {
-		b.m.Handle(w.now, SetTrace{Peers: []netip.Addr{a.addr}, Keys: true})
+	peer := []netip.Addr{a.addr}
+	for i := range 2 {
+		b.m.Handle(w.now, SetTrace{Peers: peer, Keys: peer, Show: a.addr, For: uint64(i + 1)})
+		b.m.Handle(w.now, SetTrace{Peers: peer, Keys: peer}) // asks for nothing that is there
+		b.m.Handle(w.now, SetTrace{Peers: peer, Keys: peer, Show: mustAddr("192.0.2.9"), For: 9})
 		w.flush()
 	}
-	if len(late) != 1 {
-		t.Errorf("asked for later: %d lines", len(late))
+	if len(late) != 2 || late[0].For != 1 || late[1].For != 2 || late[0].Line != late[1].Line || late[0].Remote.Addr() != a.addr {
+		t.Errorf("asked for later: %+v", late)
 	}
 }
 

@@ -111,7 +111,7 @@ func TestWiresharkReadsTheKeys(t *testing.T) {
 				options = append(options, "-o", "uat:"+o.Table+":"+o.Line)
 			}
 		}
-		a.m.Handle(w.now, SetTrace{Peers: []netip.Addr{b.addr}, Keys: true})
+		a.m.Handle(w.now, SetTrace{Keys: []netip.Addr{b.addr}})
 		q := quickOffer(t, a.addr, b.addr)
 		q.Proposals = proposals(t, suite)
 		theirs := q
