@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ipsecagent/agent/control"
+	"ipsecagent/auth"
 	"ipsecagent/driver"
 	"ipsecagent/driver/drivertest"
 	"ipsecagent/ike"
@@ -251,7 +252,7 @@ func (r *rig) asked(port uint16) (ike.QuickOffer, error) {
 		r.t.Fatal("the key exchange has no policy")
 	}
 	sel := sadb.Selector{Local: sadb.Addr(alice()), Remote: sadb.Addr(bob()), Proto: sadb.TCP, RemotePorts: sadb.Port(port)}
-	return set[len(set)-1].Policy.Quick(ike.QuickQuery{Local: alice(), Remote: bob(), Selector: sel, Method: 1, Principal: "psk:default"})
+	return set[len(set)-1].Policy.Quick(ike.QuickQuery{Local: alice(), Remote: bob(), Selector: sel, Proof: auth.Proof{Method: 1, Principal: "psk:default"}})
 }
 
 func TestDefaultResponseSecuresExactlyWhatWasAsked(t *testing.T) {
@@ -297,7 +298,7 @@ func TestDefaultResponseIsCappedForEachPeer(t *testing.T) {
 		set := last[ike.SetPolicy](r)
 		for port := range uint16(maxResponses + 1) {
 			sel := sadb.Selector{Local: sadb.Addr(alice()), Remote: sadb.Addr(bob()), Proto: sadb.UDP, LocalPorts: sadb.Port(port + 1)}
-			offer, err := set.Policy.Quick(ike.QuickQuery{Local: alice(), Remote: bob(), Selector: sel, Method: 1, Principal: "psk:default"})
+			offer, err := set.Policy.Quick(ike.QuickQuery{Local: alice(), Remote: bob(), Selector: sel, Proof: auth.Proof{Method: 1, Principal: "psk:default"}})
 			if err != nil {
 				t.Fatal(err)
 			}

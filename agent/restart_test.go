@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ipsecagent/agent/control"
+	"ipsecagent/auth"
 	"ipsecagent/driver"
 	"ipsecagent/driver/drivertest"
 	"ipsecagent/ike"
@@ -321,7 +322,7 @@ func TestSoftLifetimeRekeysUntilReplaced(t *testing.T) {
 			t.Error("a rekey that brought nothing is not asked for again")
 		}
 		set := last[ike.SetPolicy](r)
-		offer, err := set.Policy.Quick(ike.QuickQuery{Local: alice(), Remote: bob(), Selector: p.Selector, Method: 1, Principal: "psk:default"})
+		offer, err := set.Policy.Quick(ike.QuickQuery{Local: alice(), Remote: bob(), Selector: p.Selector, Proof: auth.Proof{Method: 1, Principal: "psk:default"}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -247,10 +247,8 @@ func checkDecision(q ike.QuickQuery, out, in policy.CompiledFilter) error {
 }
 
 func checkIdentity(q ike.QuickQuery, accepted []policy.AuthMethod, who string) error {
-	for _, r := range requirements(accepted) {
-		if accepts(r, q) {
-			return nil
-		}
+	if slices.ContainsFunc(requirements(accepted), q.Satisfies) {
+		return nil
 	}
 	return refuse(notifyAuthFailed, "%s does not accept %s, proven by %s; add it to the rule's authentication if it may stand there", who, q.Principal, q.Method)
 }
@@ -324,23 +322,13 @@ func (s *snapshot) offersFor(p sadb.Pair, m auth.Method) (main ike.MainOffer, qu
 // queryFor asks what the policy would answer if the peer proposed a pair that
 // exists.
 func queryFor(p sadb.Pair, m auth.Method) ike.QuickQuery {
-	return ike.QuickQuery{Local: p.Local, Remote: p.Remote, Selector: p.Selector, Mode: p.Mode, Method: m, Principal: auth.Principal(p.Principal), CA: p.CA}
+	return ike.QuickQuery{Local: p.Local, Remote: p.Remote, Selector: p.Selector, Mode: p.Mode,
+		Proof: auth.Proof{Method: m, Principal: auth.Principal(p.Principal), CA: p.CA,
+			Mapped: p.Mapped, Subject: auth.Principal(p.Subject), Named: p.Named, Listed: p.Listed}}
 }
 
 func offered(proposals []sadb.Proposal, suites []sadb.Suite) bool {
 	return slices.ContainsFunc(proposals, func(p sadb.Proposal) bool { return slices.Equal(p.Suites, suites) })
-}
-
-// accepts reports whether the identity that a peer has proven satisfies r: by
-// the method, with the very key or under the very authority it names.
-func accepts(r auth.Requirement, q ike.QuickQuery) bool {
-	if r.Method != q.Method || r.CA != "" && r.CA != q.CA {
-		return false
-	}
-	if r.Method == auth.PSK && r.Key != "" && string(q.Principal) != "psk:"+r.Key {
-		return false
-	}
-	return len(r.AcceptPrincipals) == 0 || slices.Contains(r.AcceptPrincipals, string(q.Principal))
 }
 
 // requirements says a rule's authentication methods in the words of IKE.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"errors"
 	"net/netip"
 	"testing"
@@ -75,7 +76,7 @@ func TestQuickModeIsAnsweredByTheMostSpecificFilter(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			offer, err := s.quick(ike.QuickQuery{Local: alice(), Remote: netip.MustParseAddr(c.remote), Selector: c.selector,
-				Mode: c.mode, Method: auth.PSK, Principal: c.principal})
+				Mode: c.mode, Proof: auth.Proof{Method: auth.PSK, Principal: c.principal}})
 			if c.rule == "" {
 				wantRefusal(t, err, c.notify)
 				return
@@ -116,7 +117,7 @@ func checkOffer(t *testing.T, s *snapshot, offer ike.QuickOffer, sel sadb.Select
 func TestQuickModeOnlyByAcceptedMethod(t *testing.T) {
 	s := compiledFrom(t, mixed)
 	_, err := s.quick(ike.QuickQuery{Local: alice(), Remote: bob(), Selector: pairOf("192.0.2.2", sadb.TCP, sadb.Ports{}, sadb.Port(8004)),
-		Method: auth.Kerberos, Principal: "host/bob"})
+		Proof: auth.Proof{Method: auth.Kerberos, Principal: "host/bob"}})
 	wantRefusal(t, err, notifyAuthFailed)
 }
 
@@ -149,7 +150,7 @@ rules: [{name: fleet, filterList: fleet, filterAction: require, authentication: 
 	if _, err := narrow.main(ike.MainQuery{Local: alice(), Remote: netip.MustParseAddr("10.1.2.3")}); err != nil {
 		t.Error(err)
 	}
-	_, err := narrow.quick(ike.QuickQuery{Local: alice(), Remote: bob(), Selector: pairOf("192.0.2.2", 0, sadb.Ports{}, sadb.Ports{}), Method: auth.PSK})
+	_, err := narrow.quick(ike.QuickQuery{Local: alice(), Remote: bob(), Selector: pairOf("192.0.2.2", 0, sadb.Ports{}, sadb.Ports{}), Proof: auth.Proof{Method: auth.PSK}})
 	wantRefusal(t, err, notifyInvalidID)
 }
 
@@ -175,7 +176,7 @@ func TestNarrowNeverCoversMoreThanTheFilter(t *testing.T) {
 func TestPairsArePolicysWhileItWouldMakeThem(t *testing.T) {
 	s := compiledFrom(t, mixed)
 	offer, err := s.quick(ike.QuickQuery{Local: alice(), Remote: bob(), Selector: pairOf("192.0.2.2", sadb.TCP, sadb.Port(1433), sadb.Ports{}),
-		Method: auth.PSK, Principal: "psk:strong"})
+		Proof: auth.Proof{Method: auth.PSK, Principal: "psk:strong"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,5 +199,23 @@ func TestPairsArePolicysWhileItWouldMakeThem(t *testing.T) {
 		if _, _, ok := s.offersFor(q, methodOf(q)); ok {
 			t.Errorf("%s: still wanted", name)
 		}
+	}
+}
+
+// TestHowAPairWasProvenIsKept: a fresh agent judges a pair by what its peer has
+// proven, as the one before it did.
+func TestHowAPairWasProvenIsKept(t *testing.T) {
+	p := sadb.Pair{Principal: "a$@R", Method: auth.RSA.String(), CA: "CN=Root", Mapped: true, Subject: "CN=a", Named: true, Listed: true}
+	data, err := json.Marshal(recordOf(p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r pairRecord
+	if err := json.Unmarshal(data, &r); err != nil {
+		t.Fatal(err)
+	}
+	want := auth.Proof{Method: auth.RSA, Principal: "a$@R", CA: "CN=Root", Mapped: true, Subject: "CN=a", Named: true, Listed: true}
+	if got := queryFor(r.Pair, auth.RSA).Proof; got != want {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }

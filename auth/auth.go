@@ -2,7 +2,8 @@
 // preshared keys, certificates, Kerberos. It owns the vocabulary only; the
 // methods are packages below it.
 //
-// It does not decide whether a proven identity is welcome: policy does.
+// It does not decide which identities are welcome: policy does, in its
+// requirements, with which Proof compares what was proven.
 package auth
 
 import (
@@ -58,6 +59,9 @@ type Requirement struct {
 	// AcceptPrincipals are the identities welcome; empty: every one the
 	// method itself trusts.
 	AcceptPrincipals []string
+	// AcceptTrusted: every one the method itself trusts is welcome beside
+	// those of AcceptPrincipals: what several rules ask for together.
+	AcceptTrusted bool
 }
 
 // Authenticator starts authentications of one method. It may be used by
@@ -119,6 +123,9 @@ type Session interface {
 	Prove(hash func(extra []byte) []byte) (proof []byte, err error)
 	// Check verifies the peer's proof. It may try several extras.
 	Check(hash func(extra []byte) []byte, proof []byte) (Principal, error)
+	// Trusted reports, once Check has succeeded, whether the method itself
+	// trusts the principal, so that a rule need not list it.
+	Trusted() bool
 }
 
 // Error is a failed authentication with its reason in words. Reason is for

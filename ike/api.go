@@ -53,10 +53,7 @@ type QuickQuery struct {
 	Local, Remote netip.Addr // outer addresses
 	Selector      sadb.Selector
 	Mode          sadb.Mode
-	Method        auth.Method
-	Principal     auth.Principal
-	// CA is the authority that the principal was proven under (certificates).
-	CA string
+	auth.Proof    // what the peer has proven of itself
 }
 
 // QuickOffer is what a quick mode may look like.

@@ -42,7 +42,8 @@ func (m *Machine) settle(now time.Time, q *quickMode) {
 	id, replaces, round := q.pair.ID, q.pair.Replaces, q.pair.Round
 	q.pair = sadb.Pair{ID: id, Filter: q.offer.Filter, Local: s.local.Addr(), Remote: s.remote.Addr(),
 		Selector: q.selector, Flow: q.selector.String(), Mode: q.pick.Shape.Mode, Suites: q.pick.Suites,
-		Lifetime: q.pick.Lifetime, Initiator: q.initiator, Principal: string(s.principal), Method: s.method.String(), CA: s.requirement.CA,
+		Lifetime: q.pick.Lifetime, Initiator: q.initiator, Principal: string(s.proof.Principal), Method: s.proof.Method.String(), CA: s.proof.CA,
+		Mapped: s.proof.Mapped, Subject: string(s.proof.Subject), Named: s.proof.Named, Listed: s.proof.Listed,
 		Since: now, Replaces: replaces, Round: round, DefaultResponse: q.offer.DefaultResponse, Encap: s.encap()}
 	for i, suite := range q.pick.Suites {
 		q.pair.In = append(q.pair.In, sadb.SAID{Dst: s.local.Addr(), Proto: suite.Proto, SPI: q.spis[suite.Proto]})

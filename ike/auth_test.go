@@ -29,8 +29,10 @@ func (f *method) Start(auth.Request) (auth.Session, error) {
 	return f, nil
 }
 
-func (f *method) Local() auth.Claim               { return f.claim }
-func (f *method) Remote(auth.Claim) error         { return f.remote }
+func (f *method) Local() auth.Claim       { return f.claim }
+func (f *method) Remote(auth.Claim) error { return f.remote }
+func (f *method) Trusted() bool           { return true }
+
 func (f *method) Seeds() [][]byte                 { return nil }
 func (f *method) Token(in []byte) ([]byte, error) { return nil, nil }
 
@@ -178,7 +180,7 @@ func (w *world) other(h *host) *host {
 // key or authority and with a principal that the rule accepts.
 func TestWhatAnISAKMPSAMayCarry(t *testing.T) {
 	suites := mainSuite(t, "aes256-sha256-ecp256", "aes128-sha1-modp1024")
-	s := &isakmp{suite: suites[0], method: auth.PSK, principal: "psk:a", requirement: auth.Requirement{Method: auth.PSK, CA: "CN=1"}}
+	s := &isakmp{suite: suites[0], proof: auth.Proof{Method: auth.PSK, Principal: "psk:a", CA: "CN=1"}}
 	cases := []struct {
 		name string
 		req  auth.Requirement

@@ -159,8 +159,8 @@ func TestCertificatesOfSeveralAuthorities(t *testing.T) {
 	w.run(2 * time.Second)
 	w.checkPaired(a, b)
 	s := b.m.established()[0]
-	if s.requirement.CA != "CN=Two" || s.satisfies(certOffer(t, only("One"))) {
-		t.Errorf("%+v", s.requirement)
+	if s.proof.CA != "CN=Two" || s.satisfies(certOffer(t, only("One"))) {
+		t.Errorf("%+v", s.proof)
 	}
 }
 

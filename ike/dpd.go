@@ -103,7 +103,7 @@ func (m *Machine) deadPeer(now time.Time, s *isakmp) {
 		m.endPair(now, p, peerDead, false)
 	}
 	for _, t := range m.peers.at(s.ends()).sas {
-		if t.principal == s.principal && t.remote == s.remote && !t.alive.After(s.probe.since) {
+		if t.proof.Principal == s.proof.Principal && t.remote == s.remote && !t.alive.After(s.probe.since) {
 			m.endSA(now, t, peerDead)
 		}
 	}

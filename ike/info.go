@@ -78,7 +78,7 @@ func (m *Machine) deleted(now time.Time, s *isakmp, d wire.Delete) {
 // until then is lost, never in clear. To keep the keys for a while, only to
 // believe late deletes, would have an ISAKMP SA outlive its own end.
 func (m *Machine) deletedSA(now time.Time, s *isakmp, key saKey) {
-	if old := m.sas[key]; old != nil && old.sameHosts(s.path) && old.principal == s.principal {
+	if old := m.sas[key]; old != nil && old.sameHosts(s.path) && old.proof.Principal == s.proof.Principal {
 		m.endSA(now, old, "deleted by the peer")
 	}
 }
@@ -199,7 +199,7 @@ func (m *Machine) forgetOlder(now time.Time, s *isakmp, before time.Time) {
 		}
 	}
 	for _, old := range m.peers.at(s.ends()).sas {
-		same := old.principal == s.principal && (old.remote == s.remote || !s.nat.remote && !old.nat.remote)
+		same := old.proof.Principal == s.proof.Principal && (old.remote == s.remote || !s.nat.remote && !old.nat.remote)
 		if old != s && same && old.since.Before(before) {
 			m.endSA(now, old, "the peer has started anew")
 		}

@@ -2,9 +2,7 @@ package ike
 
 import (
 	"bytes"
-	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"ipsecagent/auth"
@@ -21,12 +19,10 @@ type isakmp struct {
 	icookie, rcookie [8]byte
 	initiator        bool
 	suite            sadb.ISAKMPSuite
-	method           auth.Method
-	principal        auth.Principal
 	nat              natFacts
-	fragments        bool             // the peer takes them
-	vendor           string           // what the peer says it is
-	requirement      auth.Requirement // what the principal was proven under
+	fragments        bool   // the peer takes them
+	vendor           string // what the peer says it is
+	proof            auth.Proof
 	offer            MainOffer
 	keys             *crypt.Keys
 	last             []byte // last ciphertext block of phase 1
@@ -76,35 +72,20 @@ func (s *isakmp) compare(t *isakmp) int {
 
 func (s *isakmp) status() ISAKMPSA {
 	return ISAKMPSA{ICookie: s.icookie, RCookie: s.rcookie, Local: s.local, Remote: s.remote, Initiator: s.initiator,
-		Suite: s.suite, Method: s.method, Principal: s.principal, Since: s.since, Expires: s.expires, QuickModes: s.count,
+		Suite: s.suite, Method: s.proof.Method, Principal: s.proof.Principal, Since: s.since, Expires: s.expires, QuickModes: s.count,
 		Vendor: s.vendor, NAT: s.nat.found()}
 }
 
-// acceptPrincipal says whether a rule welcomes a proven identity.
-func acceptPrincipal(req auth.Requirement, p auth.Principal) error {
-	if len(req.AcceptPrincipals) > 0 && !slices.Contains(req.AcceptPrincipals, string(p)) {
-		return fmt.Errorf("the peer proved to be %q, but the rule accepts only %s", p, strings.Join(req.AcceptPrincipals, ", "))
-	}
-	return nil
-}
-
 // satisfies reports whether what was proven in main mode is what a rule asks
-// for: the method, the very key or authority it names, and the principal.
+// for.
 func (s *isakmp) satisfies(o MainOffer) bool {
-	if !slices.Contains(o.Suites, s.suite) {
-		return false
-	}
-	return slices.ContainsFunc(o.Auth, func(r auth.Requirement) bool {
-		key := r.Key == "" || r.Key == s.requirement.Key || s.principal == auth.Principal("psk:"+r.Key)
-		ca := r.CA == "" || r.CA == s.requirement.CA
-		return r.Method == s.method && key && ca && acceptPrincipal(r, s.principal) == nil
-	})
+	return slices.Contains(o.Suites, s.suite) && slices.ContainsFunc(o.Auth, s.proof.Satisfies)
 }
 
 // establishMain makes an ISAKMP SA of a main mode whose peer has proven itself.
-func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []byte, p auth.Principal) *isakmp {
+func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []byte, p auth.Proof) *isakmp {
 	s := &isakmp{path: x.path, icookie: x.icookie, rcookie: x.rcookie, initiator: x.initiator,
-		suite: x.choice.Suite, method: x.choice.Method, principal: p, requirement: c.requirement, offer: x.offer,
+		suite: x.choice.Suite, proof: p, offer: x.offer,
 		keys: c.keys, nat: x.nat, fragments: x.peer.fragments, vendor: x.peer.name,
 		last: last, since: now, alive: now, expires: now.Add(x.choice.Life), final: x.answers.latest(),
 		agent: x.peer.agent != nil, dpd: x.peer.dpd, windows: x.peer.windows,
@@ -126,7 +107,7 @@ func (m *Machine) establishMain(now time.Time, x *mainMode, c candidate, last []
 	m.crowdOut(now, s)
 	m.watchSpare(now, s)
 	for _, t := range m.peers.at(s.ends()).sas {
-		if t != s && t.spent() && t.principal == s.principal {
+		if t != s && t.spent() && t.proof.Principal == s.proof.Principal {
 			m.closeSpent(now, t)
 		}
 	}
@@ -141,7 +122,7 @@ func (m *Machine) crowdOut(now time.Time, s *isakmp) {
 	var oldest *isakmp
 	n := 0
 	for _, t := range m.peers.at(s.ends()).sas {
-		if t.sameHosts(s.path) && t.principal == s.principal {
+		if t.sameHosts(s.path) && t.proof.Principal == s.proof.Principal {
 			if n++; oldest == nil || t.compare(oldest) < 0 {
 				oldest = t
 			}
@@ -179,7 +160,7 @@ func (m *Machine) renewMain(now time.Time, s *isakmp) {
 func (m *Machine) newest(s *isakmp) *isakmp {
 	best := s
 	for _, t := range m.peers.at(s.ends()).sas {
-		if t.sameHosts(s.path) && t.principal == s.principal && t.compare(best) > 0 {
+		if t.sameHosts(s.path) && t.proof.Principal == s.proof.Principal && t.compare(best) > 0 {
 			best = t
 		}
 	}

@@ -354,10 +354,10 @@ func (m *Machine) doubt(x *mainMode, err error) {
 // checked is the result of the work for message 6.
 type checked struct {
 	path
-	chain     wire.Chain
-	last      []byte // ciphertext block of phase 1
-	principal auth.Principal
-	err       error
+	chain wire.Chain
+	last  []byte // ciphertext block of phase 1
+	proof auth.Proof
+	err   error
 }
 
 // message6 verifies the responder's proof.
@@ -376,7 +376,10 @@ func (m *Machine) message6(now time.Time, x *mainMode, msg message, _ wire.Chain
 	draft := *x
 	m.mainWork(now, x, func() any {
 		var c checked
-		c.principal, c.err = p.check(draft.session, draft.claim, draft.keys.HashR, draft.sai)
+		var principal auth.Principal
+		if principal, c.err = p.check(draft.session, draft.claim, draft.keys.HashR, draft.sai); c.err == nil {
+			c.proof = auth.ProofOf(draft.requirement, principal, draft.session.Trusted())
+		}
 		return c
 	}, func(now time.Time, result any) {
 		c, ok := result.(checked)
@@ -399,7 +402,7 @@ func (m *Machine) checkedMain(now time.Time, x *mainMode, c checked) {
 		x.resend.shorten()
 		return
 	}
-	err := acceptPrincipal(x.requirement, c.principal)
+	err := c.proof.Welcome([]auth.Requirement{x.requirement})
 	if err == nil {
 		err = checkVendor(x.peer, c.chain)
 	}
@@ -408,7 +411,7 @@ func (m *Machine) checkedMain(now time.Time, x *mainMode, c checked) {
 		return
 	}
 	x.moved(c.path)
-	s := m.establishMain(now, x, candidate{x.session, x.requirement, x.keys}, c.last, c.principal)
+	s := m.establishMain(now, x, candidate{x.session, x.requirement, x.keys}, c.last, c.proof)
 	delete(m.attempts, x.remote.Addr())
 	m.initialContact(now, s, c.chain, x.started)
 	for _, r := range x.waiting {

@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -118,16 +119,13 @@ func (c candidate) accept(claim auth.Claim, token []byte) ([]byte, error) {
 }
 
 // candidates makes the keys of each way the peer may prove itself. A GSS token
-// can be taken once: so there is one candidate for all rules of Kerberos, and
-// which of them welcomes the peer is decided when its principal is known.
+// can be taken once: so rules that differ in the principals they accept share a
+// candidate, and which of them welcomes the peer is decided when it is known.
 func (m *Machine) candidates(x *mainMode, shared []byte) ([]candidate, error) {
 	var all []candidate
-	reqs := x.requirements(x.choice.Method)
 	failed := fmt.Errorf("no requirement of the policy is of method %s", x.choice.Method)
-	if x.choice.Method == auth.Kerberos {
-		reqs = []auth.Requirement{anyPrincipal(reqs)}
-	}
-	for _, req := range reqs {
+	ways := together(x.requirements(x.choice.Method))
+	for _, req := range ways[:min(len(ways), auth.MaxWays(x.choice.Method))] {
 		x.requirement = req
 		s, err := m.authenticator(req.Method).Start(x.request())
 		if err != nil {
@@ -146,25 +144,32 @@ func (m *Machine) candidates(x *mainMode, shared []byte) ([]candidate, error) {
 	if len(all) == 0 {
 		return nil, failed
 	}
-	return all[:min(len(all), maxCandidates)], nil
+	return all, nil
 }
 
-// anyPrincipal is a requirement that welcomes whom any of reqs does.
-func anyPrincipal(reqs []auth.Requirement) auth.Requirement {
-	all := reqs[0]
-	all.AcceptPrincipals = nil
+// together makes one requirement of those that ask for the same key, authority
+// and mapping: it welcomes whom any of them does. Those that map to accounts
+// come first, since a proof of the account says more.
+func together(reqs []auth.Requirement) []auth.Requirement {
+	var all []auth.Requirement
 	for _, r := range reqs {
-		if len(r.AcceptPrincipals) == 0 {
-			all.AcceptPrincipals = nil
-			break
+		r.AcceptTrusted = len(r.AcceptPrincipals) == 0
+		i := slices.IndexFunc(all, func(w auth.Requirement) bool {
+			return w.Method == r.Method && w.Key == r.Key && w.CA == r.CA && w.MapToAccount == r.MapToAccount
+		})
+		if i < 0 {
+			all = append(all, r)
+			continue
 		}
-		all.AcceptPrincipals = append(all.AcceptPrincipals, r.AcceptPrincipals...)
+		w := &all[i]
+		w.AcceptPrincipals = slices.Concat(w.AcceptPrincipals, r.AcceptPrincipals)
+		w.AcceptTrusted = w.AcceptTrusted || r.AcceptTrusted
+		w.ExcludeCAName = w.ExcludeCAName && r.ExcludeCAName
 	}
-	return all
+	mapped := func(r auth.Requirement) bool { return r.MapToAccount }
+	unmapped := slices.DeleteFunc(slices.Clone(all), mapped)
+	return append(slices.DeleteFunc(all, func(r auth.Requirement) bool { return !mapped(r) }), unmapped...)
 }
-
-// maxCandidates bounds the keys that one message 5 is tried under.
-const maxCandidates = 8
 
 // seedsOf returns the seeds of a session; one that is nil for the methods that
 // have none.
@@ -241,8 +246,9 @@ type opened struct {
 // proven is the result of the work for message 5.
 type proven struct {
 	opened
-	principal auth.Principal
+	proof     auth.Proof
 	ours      proof
+	unwelcome error // it holds, but the identity is not welcome
 	err       error
 }
 
@@ -275,25 +281,60 @@ func (m *Machine) message5(now time.Time, x *mainMode, msg message, _ wire.Chain
 }
 
 // proveMain runs in the pool: it checks the peer's proof and makes ours. Of
-// several ways that fail, what is said of the first is reported.
+// several ways that fail, an identity that is not welcome says more than a
+// proof that does not hold; else what is said of the first is reported.
 func proveMain(x *mainMode, readable []opened) proven {
-	var failed error
-	for _, o := range readable {
+	var worst proven
+	for i, o := range readable {
 		p := proven{opened: o}
-		theirs, err := readProof(x.choice.Method, o.chain)
-		if err == nil {
-			p.principal, err = theirs.check(o.session, x.claim, o.keys.HashI, x.sai)
+		p.proof, p.err = x.proofUnder(o)
+		if p.err == nil {
+			x.alsoProven(&p.proof, readable[i+1:])
+			p.unwelcome = p.proof.Welcome(x.offer.Auth)
 		}
-		if err != nil {
-			if failed == nil {
-				failed = err
-			}
+		if p.err == nil && p.unwelcome == nil {
+			p.ours, p.err = x.prove(o.session, func(id, extra []byte) []byte { return o.keys.HashR(x.sai, id, extra) })
+			return p
+		}
+		if i == 0 || worst.unwelcome == nil && p.unwelcome != nil {
+			worst = p
+		}
+	}
+	return worst
+}
+
+// proofUnder checks the peer's proof as one candidate reads it.
+func (x *mainMode) proofUnder(o opened) (auth.Proof, error) {
+	theirs, err := readProof(x.choice.Method, o.chain)
+	if err != nil {
+		return auth.Proof{}, err
+	}
+	principal, err := theirs.check(o.session, x.claim, o.keys.HashI, x.sai)
+	if err != nil {
+		return auth.Proof{}, err
+	}
+	return auth.ProofOf(o.requirement, principal, o.session.Trusted()), nil
+}
+
+// alsoProven adds to a proof what the same message proves to another rule: who
+// the certificate of an account names, or that the key which one rule asks for
+// by name is the one meant for the peer.
+func (x *mainMode) alsoProven(p *auth.Proof, others []opened) {
+	for _, o := range others {
+		subject := p.Mapped && !o.requirement.MapToAccount && o.requirement.CA == p.CA
+		meant := p.Named && o.requirement.Key == ""
+		if !subject && !meant {
 			continue
 		}
-		p.ours, p.err = x.prove(o.session, func(id, extra []byte) []byte { return o.keys.HashR(x.sai, id, extra) })
-		return p
+		also, err := x.proofUnder(o)
+		switch {
+		case err != nil:
+		case subject:
+			p.Subject = also.Principal
+		case also.Principal == p.Principal:
+			p.Named = false
+		}
 	}
-	return proven{err: failed}
 }
 
 // suspectKey notes that a message 5 could not be read or proved nothing: most
@@ -334,15 +375,15 @@ func (m *Machine) provenMain(now time.Time, x *mainMode, msg message, result any
 		m.drop(now, x.remote, "main mode message 5: "+p.err.Error())
 		return
 	}
-	requirement, err := x.welcomes(p.requirement, p.principal)
-	if err == nil {
-		err = checkVendor(x.peer, p.chain)
+	if p.unwelcome != nil {
+		m.sayUnwelcome(x, p.opened)
+	} else {
+		p.unwelcome = checkVendor(x.peer, p.chain)
 	}
-	if err != nil {
-		m.failMain(now, x, notWelcome(err))
+	if p.unwelcome != nil {
+		m.failMain(now, x, notWelcome(p.unwelcome))
 		return
 	}
-	p.requirement = requirement
 	payloads := slices.Concat(p.ours.payloads(x.choice.Method), m.provenVendor(x.peer, false))
 	reply, last, err := seal(p.keys, x.header(), p.iv, payloads)
 	if err != nil {
@@ -352,20 +393,25 @@ func (m *Machine) provenMain(now time.Time, x *mainMode, msg message, result any
 	m.tracePayloads(x.path, true, x.header(), payloads)
 	x.moved(msg.path)
 	x.answers.remember(msg.sum, reply)
-	s := m.establishMain(now, x, p.candidate, last, p.principal)
+	s := m.establishMain(now, x, p.candidate, last, p.proof)
 	m.send(x.path, reply)
 	m.initialContact(now, s, p.chain, x.started)
 }
 
-// welcomes returns the requirement that accepts a principal: the one it was
-// proven under, or of Kerberos the first that does.
-func (x *mainMode) welcomes(proven auth.Requirement, p auth.Principal) (auth.Requirement, error) {
-	if x.choice.Method == auth.Kerberos {
-		for _, r := range x.requirements(auth.Kerberos) {
-			if acceptPrincipal(r, p) == nil {
-				return r, nil
-			}
-		}
+// sayUnwelcome tells an initiator, under the keys that it has proven itself
+// under, that policy does not want it.
+func (m *Machine) sayUnwelcome(x *mainMode, o opened) {
+	b, err := m.random(4)
+	if err != nil {
+		return
 	}
-	return proven, acceptPrincipal(proven, p)
+	id := binary.BigEndian.Uint32(b) | 1 // 0 is no message ID
+	n := wire.Notify{DOI: wire.DOIIPsec, Protocol: wire.ProtoISAKMP, Type: wire.AuthenticationFailed}
+	said := []wire.Payload{{Type: wire.NotifyPayload, Body: n.Append(nil)}}
+	hash := o.keys.Hash1(id, wire.AppendChain(nil, said))
+	h := wire.Header{ICookie: x.icookie, RCookie: x.rcookie, Exchange: wire.Informational, MessageID: id}
+	datagram, _, err := seal(o.keys, h, o.keys.ExchangeIV(o.iv, id), append([]wire.Payload{{Type: wire.HashPayload, Body: hash}}, said...))
+	if err == nil {
+		m.send(x.path, datagram)
+	}
 }

@@ -106,7 +106,7 @@ func (m *Machine) introduceResponder(now time.Time, x *mainMode, msg message, pe
 	}
 	m.addHalfOpen(now, x)
 	x.answers.remember(msg.sum, nil)
-	x.requirement = anyPrincipal(x.requirements(auth.Kerberos))
+	x.requirement = together(x.requirements(auth.Kerberos))[0]
 	draft := *x
 	m.mainWork(now, x, func() any { return m.introduce(&draft) }, func(now time.Time, result any) {
 		i, ok := result.(introduction)

@@ -115,7 +115,7 @@ func (m *Machine) follow(s *isakmp, p path) {
 	old := s.remote
 	s.path = p
 	if old != p.remote {
-		m.pairsMove(s.ends(), string(s.principal), old, p.remote)
+		m.pairsMove(s.ends(), string(s.proof.Principal), old, p.remote)
 	}
 }
 

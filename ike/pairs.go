@@ -128,7 +128,7 @@ func sortPairs(from []*pairState, fits func(p sadb.Pair) bool) []*pairState {
 func (m *Machine) replacedBy(q *quickMode) sadb.PairID {
 	s := q.sa
 	old := m.top(sadb.Pair{Filter: q.offer.Filter, Selector: q.selector, Mode: q.pick.Shape.Mode,
-		Local: s.local.Addr(), Remote: s.remote.Addr(), Principal: string(s.principal), Encap: s.encap()})
+		Local: s.local.Addr(), Remote: s.remote.Addr(), Principal: string(s.proof.Principal), Encap: s.encap()})
 	if old == nil {
 		return 0
 	}

@@ -136,7 +136,7 @@ func (m *Machine) quickPolicy(q *quickMode, proposed sadb.Selector, peer quickRe
 		return refuse(wire.NoProposalChosen, FailPolicy, "no policy is in force")
 	}
 	offer, err := m.policy.Quick(QuickQuery{Local: s.local.Addr(), Remote: s.remote.Addr(), Selector: proposed,
-		Mode: mode, Method: s.method, Principal: s.principal, CA: s.requirement.CA})
+		Mode: mode, Proof: s.proof})
 	if err != nil {
 		return refusalOf(err)
 	}

@@ -72,7 +72,7 @@ func (m *Machine) nextRound(s *isakmp) uint32 {
 		}
 	}
 	for _, q := range there.quicks {
-		if q.sa.principal == s.principal {
+		if q.sa.proof.Principal == s.proof.Principal {
 			round = max(round, q.pair.Round)
 		}
 	}

@@ -92,6 +92,8 @@ func (s *recordedSession) Remote(c auth.Claim) error {
 	return nil
 }
 
+func (s *recordedSession) Trusted() bool { return true }
+
 func (s *recordedSession) Seeds() [][]byte { return nil }
 
 func (s *recordedSession) Token(in []byte) ([]byte, error) {
@@ -268,8 +270,10 @@ type signer struct {
 
 func (s signer) Method() auth.Method                      { return auth.RSA }
 func (s signer) Start(auth.Request) (auth.Session, error) { return s, nil }
-func (s signer) Seeds() [][]byte                          { return nil }
-func (s signer) Token([]byte) ([]byte, error)             { return nil, nil }
+func (s signer) Trusted() bool                            { return true }
+
+func (s signer) Seeds() [][]byte              { return nil }
+func (s signer) Token([]byte) ([]byte, error) { return nil, nil }
 
 func (s signer) der(name string) []byte {
 	b, err := os.ReadFile("testdata/" + name)

@@ -32,8 +32,7 @@ func (m *Machine) watchSpare(now time.Time, s *isakmp) {
 func (m *Machine) alike(now time.Time, s *isakmp) []*isakmp {
 	var all []*isakmp
 	for _, t := range m.peers.at(s.ends()).sas {
-		same := t.principal == s.principal && t.suite == s.suite && t.method == s.method &&
-			t.requirement.Key == s.requirement.Key && t.requirement.CA == s.requirement.CA && s.atOnce(t)
+		same := t.proof == s.proof && t.suite == s.suite && s.atOnce(t)
 		if same && t.usable(now) {
 			all = append(all, t)
 		}
@@ -95,5 +94,5 @@ func (s *isakmp) atOnce(t *isakmp) bool {
 // owns reports whether a pair belongs to the peer of s: the same addresses and
 // the same proven identity, not the ISAKMP SA that it was made under.
 func (s *isakmp) owns(p sadb.Pair) bool {
-	return s.remote.Addr() == p.Remote && s.local.Addr() == p.Local && string(s.principal) == p.Principal
+	return s.remote.Addr() == p.Remote && s.local.Addr() == p.Local && string(s.proof.Principal) == p.Principal
 }

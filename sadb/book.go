@@ -42,8 +42,14 @@ type Pair struct {
 	Principal     string     `json:"principal"`    // the peer's proven identity
 	Method        string     `json:"method"`       // how it was proven
 	CA            string     `json:"ca,omitempty"` // certificates: under which authority
-	Since         time.Time  `json:"since"`
-	Replaces      PairID     `json:"replaces,omitempty"`
+	// How the identity was proven; see auth.Proof.
+	Mapped  bool   `json:"mapped,omitempty"`
+	Subject string `json:"subject,omitempty"`
+	Named   bool   `json:"named,omitempty"`
+	Listed  bool   `json:"listed,omitempty"`
+
+	Since    time.Time `json:"since"`
+	Replaces PairID    `json:"replaces,omitempty"`
 	// Round orders the pairs with one peer, the same on both ends: each is of
 	// a later round than all that were known when it was made. See Outranks.
 	Round uint32 `json:"round,omitempty"`

@@ -94,11 +94,19 @@ const (
 
 // unwelcome returns why policy does not want a principal; empty: it does.
 func (s *session) unwelcome(p gss.Principal) string {
-	switch accept := s.request.Requirement.AcceptPrincipals; {
-	case len(accept) > 0 && !slices.Contains(accept, p.String()):
-		return notListed
-	case len(accept) > 0:
+	switch r := s.request.Requirement; {
+	case slices.Contains(r.AcceptPrincipals, p.String()):
 		return ""
+	case len(r.AcceptPrincipals) > 0 && !r.AcceptTrusted:
+		return notListed
+	}
+	return s.distrusted(p)
+}
+
+// distrusted returns why a principal that no rule lists is not welcome; empty:
+// it is.
+func (s *session) distrusted(p gss.Principal) string {
+	switch {
 	case !isComputer(p):
 		return noComputer
 	case !slices.Contains(s.facts.realms, p.Realm):
@@ -119,6 +127,17 @@ func principalCode(reason string) string {
 		return codeWrongRealm
 	}
 	return codePrincipalRefused
+}
+
+// Trusted reports whether the peer is a computer of a trusted realm.
+func (s *session) Trusted() bool {
+	switch {
+	case s.ctx == nil:
+		return false
+	case s.request.Initiator:
+		return s.distrusted(s.target) == ""
+	}
+	return s.distrusted(s.ctx.Peer()) == ""
 }
 
 // Seeds returns none: SKEYID starts from g^xy.
