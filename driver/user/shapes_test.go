@@ -66,6 +66,29 @@ func TestHostsBehindOneTranslator(t *testing.T) {
 	claim(2, 1, true)
 }
 
+// TestESPOfABundleDoesNotComeAlone: authentic as it is, without its AH it is
+// not what was negotiated.
+func TestESPOfABundleDoesNotComeAlone(t *testing.T) {
+	local, remote := netip.MustParseAddr(here), netip.MustParseAddr(there)
+	for _, bundle := range []sadb.SAID{{}, {Dst: remote, Proto: sadb.AH, SPI: 0x7000}} {
+		m := newMemory(t, 1500)
+		_, sa := oneWay(suite(t, "esp-aes128gcm"), "f", local, remote, 0x1000)
+		sa.Bundle = bundle
+		in, err := newAssoc(sa, time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		in.root = "f"
+		m.in.sh.snap.Store(&snapshot{spd: newSPD([]sadb.Filter{require("f", local)}), in: map[sadb.SAID]*assoc{sa.ID: in}})
+		m.send(datagram(100))
+		m.in.open(m.wire.sent[0], netip.AddrPort{}, time.Unix(1, 0))
+		delivered, refused := m.in.sh.count.in.Load(), m.in.sh.count.badSelector.Load()
+		if alone := bundle == (sadb.SAID{}); (delivered == 1) != alone || (refused == 1) == alone {
+			t.Errorf("bundled with %s: %d delivered, %d refused", bundle, delivered, refused)
+		}
+	}
+}
+
 // TestForgedPacketsMoveNobody: that ESP in UDP comes from another endpoint counts
 // once it is known to be authentic, and no packet that was there before; that it
 // comes from another address never does.
