@@ -207,14 +207,16 @@ type Send struct {
 }
 
 // Work is something that takes long: Diffie-Hellman, a signature, a KDC. Run
-// it in a pool and answer WorkDone with its result. Near work is the last of its
-// exchange and goes first: of a thousand exchanges under way, some are to end
-// before the peers of all repeat themselves. Low work, for peers that have not
-// proved their address, waits behind everything else.
+// it in a pool and answer WorkDone with its result. Near work, the last of an
+// exchange with a peer that is known or that this host has asked, goes first,
+// then work that is marked as nothing. Unproven work, over the proof of a peer
+// that has begun an exchange, comes after them and before Low work, for peers
+// that have shown no more than their address: of a thousand exchanges under way,
+// some are to end before the peers of all repeat themselves.
 type Work struct {
-	ID        uint64
-	Near, Low bool
-	Run       func() any
+	ID                  uint64
+	Near, Unproven, Low bool
+	Run                 func() any
 }
 
 // ReserveSPI asks for an inbound SPI.

@@ -274,3 +274,38 @@ func TestWorkForStrangersIsBounded(t *testing.T) {
 		t.Errorf("%d ISAKMP SAs, %d pieces of work are out", len(b.m.SAs()), b.m.strangers.total)
 	}
 }
+
+// TestWorkOverProofsIsBounded: so does an address whose proofs are being looked
+// at; and they wait behind what is done for peers that are known.
+func TestWorkOverProofsIsBounded(t *testing.T) {
+	w, a, b := two(t, 1)
+	var orders []Work
+	w.watch = func(h *host, o Output) {
+		if k, ok := o.(Work); ok && h == b {
+			orders = append(orders, k)
+			b.hold = !k.Low
+		}
+	}
+	for range maxOfStranger + 5 {
+		a.m.startMain(w.now, path{w.at(a), w.at(b)}, mainOffer(t))
+	}
+	w.run(200 * time.Millisecond)
+	proofs := 0
+	for _, k := range orders {
+		if k.Near || k.Low == k.Unproven {
+			t.Errorf("work for a stranger is taken as %+v", k)
+		}
+		if k.Unproven {
+			proofs++
+		}
+	}
+	if proofs != maxOfStranger || b.m.provers.total != maxOfStranger {
+		t.Errorf("%d proofs are looked at", proofs)
+	}
+	w.watch = nil
+	b.release(w)
+	w.run(20 * time.Second)
+	if len(b.m.SAs()) != maxOfStranger+5 || b.m.provers.total != 0 || len(b.m.provers.waiting) != 0 {
+		t.Errorf("%d ISAKMP SAs, %d pieces of work are out", len(b.m.SAs()), b.m.provers.total)
+	}
+}

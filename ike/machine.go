@@ -71,7 +71,8 @@ type Machine struct {
 	attempts   map[netip.Addr]attempts // failed authentications as initiator
 	drops      drops
 	trace      SetTrace
-	strangers  strangers
+	strangers  strangers // work until message 4
+	provers    strangers // work for message 5
 	hints      hintLimit // answers in clear
 	reports    hintLimit // reports about peers that have proven nothing
 	// A replay of what others have said differs in these from what we say.
@@ -103,6 +104,7 @@ func New(cfg Config) *Machine {
 		attempts:   map[netip.Addr]attempts{},
 		drops:      drops{counts: map[Dropped]int{}},
 		strangers:  strangers{waiting: map[netip.Addr]int{}},
+		provers:    strangers{waiting: map[netip.Addr]int{}},
 	}
 }
 

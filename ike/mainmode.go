@@ -169,10 +169,11 @@ func (m *Machine) mainWork(now time.Time, x *mainMode, run func() any, then func
 		m.keepAlive(now, x, halfOpenLife)
 	}
 	generation := x.generation
-	low, addr := x.stranger(), x.remote.Addr()
-	m.work(Work{Near: x.step >= awaitMessage5, Low: low, Run: run}, func(now time.Time, result any) {
-		if low {
-			m.strangers.end(addr)
+	room, addr := m.room(x), x.remote.Addr()
+	w := Work{Near: x.initiator && x.step == awaitMessage6, Unproven: room == &m.provers, Low: room == &m.strangers, Run: run}
+	m.work(w, func(now time.Time, result any) {
+		if room != nil {
+			room.end(addr)
 		}
 		if x.generation != generation {
 			return
@@ -185,9 +186,18 @@ func (m *Machine) mainWork(now time.Time, x *mainMode, run func() any, then func
 	})
 }
 
-// stranger reports whether the peer has shown no more than that it is where it
-// says: its work waits behind everything else.
-func (x *mainMode) stranger() bool { return !x.initiator && x.step == awaitMessage3 }
+// room is where the work for the peer of x is counted that has begun: of peers
+// that have shown no more than that they are where they say, and of those that
+// are about to prove themselves. Nil: this host has begun the exchange.
+func (m *Machine) room(x *mainMode) *strangers {
+	switch {
+	case x.initiator:
+		return nil
+	case x.step == awaitMessage3:
+		return &m.strangers
+	}
+	return &m.provers
+}
 
 // endMain forgets x.
 func (m *Machine) endMain(x *mainMode) {

@@ -270,9 +270,13 @@ func (m *Machine) message5(now time.Time, x *mainMode, msg message, _ wire.Chain
 		m.suspectKey(now, x, msg, nil)
 		return errGarbage
 	}
-	if x.tries++; x.tries > maxProofWork {
+	if x.tries >= maxProofWork {
 		return errors.New("too many of them")
 	}
+	if !m.provers.begin(x.remote.Addr()) {
+		return errStrangers
+	}
+	x.tries++
 	draft := *x
 	m.mainWork(now, x, func() any { return proveMain(&draft, readable) }, func(now time.Time, result any) {
 		m.provenMain(now, x, msg, result)

@@ -221,12 +221,14 @@ func (s *Server) nextOutput() Output {
 }
 
 // workOrders is how many orders of work there are (Work.order).
-const workOrders = 3
+const workOrders = 4
 
 // order says which of the lists of waiting work it stands in, the first first.
 func (w Work) order() int {
 	switch {
 	case w.Low:
+		return 3
+	case w.Unproven:
 		return 2
 	case w.Near:
 		return 0

@@ -268,11 +268,11 @@ func TestServerDropsWhatItCannotTake(t *testing.T) {
 
 func TestOrderOfWork(t *testing.T) {
 	s := NewServer(ServerConfig{Machine: New(Config{Rand: randomFrom(1)})})
-	for _, w := range []Work{{ID: 4, Low: true}, {ID: 2}, {ID: 3}, {ID: 1, Near: true}} {
+	for _, w := range []Work{{ID: 5, Low: true}, {ID: 4, Unproven: true}, {ID: 2}, {ID: 3}, {ID: 1, Near: true}} {
 		s.cfg.Machine.put(w)
 	}
 	s.drain()
-	for want := range uint64(4) {
+	for want := range uint64(5) {
 		if got := s.nextJob().ID; got != want+1 {
 			t.Errorf("work %d comes as number %d", got, want+1)
 		}
