@@ -97,6 +97,7 @@ func codeOf(err error) string {
 		{gss.ErrTransit, codeWrongRealm},
 		{gss.ErrIntegrity, codeWrongKey},
 		{errUnreachable, codeKDCUnreachable},
+		{errSilent, codeKDCUnreachable},
 	} {
 		if errors.Is(err, c.err) {
 			return c.code

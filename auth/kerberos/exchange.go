@@ -77,18 +77,28 @@ func (c *client) login(ctx context.Context) (*gss.Credential, error) {
 	if len(etypes) == 0 {
 		return nil, fmt.Errorf("%w: the keytab has no usable key of %s", gss.ErrNoKey, c.self)
 	}
+	var cred *gss.Credential
+	err := c.kdc.try(ctx, c.self.Realm, func(ask asker) (err error) {
+		cred, err = c.loginAt(ask, etypes)
+		return err
+	})
+	return cred, err
+}
+
+// loginAt logs in at one KDC.
+func (c *client) loginAt(ask asker, etypes []int32) (*gss.Credential, error) {
 	body, err := c.body(krbtgt(c.self.Realm, c.self.Realm), etypes)
 	if err != nil {
 		return nil, err
 	}
 	req := messages.ASReq{KDCReqFields: messages.KDCReqFields{PVNO: iana.PVNO, MsgType: msgtype.KRB_AS_REQ, ReqBody: body}}
-	answer, err := c.askAS(ctx, req)
+	answer, err := askAS(ask, req)
 	var said *gss.PeerError
 	if errors.As(err, &said) && said.Code == errorcode.KDC_ERR_PREAUTH_REQUIRED {
 		if req.PAData, err = c.timestamp(said.Data, etypes); err != nil {
 			return nil, err
 		}
-		answer, err = c.askAS(ctx, req)
+		answer, err = askAS(ask, req)
 	}
 	if err != nil {
 		return nil, err
@@ -96,12 +106,12 @@ func (c *client) login(ctx context.Context) (*gss.Credential, error) {
 	return c.takeAS(answer, body)
 }
 
-func (c *client) askAS(ctx context.Context, req messages.ASReq) ([]byte, error) {
+func askAS(ask asker, req messages.ASReq) ([]byte, error) {
 	b, err := req.Marshal()
 	if err != nil {
 		return nil, err
 	}
-	return c.kdc.ask(ctx, c.self.Realm, b)
+	return ask(b)
 }
 
 // timestamp makes the encrypted timestamp that proves the key to the KDC (RFC
@@ -191,11 +201,16 @@ func (c *client) service(ctx context.Context, tgt *gss.Credential, service gss.P
 	if b, err = req.Marshal(); err != nil {
 		return nil, err
 	}
-	answer, err := c.kdc.ask(ctx, service.Realm, b)
-	if err != nil {
-		return nil, err
-	}
-	return c.takeTGS(answer, tgt, body)
+	var cred *gss.Credential
+	err = c.kdc.try(ctx, service.Realm, func(ask asker) error {
+		answer, err := ask(b)
+		if err != nil {
+			return err
+		}
+		cred, err = c.takeTGS(answer, tgt, body)
+		return err
+	})
+	return cred, err
 }
 
 // takeTGS verifies a TGS-REP against the request.

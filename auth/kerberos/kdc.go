@@ -31,8 +31,12 @@ const maxAnswer = 256 << 10
 // maxDatagram bounds a request that goes by UDP too, in bytes.
 const maxDatagram = 1400
 
-// errUnreachable: no KDC answered.
-var errUnreachable = errors.New("no KDC answers")
+var (
+	// errUnreachable: no KDC answered.
+	errUnreachable = errors.New("no KDC answers")
+	// errSilent: one KDC gave no answer that can be used.
+	errSilent = errors.New("no answer")
+)
 
 // transport carries messages to KDCs. Several workers use it at once.
 type transport struct {
@@ -40,15 +44,15 @@ type transport struct {
 	dial    DialFunc
 
 	mu   sync.Mutex
-	good map[string]string // by realm, the KDC that answered last
+	good map[string]string // by realm, the KDC that last proved to be one
 }
 
 func newTransport(conf *krb5Conf, dial DialFunc) *transport {
 	return &transport{locator: newLocator(conf, dial), dial: dial, good: map[string]string{}}
 }
 
-// inOrder puts the KDC that answered last first: one that is silent costs its
-// time once, not with every request.
+// inOrder puts the KDC that last proved to be one first: one that is silent
+// costs its time once, not with every request.
 func (t *transport) inOrder(realm string, kdcs []string) []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -59,7 +63,8 @@ func (t *transport) inOrder(realm string, kdcs []string) []string {
 	return slices.Concat(kdcs[i:i+1], kdcs[:i], kdcs[i+1:])
 }
 
-func (t *transport) answered(realm, kdc string) {
+// prefer has a KDC asked first from now on.
+func (t *transport) prefer(realm, kdc string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.good) >= maxRealms {
@@ -71,26 +76,48 @@ func (t *transport) answered(realm, kdc string) {
 // maxRealms bounds the realms of which a KDC is remembered.
 const maxRealms = 64
 
-// ask sends a request to the KDCs of a realm in turn, until one answers. A
-// KRB-ERROR is an answer: it comes back as a *gss.PeerError.
-func (t *transport) ask(ctx context.Context, realm string, request []byte) ([]byte, error) {
+// asker sends a request to one KDC and returns its answer. A KRB-ERROR comes
+// back as a *gss.PeerError; that nothing came, as errSilent.
+type asker func(request []byte) ([]byte, error)
+
+// try talks to the KDCs of a realm in turn, until one has given what talk takes
+// for authentic: an answer by itself, and a KRB-ERROR above all, may come from
+// anybody. If none has, the first failure of one that answered is returned.
+func (t *transport) try(ctx context.Context, realm string, talk func(asker) error) error {
 	kdcs, err := t.locator.kdcs(ctx, realm)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var failed error
+	var answered, silent error
 	for _, kdc := range t.inOrder(realm, kdcs) {
-		answer, err := t.askOne(ctx, kdc, request)
-		if err == nil {
-			t.answered(realm, kdc)
-			return answer, refusal(answer)
+		err := talk(t.asker(ctx, kdc))
+		switch {
+		case err == nil:
+			t.prefer(realm, kdc)
+			return nil
+		case errors.Is(err, errSilent):
+			silent = errors.Join(silent, fmt.Errorf("%s: %w", kdc, err))
+		case answered == nil:
+			answered = fmt.Errorf("%s: %w", kdc, err)
 		}
-		failed = errors.Join(failed, fmt.Errorf("%s: %w", kdc, err))
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	return nil, fmt.Errorf("%w for realm %s: %w", errUnreachable, realm, failed)
+	if answered != nil {
+		return answered
+	}
+	return fmt.Errorf("%w for realm %s: %w", errUnreachable, realm, silent)
+}
+
+func (t *transport) asker(ctx context.Context, kdc string) asker {
+	return func(request []byte) ([]byte, error) {
+		answer, err := t.askOne(ctx, kdc, request)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errSilent, err)
+		}
+		return answer, refusal(answer)
+	}
 }
 
 // askOne asks by TCP, which carries answers of every size, and then by UDP.
@@ -171,7 +198,7 @@ func refusal(answer []byte) error {
 	var said *gss.PeerError
 	if err := gss.ParsePeerError(answer); errors.As(err, &said) {
 		if said.Code == errorcode.KRB_ERR_RESPONSE_TOO_BIG {
-			return fmt.Errorf("%w: its answer fits no datagram and it takes no TCP", errUnreachable)
+			return fmt.Errorf("%w: it fits no datagram and the KDC takes no TCP", errSilent)
 		}
 		return said
 	}

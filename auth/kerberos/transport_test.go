@@ -110,7 +110,17 @@ func askAt(t *testing.T, addrs ...string) ([]byte, error) {
 	t.Helper()
 	conf := &krb5Conf{values: map[string][]string{"realms\nR\nkdc": addrs}}
 	var d net.Dialer
-	return newTransport(conf, d.DialContext).ask(t.Context(), "R", []byte("request"))
+	return askBy(t.Context(), newTransport(conf, d.DialContext))
+}
+
+// askBy sends a request to the KDCs of R and takes every answer that is no
+// error.
+func askBy(ctx context.Context, tr *transport) (answer []byte, err error) {
+	err = tr.try(ctx, "R", func(ask asker) (err error) {
+		answer, err = ask([]byte("request"))
+		return err
+	})
+	return answer, err
 }
 
 func TestUDPWhereTCPIsRefused(t *testing.T) {
@@ -159,7 +169,7 @@ func TestTheKDCThatAnsweredIsAskedFirst(t *testing.T) {
 	var d net.Dialer
 	tr := newTransport(conf, d.DialContext)
 	for range 5 {
-		if got, err := tr.ask(t.Context(), "R", []byte("request")); err != nil || string(got) != "ok" {
+		if got, err := askBy(t.Context(), tr); err != nil || string(got) != "ok" {
 			t.Fatalf("%q, %v", got, err)
 		}
 	}
@@ -176,7 +186,7 @@ func TestSilentKDC(t *testing.T) {
 	var d net.Dialer
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err := newTransport(conf, d.DialContext).ask(ctx, "R", []byte("request"))
+	_, err := askBy(ctx, newTransport(conf, d.DialContext))
 	if !errors.Is(err, errUnreachable) {
 		t.Errorf("%v", err)
 	}
