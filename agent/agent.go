@@ -179,7 +179,7 @@ func New(cfg Config) (*Agent, error) {
 		journal: newJournal(cfg.Log), book: sadb.NewBook(), talks: newTalks(), proven: proven{},
 		halves: map[sadb.PairID]half{}, overlays: map[sadb.FilterID]overlay{}, returned: map[sadb.FilterID]returned{},
 		failures: newFailures(), adopted: map[sadb.PairID]bool{}, rekeying: map[sadb.PairID]bool{},
-		joined: make(chan joined, 1), tracers: map[*tracer]bool{}, modern: modern{}, idle: map[sadb.PairID]bool{}, asked: map[netip.Addr]time.Time{}, problems: map[string]string{}}
+		joined: make(chan joined, 1), tracers: map[*tracer]bool{}, modern: newModern(kept.Modern), idle: map[sadb.PairID]bool{}, asked: map[netip.Addr]time.Time{}, problems: map[string]string{}}
 	a.inForce.snapshot = newSnapshot(&policy.Compiled{}, nil)
 	for _, p := range kept.Pairs {
 		a.book.Put(p)

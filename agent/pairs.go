@@ -102,6 +102,9 @@ func (a *Agent) reserve(now time.Time, o ike.ReserveSPI) {
 
 // install puts an association in force, if policy still wants it.
 func (a *Agent) install(now time.Time, o ike.Install) error {
+	if err := a.refuseSetBack(now, o.Pair); err != nil {
+		return fmt.Errorf("agent: install %s: %w", o.SA.ID, err)
+	}
 	if err := a.wants(now, o.Pair); err != nil {
 		return fmt.Errorf("agent: install %s: %w", o.SA.ID, err)
 	}
@@ -177,13 +180,7 @@ func (a *Agent) established(now time.Time, o ike.Established) {
 		a.refusePair(now, p)
 		return
 	}
-	if a.downgraded(now, p) {
-		a.refusePair(now, p)
-		a.failed(now, ike.Failed{Request: o.Request, Local: p.Local, Remote: p.Remote, Filter: p.Filter, Step: "quick mode",
-			Code: ike.FailPolicy, Reason: fmt.Sprintf("%s offers %s alone, and was secured by modern methods before", p.Principal, suiteNames(p)),
-			Hint: "see what has changed on that host; refuseDowngrade in the settings of this one lets it in"})
-		return
-	}
+	a.noteModern(now, p)
 	delete(a.halves, p.ID)
 	delete(a.rekeying, p.Replaces)
 	a.book.Put(p)
@@ -393,10 +390,11 @@ func (a *Agent) writePairs(now time.Time) {
 		return
 	}
 	a.unwritten, a.written = false, now
-	if err := a.store.replacePairs(a.book.All()); err != nil {
+	if err := a.store.write(a.book.All(), a.modern.changed); err != nil {
 		a.problem("store", err.Error()+": associations would not be known after a restart")
 		a.event(now, control.EventAgent, "error", err.Error(), nil)
 		return
 	}
+	clear(a.modern.changed)
 	a.problem("store", "")
 }

@@ -53,12 +53,15 @@ type kept struct {
 	Assigned *assignment // nil: never said
 	Last     *lastGood
 	Pairs    []sadb.Pair
+	// Modern is when each of some identities was last met with modern methods.
+	Modern map[string]time.Time
 }
 
-func stateBucket() []byte { return []byte("state") }
-func pairsBucket() []byte { return []byte("pairs") }
-func assignedKey() []byte { return []byte("assigned") }
-func lastGoodKey() []byte { return []byte("last-good") }
+func stateBucket() []byte  { return []byte("state") }
+func pairsBucket() []byte  { return []byte("pairs") }
+func modernBucket() []byte { return []byte("modern") }
+func assignedKey() []byte  { return []byte("assigned") }
+func lastGoodKey() []byte  { return []byte("last-good") }
 func idKey(id sadb.PairID) []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(id))
 }
@@ -125,6 +128,9 @@ func makeBuckets(tx *bbolt.Tx) error {
 	if _, err := tx.CreateBucketIfNotExists(stateBucket()); err != nil {
 		return err
 	}
+	if _, err := tx.CreateBucketIfNotExists(modernBucket()); err != nil {
+		return err
+	}
 	_, err := tx.CreateBucketIfNotExists(pairsBucket())
 	return err
 }
@@ -137,6 +143,9 @@ func (k *kept) read(tx *bbolt.Tx) error {
 	if err := decode(state.Get(lastGoodKey()), &k.Last); err != nil {
 		return err
 	}
+	if err := k.readModern(tx.Bucket(modernBucket())); err != nil {
+		return err
+	}
 	return tx.Bucket(pairsBucket()).ForEach(func(_, v []byte) error {
 		var r pairRecord
 		if err := json.Unmarshal(v, &r); err != nil {
@@ -146,6 +155,16 @@ func (k *kept) read(tx *bbolt.Tx) error {
 		if err == nil {
 			k.Pairs = append(k.Pairs, p)
 		}
+		return err
+	})
+}
+
+func (k *kept) readModern(b *bbolt.Bucket) error {
+	k.Modern = map[string]time.Time{}
+	return b.ForEach(func(identity, v []byte) error {
+		var at time.Time
+		err := json.Unmarshal(v, &at)
+		k.Modern[string(identity)] = at
 		return err
 	})
 }
@@ -174,8 +193,9 @@ func (s *store) assign(as assignment, last *lastGood) error {
 	})
 }
 
-// replacePairs makes pairs the pairs the store holds.
-func (s *store) replacePairs(pairs []sadb.Pair) error {
+// write makes pairs the pairs the store holds, and remembers when identities
+// were last met with modern methods; zero: it forgets them.
+func (s *store) write(pairs []sadb.Pair, modern map[string]time.Time) error {
 	return s.update(func(tx *bbolt.Tx) error {
 		if err := tx.DeleteBucket(pairsBucket()); err != nil {
 			return err
@@ -189,8 +209,21 @@ func (s *store) replacePairs(pairs []sadb.Pair) error {
 				return err
 			}
 		}
-		return nil
+		return writeModern(tx.Bucket(modernBucket()), modern)
 	})
+}
+
+func writeModern(b *bbolt.Bucket, modern map[string]time.Time) error {
+	for identity, at := range modern {
+		err := b.Delete([]byte(identity))
+		if !at.IsZero() {
+			err = put(b, []byte(identity), at)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // update writes in one transaction. The database panics where it finds its

@@ -33,10 +33,10 @@ func TestStoreGivesBackWhatItGot(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := storedPair()
-	if err := s.replacePairs([]sadb.Pair{storedPair(), p}); err != nil {
+	if err := s.write([]sadb.Pair{storedPair(), p}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.replacePairs([]sadb.Pair{p}); err != nil {
+	if err := s.write([]sadb.Pair{p}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.close(); err != nil {
@@ -64,7 +64,7 @@ func TestDamagedStoreIsSetAside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.replacePairs([]sadb.Pair{storedPair()}); err != nil {
+	if err := s.write([]sadb.Pair{storedPair()}, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.close()

@@ -122,6 +122,12 @@ type Installed struct {
 	Err error
 }
 
+// NotInstalled is an Err of Installed that is policy's word, not the driver's.
+type NotInstalled struct{ Reason, Hint string }
+
+// Error returns the reason.
+func (r *NotInstalled) Error() string { return r.Reason }
+
 // Rekey asks for a new pair in place of one: a soft lifetime was reached.
 type Rekey struct{ Pair sadb.PairID }
 

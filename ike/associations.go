@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"errors"
 	"time"
 
 	"ipsecagent/ike/crypt"
@@ -41,7 +42,7 @@ func (m *Machine) settle(now time.Time, q *quickMode) {
 	s := q.sa
 	id, replaces, round := q.pair.ID, q.pair.Replaces, q.pair.Round
 	q.pair = sadb.Pair{ID: id, Filter: q.offer.Filter, Local: s.local.Addr(), Remote: s.remote.Addr(),
-		Selector: q.selector, Flow: q.selector.String(), Mode: q.pick.Shape.Mode, Suites: q.pick.Suites,
+		Selector: q.selector, Flow: q.selector.String(), Mode: q.pick.Shape.Mode, Suites: q.pick.Suites, Main: s.suite,
 		Lifetime: q.pick.Lifetime, Initiator: q.initiator, Principal: string(s.proof.Principal), Method: s.proof.Method.String(), CA: s.proof.CA,
 		Mapped: s.proof.Mapped, Subject: string(s.proof.Subject), Named: s.proof.Named, Listed: s.proof.Listed,
 		Since: now, Replaces: replaces, Round: round, DefaultResponse: q.offer.DefaultResponse, Encap: s.encap()}
@@ -90,11 +91,20 @@ func (m *Machine) installDirection(now time.Time, q *quickMode, dir sadb.Directi
 		switch {
 		case q.generation != generation:
 		case err != nil:
-			m.failQuick(now, q, Failed{Code: FailLocal, Reason: "the driver refused the association: " + err.Error()})
+			m.failQuick(now, q, notInstalled(err))
 		default:
 			then(now)
 		}
 	})
+}
+
+// notInstalled is the failure of a quick mode of which nothing was installed.
+func notInstalled(err error) Failed {
+	var r *NotInstalled
+	if errors.As(err, &r) {
+		return Failed{Code: FailPolicy, Reason: r.Reason, Hint: r.Hint}
+	}
+	return Failed{Code: FailLocal, Reason: "the driver refused the association: " + err.Error()}
 }
 
 // installOutbound puts the outbound direction in force and finishes q, unless

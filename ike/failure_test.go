@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -254,5 +255,26 @@ func TestRequestsShareOneMainMode(t *testing.T) {
 	w.run(10 * time.Second)
 	if len(a.established) != 6 || len(b.established) != 6 || len(a.m.SAs()) != 1 || len(a.failed) != 2 {
 		t.Errorf("established %d and %d under %d ISAKMP SAs, failed %+v", len(a.established), len(b.established), len(a.m.SAs()), a.failed)
+	}
+}
+
+// TestPolicyRefusesAnAssociation: that policy stands in the way, not the data
+// path, is said as it is; and policy is told the main mode it decides about.
+func TestPolicyRefusesAnAssociation(t *testing.T) {
+	w, a, b := two(t, 1)
+	var told []sadb.ISAKMPSuite
+	w.watch = func(_ *host, o Output) {
+		if in, ok := o.(Install); ok {
+			told = append(told, in.Pair.Main)
+		}
+	}
+	b.refuseSA = fmt.Errorf("agent: install: %w", &NotInstalled{Reason: "it was modern before", Hint: "see why"})
+	w.ask(a, b, 1)
+	w.run(time.Second)
+	if len(b.failed) != 1 || b.failed[0].Code != FailPolicy || b.failed[0].Reason != "it was modern before" || b.failed[0].Hint != "see why" {
+		t.Errorf("%+v", b.failed)
+	}
+	if len(told) == 0 || told[0].String() != "aes256-sha256-ecp256" {
+		t.Errorf("told %v", told)
 	}
 }

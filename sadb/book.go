@@ -48,6 +48,9 @@ type Pair struct {
 	Named   bool   `json:"named,omitempty"`
 	Listed  bool   `json:"listed,omitempty"`
 
+	// Main is the suite of the ISAKMP SA it was made under; zero: not known.
+	Main ISAKMPSuite `json:"main,omitzero"`
+
 	Since    time.Time `json:"since"`
 	Replaces PairID    `json:"replaces,omitempty"`
 	// Round orders the pairs with one peer, the same on both ends: each is of
