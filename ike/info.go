@@ -211,7 +211,7 @@ func (m *Machine) forgetOlder(now time.Time, s *isakmp, before time.Time) {
 // failed if it does.
 func (m *Machine) clearNotify(now time.Time, msg message) error {
 	if msg.Encrypted() {
-		return errUnknownCookies
+		return m.refusedProof(msg)
 	}
 	chain, err := parseClear(msg, shape{any: []wire.PayloadType{wire.NotifyPayload, wire.DeletePayload}})
 	if err != nil {
@@ -236,6 +236,34 @@ func (m *Machine) clearNotify(now time.Time, msg message) error {
 		}
 	}
 	return nil
+}
+
+// refusedProof takes the notify, under the keys of a main mode that waits for
+// message 6, that the peer does not want us. Who holds the keys has proven
+// nothing yet: it is what the exchange will have failed of, unless the peer's
+// proof comes soon.
+func (m *Machine) refusedProof(msg message) error {
+	x := m.mains[saKey{msg.ICookie, msg.RCookie}]
+	if x == nil || !x.sameHosts(msg.path) || !x.initiator || x.step != awaitMessage6 || msg.MessageID == 0 || x.busy || x.suspect != nil {
+		return errUnknownCookies
+	}
+	chain, _, err := open(x.keys, msg, x.keys.ExchangeIV(x.iv, msg.MessageID))
+	if err != nil {
+		return err
+	}
+	if err := verified(chain, x.keys.Hash1(msg.MessageID, chain.AfterFirst())); err != nil {
+		return err
+	}
+	m.tracePayloads(x.path, false, msg.Header, chain.Payloads)
+	for _, body := range chain.All(wire.NotifyPayload) {
+		if n, err := wire.ParseNotify(body); err == nil && n.Type == wire.AuthenticationFailed {
+			x.suspect = &Failed{Code: FailPrincipal, Hint: "the log of the peer says why",
+				Reason: fmt.Sprintf("%s does not accept the identity that this host has proven", x.remote.Addr())}
+			x.resend.shorten()
+			return nil
+		}
+	}
+	return infoShape().check(chain)
 }
 
 // deletesFirst is how long an ISAKMP SA that is to end waits for the deletes

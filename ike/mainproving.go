@@ -411,11 +411,10 @@ func (m *Machine) sayUnwelcome(x *mainMode, o opened) {
 	}
 	id := binary.BigEndian.Uint32(b) | 1 // 0 is no message ID
 	n := wire.Notify{DOI: wire.DOIIPsec, Protocol: wire.ProtoISAKMP, Type: wire.AuthenticationFailed}
-	said := []wire.Payload{{Type: wire.NotifyPayload, Body: n.Append(nil)}}
-	hash := o.keys.Hash1(id, wire.AppendChain(nil, said))
+	payloads := withHash(func(raw []byte) []byte { return o.keys.Hash1(id, raw) }, []wire.Payload{{Type: wire.NotifyPayload, Body: n.Append(nil)}})
 	h := wire.Header{ICookie: x.icookie, RCookie: x.rcookie, Exchange: wire.Informational, MessageID: id}
-	datagram, _, err := seal(o.keys, h, o.keys.ExchangeIV(o.iv, id), append([]wire.Payload{{Type: wire.HashPayload, Body: hash}}, said...))
-	if err == nil {
+	if datagram, _, err := seal(o.keys, h, o.keys.ExchangeIV(o.iv, id), payloads); err == nil {
+		m.tracePayloads(x.path, true, h, payloads)
 		m.send(x.path, datagram)
 	}
 }

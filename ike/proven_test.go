@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ipsecagent/auth"
+	"ipsecagent/ike/wire"
 )
 
 // TestAWeakerProofDoesNotSatisfyAStrongerRule: the responder has a rule for the
@@ -134,4 +135,34 @@ func TestManyKeysByName(t *testing.T) {
 	w.ask2(a, b, 1, last, 0)
 	w.run(time.Second)
 	w.checkPaired(a, b)
+}
+
+// TestTheInitiatorIsToldThatItIsNotWelcome, under the keys: nobody else could.
+func TestTheInitiatorIsToldThatItIsNotWelcome(t *testing.T) {
+	ca := newAuthority(t, "Root")
+	any := auth.Requirement{Method: auth.ECDSA256, CA: "CN=Root"}
+	only := any
+	only.AcceptPrincipals = []string{"CN=c"}
+	for _, spoiled := range []bool{false, true} {
+		w, a, b := certificates(t, ca.keeper("a", ecKey(t, elliptic.P256()), ca), ca.keeper("b", ecKey(t, elliptic.P256()), ca),
+			certOffer(t, any), certOffer(t, only))
+		told := 0
+		w.net.OnNth(w.at(b), w.at(a), 3, func(data []byte) []byte {
+			told++
+			if data[18] != byte(wire.Informational) || data[19]&wire.FlagEncrypted == 0 {
+				t.Errorf("exchange %d, flags %x", data[18], data[19])
+			}
+			if spoiled {
+				data[len(data)-1] ^= 1
+			}
+			return data
+		})
+		w.run(300 * time.Second)
+		if told == 0 || len(b.failed) != 1 || b.failed[0].Code != FailPrincipal || len(a.mains)+len(b.mains) != 0 {
+			t.Errorf("responder: %d %+v", told, b.failed)
+		}
+		if len(a.failed) != 1 || (a.failed[0].Code == FailPrincipal) == spoiled {
+			t.Errorf("initiator, notify spoiled %v: %+v", spoiled, a.failed)
+		}
+	}
 }

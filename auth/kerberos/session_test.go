@@ -461,7 +461,15 @@ func TestAcrossRealms(t *testing.T) {
 	if o.errA != nil || o.errB != nil || o.seenA != "host/b.far.test@FAR.TEST" || o.seenB != "host/a.mit.test@MIT.TEST" {
 		t.Fatalf("%s, %s; %v; %v", o.seenA, o.seenB, o.errA, o.errB)
 	}
+	if !o.a.Trusted() || !o.b.Trusted() {
+		t.Error("hosts of trusted realms are not trusted")
+	}
 	w.b.config.Realms, w.b.known = nil, nil
+	w.needB = auth.Requirement{Method: auth.Kerberos, AcceptPrincipals: []string{"host/a.mit.test@MIT.TEST"}, AcceptTrusted: true}
+	if o := w.run(); o.errB != nil || o.b.Trusted() {
+		t.Errorf("a client of a realm that is not trusted, listed by a rule: %v", o.errB)
+	}
+	w.needB.AcceptPrincipals = []string{"host/c.mit.test@MIT.TEST"}
 	if got := codeOfError(t, w.run().errB); got != codeWrongRealm {
 		t.Errorf("a client of a realm that is not trusted: %s", got)
 	}
