@@ -219,3 +219,12 @@ func TestHowAPairWasProvenIsKept(t *testing.T) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 }
+
+// TestPolicyNamesNoMoreWaysThanAreTried: what compiles is not cut later.
+func TestPolicyNamesNoMoreWaysThanAreTried(t *testing.T) {
+	for m, n := range map[auth.Method]int{auth.PSK: policy.MaxKeys, auth.RSA: policy.MaxAuthorities, auth.ECDSA256: policy.MaxAuthorities} {
+		if auth.MaxWays(m) != n {
+			t.Errorf("%s: %d are tried, %d may be named", m, auth.MaxWays(m), n)
+		}
+	}
+}

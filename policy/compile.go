@@ -22,9 +22,10 @@ const (
 
 // Compile turns p into the filters of one host in their order of decision. It
 // is pure: the same policy and facts give the same value. Me stays symbolic: the
-// host's addresses decide over the ends of tunnels alone. A policy that Validate refuses
-// does not compile; the error is Validate's. The result shares the policy's
-// slices: p is not changed afterwards.
+// host's addresses decide over the ends of tunnels alone. A policy that Validate
+// refuses does not compile, nor one that names too many ways for one peer to
+// prove itself. The result shares the policy's slices: p is not changed
+// afterwards.
 func Compile(p *Policy, h Host) (*Compiled, error) {
 	err := Validate(p)
 	if err == nil {
@@ -51,6 +52,9 @@ func Compile(p *Policy, h Host) (*Compiled, error) {
 	if d := p.DefaultResponse; d.Active {
 		c.DefaultResponse = &Negotiation{Authentication: d.Authentication}
 		c.DefaultResponse.offer(d.Methods, p.uplifts(h))
+	}
+	if err := c.checkWays(); err != nil {
+		return nil, fmt.Errorf("policy: compile %q: %w", p.Name, err)
 	}
 	return c, nil
 }
