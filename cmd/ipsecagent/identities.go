@@ -254,12 +254,21 @@ func (i *identities) listExempt(ctx context.Context) {
 
 const resolvConf = "/etc/resolv.conf"
 
-// exempted returns what listExempt has found.
+// exempted returns what listExempt has found, and where revocation lists come
+// from.
 func (i *identities) exempted() []string {
+	var all []string
 	if list := i.exempt.Load(); list != nil {
-		return *list
+		all = slices.Clone(*list)
 	}
-	return nil
+	places, fetched := i.certs.Places()
+	if !fetched {
+		return all
+	}
+	for _, p := range places {
+		all = append(all, fmt.Sprintf("revocation lists: the agent's own connections to %s and their answers", p))
+	}
+	return append(all, "revocation lists: the agent's own connections, by HTTP, to what other places certificates of a trusted chain name, and to where a place redirects, and their answers")
 }
 
 // kerberosSettings is the settings of authentication by Kerberos.

@@ -149,3 +149,33 @@ func TestCertificateSettingsAreChecked(t *testing.T) {
 		}
 	}
 }
+
+// TestPlacesOfRevocationListsAreExempt: they are listed beside what else the
+// policy does not touch.
+func TestPlacesOfRevocationListsAreExempt(t *testing.T) {
+	dir := t.TempDir()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	below := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "Below"}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign, CRLDistributionPoints: []string{"http://crl.example:8080/a.crl"}}
+	root := &x509.Certificate{Subject: pkix.Name{CommonName: "Root"}}
+	der, err := x509.CreateCertificate(rand.Reader, below, root, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "ca", "below.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	for revocation, want := range map[string]bool{"known": true, "strict": true, "off": false} {
+		s := defaults()
+		s.Certificates.Dir, s.Certificates.Revocation = dir, revocation
+		ids, problem, err := openIdentities(&s, newKeys(&s), "")
+		if err := errors.Join(problem, err); err != nil {
+			t.Fatal(err)
+		}
+		list := strings.Join(ids.exempted(), "\n")
+		if strings.Contains(list, "connections to http://crl.example:8080/a.crl") != want || strings.Contains(list, "certificates of a trusted chain name") != want {
+			t.Errorf("%s: %s", revocation, list)
+		}
+	}
+}
