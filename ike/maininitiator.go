@@ -402,7 +402,7 @@ func (m *Machine) checkedMain(now time.Time, x *mainMode, c checked) {
 		x.resend.shorten()
 		return
 	}
-	err := c.proof.Welcome([]auth.Requirement{x.requirement})
+	err := c.proof.Welcome(x.offer.Auth)
 	if err == nil {
 		err = checkVendor(x.peer, c.chain)
 	}

@@ -166,3 +166,15 @@ func TestTheInitiatorIsToldThatItIsNotWelcome(t *testing.T) {
 		}
 	}
 }
+
+// TestTheInitiatorsRuleMayAcceptByAnyOfItsRequirements of one authority.
+func TestTheInitiatorsRuleMayAcceptByAnyOfItsRequirements(t *testing.T) {
+	ca := newAuthority(t, "Root")
+	only := func(who string) auth.Requirement {
+		return auth.Requirement{Method: auth.ECDSA256, CA: "CN=Root", AcceptPrincipals: []string{who}}
+	}
+	w, a, b := certificates(t, ca.keeper("a", ecKey(t, elliptic.P256()), ca), ca.keeper("b", ecKey(t, elliptic.P256()), ca),
+		certOffer(t, only("CN=c"), only("CN=b")), certOffer(t, only("CN=a")))
+	w.run(2 * time.Second)
+	w.checkPaired(a, b)
+}
