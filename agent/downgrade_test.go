@@ -87,7 +87,7 @@ func TestDowngradeIsRefusedBySetting(t *testing.T) {
 			r.out(ike.Install{ID: 1, SA: in, Pair: old})
 			var refusal *ike.NotInstalled
 			if got := one[ike.Installed](r); !errors.As(got.Err, &refusal) || refusal.Hint == "" || !strings.Contains(refusal.Reason, c.main) {
-				t.Errorf("%+v: %v", c, got.Err)
+				t.Fatalf("%+v: %v", c, got.Err)
 			}
 			if len(r.fake.SAs()) != 0 {
 				t.Errorf("%+v: in force all the same: %v", c, r.fake.SAs())
