@@ -44,6 +44,7 @@ func newIdentities(t *testing.T) identities {
 		"rsa":      func() (crypto.Signer, error) { return rsa.GenerateKey(rand.Reader, 2048) },
 		"ecdsa256": func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) },
 		"ecdsa384": func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P384(), rand.Reader) },
+		"ecdsa521": func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P521(), rand.Reader) },
 	} {
 		ids[auth] = newAuthority(t, generate)
 	}

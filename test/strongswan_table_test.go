@@ -49,6 +49,7 @@ func certificateRows() []combination {
 		row("ecdsa256", "aes128gcm-pfs-ecp256", "aes128-sha256-ecp256", "aes128gcm16-ecp256", "esp-aes128gcm", "ecp256"),
 		overIPv6(row("ecdsa256", "aes256-sha256", "aes256-sha256-ecp256", "aes256-sha256", "esp-aes256-sha256", "")),
 		row("ecdsa384", "aes256gcm-pfs-ecp384", "aes256-sha384-ecp384", "aes256gcm16-ecp384", "esp-aes256gcm", "ecp384"),
+		row("ecdsa521", "aes256gcm-pfs-ecp521", "aes256-sha512-ecp521", "aes256gcm16-ecp521", "esp-aes256gcm", "ecp521"),
 	}
 }
 

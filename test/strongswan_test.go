@@ -20,7 +20,7 @@ const charonPlugins = "openssl random nonce x509 revocation constraints pubkey p
 // combination is one way to meet strongSwan: in its names and in ours.
 type combination struct {
 	name      string
-	auth      string // psk, rsa, ecdsa256 or ecdsa384
+	auth      string // psk, rsa, ecdsa256, ecdsa384 or ecdsa521
 	ike       string // strongSwan's proposal of main mode
 	child     string // and of quick mode, with the PFS group
 	ah        bool   // child is an AH proposal
