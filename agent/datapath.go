@@ -35,7 +35,7 @@ func (a *Agent) enforceAgain(now time.Time) {
 		if whole(p, there) {
 			continue
 		}
-		a.endPair(now, p.ID, "the data path has lost it", true)
+		a.endPair(now, p.ID, ending{reason: "the data path has lost it", tell: true})
 		a.remake(now, at, p)
 		at = at.Add(renewEvery)
 	}

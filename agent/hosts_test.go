@@ -295,11 +295,14 @@ func TestPeerIsToldWhenPolicyEnds(t *testing.T) {
 		if left, _ := packet(bob, alice, bob); left != drivertest.Held {
 			t.Errorf("within the grace a packet is %v", left)
 		}
-		bob.pass(drainTime + time.Second)
+		if w, err := bob.agent.Why(t.Context(), alice.addr); err != nil || w.State != control.PeerEnded {
+			t.Errorf("why says of alice within the grace: %+v, %v", w, err)
+		}
+		// alice has said so herself: the grace is short.
+		bob.pass(shortGrace + time.Second)
 		if n := len(bob.fake.SAs()); n != 0 {
 			t.Errorf("bob still has %d associations after what was under way has arrived", n)
 		}
-		bob.pass(grace + 2*time.Second)
 		if left, _ := packet(bob, alice, bob); left != drivertest.Clear {
 			t.Errorf("after the grace a packet is %v", left)
 		}

@@ -15,6 +15,9 @@ const (
 	// grace is how long traffic that was secured stays required after its
 	// last association ended.
 	grace = 30 * time.Second
+	// shortGrace is as much where the peer itself has ended the association: no
+	// attacker can, and the peer may go on in clear if policy lets it.
+	shortGrace = drainTime
 	// softLifetime is how long traffic goes in clear before a negotiation is
 	// tried again (the model's soft association).
 	softLifetime = 5 * time.Minute
@@ -132,7 +135,7 @@ func pairEnds(p sadb.Pair) time.Time {
 }
 
 // unprotect lets the grace begin after the last pair of some traffic ended.
-func (a *Agent) unprotect(now time.Time, p sadb.Pair) {
+func (a *Agent) unprotect(now time.Time, p sadb.Pair, after time.Duration) {
 	if a.serves(p) {
 		return
 	}
@@ -140,7 +143,7 @@ func (a *Agent) unprotect(now time.Time, p sadb.Pair) {
 		if o.kind == softOverlay || o.filter.Selector != p.Selector || o.filter.Parent != p.Filter && o.filter.ID != p.Filter {
 			continue
 		}
-		o.filter.Expires = now.Add(grace)
+		o.filter.Expires = now.Add(after)
 		if err := a.putOverlay(now, o); err != nil {
 			a.event(now, control.EventAgent, "warning", "the data path did not shorten a temporary filter: "+err.Error(), nil)
 		}

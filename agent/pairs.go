@@ -45,7 +45,7 @@ func (a *Agent) ikeOutput(now time.Time, o ike.Output) {
 	case ike.Failed:
 		a.failed(now, o)
 	case ike.Ended:
-		a.endPair(now, o.Pair, o.Reason, false)
+		a.endPair(now, o.Pair, ending{reason: o.Reason, byPeer: o.ByPeer})
 	case ike.MainMode:
 		a.mainMode(now, o)
 	case ike.Traced:
@@ -148,7 +148,7 @@ func (a *Agent) dropHalf(now time.Time, id sadb.PairID) {
 	delete(a.halves, id)
 	a.deleteSAs(now, h.ids)
 	if o, ok := a.overlays[h.filter]; ok && o.kind == responseOverlay && !a.halfFor(h.filter, h.remote) {
-		a.unprotect(now, sadb.Pair{Filter: h.filter, Selector: o.filter.Selector})
+		a.unprotect(now, sadb.Pair{Filter: h.filter, Selector: o.filter.Selector}, grace)
 	}
 }
 
@@ -250,9 +250,24 @@ func (a *Agent) ruleOf(id sadb.FilterID, response bool) string {
 // sent before it knew waits in the data path's queue, while a delete does not.
 const drainTime = 5 * time.Second
 
+// ending is why a pair ends.
+type ending struct {
+	reason string
+	tell   bool // the key exchange does not know yet
+	byPeer bool // the peer, proven, has ended it
+}
+
+// grace is how long what the pair carried stays required.
+func (e ending) grace() time.Duration {
+	if e.byPeer {
+		return shortGrace
+	}
+	return grace
+}
+
 // endPair takes a pair out of force, its inbound half when what is under way
-// has arrived. tell: the key exchange does not know yet.
-func (a *Agent) endPair(now time.Time, id sadb.PairID, reason string, tell bool) {
+// has arrived.
+func (a *Agent) endPair(now time.Time, id sadb.PairID, e ending) {
 	a.dropHalf(now, id)
 	p, ok := a.book.Get(id)
 	if !ok {
@@ -260,21 +275,21 @@ func (a *Agent) endPair(now time.Time, id sadb.PairID, reason string, tell bool)
 	}
 	a.deleteSAs(now, p.Out)
 	a.timers.at(now.Add(drainTime), func(now time.Time) { a.deleteSAs(now, p.In) })
-	if tell {
+	if e.tell {
 		a.cfg.IKE.Submit(ike.Gone{Pair: id})
 	}
 	_, replaced := a.book.ReplacedBy(id)
-	a.unprotect(now, p)
+	a.unprotect(now, p, e.grace())
 	a.book.Remove(id)
 	a.bookChanged(now)
 	delete(a.adopted, id)
 	delete(a.rekeying, id)
 	fields := a.pairFields(p)
-	fields["reason"] = reason
+	fields["reason"] = e.reason
 	if replaced {
 		fields["replaced"] = "yes"
 	}
-	a.event(now, control.EventSADown, "info", fmt.Sprintf("association with %s ended: %s", p.Remote, reason), fields)
+	a.event(now, control.EventSADown, "info", fmt.Sprintf("association with %s ended: %s", p.Remote, e.reason), fields)
 }
 
 // expire handles a lifetime that was reached.
@@ -284,7 +299,7 @@ func (a *Agent) expire(now time.Time, e driver.Expire) {
 		return
 	}
 	if e.Hard {
-		a.endPair(now, p.ID, "its lifetime is over", true)
+		a.endPair(now, p.ID, ending{reason: "its lifetime is over", tell: true})
 		return
 	}
 	if !a.rekeying[p.ID] && !a.idle[p.ID] {

@@ -369,7 +369,7 @@ func (a *Agent) followHost(now time.Time) {
 	a.reload(now, "the addresses of this host have changed")
 	for _, p := range a.book.All() {
 		if former.Owns(p.Local) && !a.facts.Owns(p.Local) {
-			a.endPair(now, p.ID, "this host has lost the address "+p.Local.String(), true)
+			a.endPair(now, p.ID, ending{reason: "this host has lost the address " + p.Local.String(), tell: true})
 			a.deleteSAs(now, p.In) // nothing of it is welcome any more
 		}
 	}
@@ -395,7 +395,7 @@ func (a *Agent) sweep(now time.Time) {
 	at := now
 	for _, p := range a.book.All() {
 		if _, _, ok := a.inForce.snapshot.offersFor(p, methodOf(p)); !ok {
-			a.endPair(now, p.ID, "policy no longer wants it", true)
+			a.endPair(now, p.ID, ending{reason: "policy no longer wants it", tell: true})
 			a.deleteSAs(now, p.In) // nothing of it is welcome any more
 			a.remakeUnder(now, at, p)
 			at = at.Add(renewEvery)

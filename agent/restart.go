@@ -197,7 +197,7 @@ func (a *Agent) newest(p sadb.Pair) (newest sadb.Pair) {
 // would have gone soon.
 func (a *Agent) retire(now time.Time, id sadb.PairID) {
 	if p, ok := a.book.Get(id); ok && a.newest(p).ID != id {
-		a.endPair(now, id, "a newer pair carries its traffic", true)
+		a.endPair(now, id, ending{reason: "a newer pair carries its traffic", tell: true})
 	}
 }
 
@@ -278,6 +278,6 @@ func (a *Agent) shortenUnserved(now time.Time) {
 		if o.kind == responseOverlay {
 			filter = o.filter.ID
 		}
-		a.unprotect(now, sadb.Pair{Filter: filter, Selector: o.filter.Selector})
+		a.unprotect(now, sadb.Pair{Filter: filter, Selector: o.filter.Selector}, grace)
 	}
 }

@@ -111,12 +111,15 @@ func (a *Agent) sayState(w *control.Why, last control.Failure, failed bool) {
 	say := func(state string, since time.Time, format string, args ...any) {
 		w.State, w.Since, w.Words = state, since, fmt.Sprintf(format, args...)
 	}
+	o, graced := a.graceOf(w.Peer)
 	switch {
 	case len(w.Secured) > 0 && len(w.InClear) > 0:
 		say(control.PeerPartly, w.InClear[0].Since, "some traffic is secured, other goes in clear: %s", w.InClear[0].Why)
 	case len(w.Secured) > 0:
 		s := w.Secured[0]
 		say(control.PeerSecured, s.Since, "the peer is %s, proven by %s", s.Principal, s.Method)
+	case graced:
+		say(control.PeerEnded, o.since, "its last association has ended, and its traffic in clear is dropped until %s: it was secured", o.filter.Expires.UTC().Format(time.RFC3339))
 	case len(w.InClear) > 0:
 		say(control.PeerInClear, w.InClear[0].Since, "policy allows it for now: %s", w.InClear[0].Why)
 	case len(w.Negotiating) > 0:
@@ -130,4 +133,15 @@ func (a *Agent) sayState(w *control.Why, last control.Failure, failed bool) {
 	default:
 		say(control.PeerNoRule, time.Time{}, "no rule asks for security with it")
 	}
+}
+
+// graceOf returns the temporary filter that keeps the traffic of a peer without
+// associations from going in clear.
+func (a *Agent) graceOf(peer string) (overlay, bool) {
+	for _, o := range a.overlays {
+		if o.kind == securedOverlay && o.remote.String() == peer {
+			return o, true
+		}
+	}
+	return overlay{}, false
 }

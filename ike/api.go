@@ -311,6 +311,7 @@ const (
 type Ended struct {
 	Pair   sadb.PairID
 	Reason string
+	ByPeer bool // the peer, proven, has ended it or says that it has nothing of ours
 }
 
 // MainMode says that an ISAKMP SA is established or has ended.

@@ -88,7 +88,7 @@ func (m *Machine) deletedSA(now time.Time, s *isakmp, key saKey) {
 func (m *Machine) deletedPair(now time.Time, s *isakmp, out sadb.SAID) {
 	for _, p := range m.pairsAt(s.ends(), s.owns) {
 		if contains(p.pair.Out, out) {
-			m.endPair(now, p, "deleted by the peer", false)
+			m.endedByPeer(now, p, "deleted by the peer")
 			return
 		}
 	}
@@ -195,7 +195,7 @@ func (m *Machine) initialContact(now time.Time, s *isakmp, chain wire.Chain, beg
 func (m *Machine) forgetOlder(now time.Time, s *isakmp, before time.Time) {
 	for _, p := range m.pairsAt(s.ends(), s.owns) {
 		if p.pair.Since.Before(before) && p.pair.Encap.Remote == s.encap().Remote {
-			m.endPair(now, p, "the peer has started anew", false)
+			m.endedByPeer(now, p, "the peer has started anew")
 		}
 	}
 	for _, old := range m.peers.at(s.ends()).sas {

@@ -57,8 +57,17 @@ func (m *Machine) endPair(now time.Time, p *pairState, reason string, tell bool)
 	if tell {
 		m.tellDelete(now, p)
 	}
+	m.putEnded(now, p, Ended{Pair: p.pair.ID, Reason: reason})
+}
+
+// endedByPeer takes a pair out of force that its peer, proven, has ended.
+func (m *Machine) endedByPeer(now time.Time, p *pairState, reason string) {
+	m.putEnded(now, p, Ended{Pair: p.pair.ID, Reason: reason, ByPeer: true})
+}
+
+func (m *Machine) putEnded(now time.Time, p *pairState, e Ended) {
 	m.forgetPair(p)
-	m.put(Ended{Pair: p.pair.ID, Reason: reason})
+	m.put(e)
 	m.unmute(now, p.pair)
 }
 

@@ -220,6 +220,7 @@ const (
 	PeerInClear     = "in clear"
 	PeerNegotiating = "negotiating"
 	PeerFailed      = "failed"
+	PeerEnded       = "association ended"
 	PeerNever       = "never negotiated"
 	PeerNoRule      = "not negotiated" // no rule asks for security with it
 )
