@@ -56,7 +56,7 @@ func (p *program) stopDataPath(ctx context.Context, s *settings) error {
 	if err := endListener(ctx, s.holderSocket(), "the holder"); err != nil {
 		return err
 	}
-	fmt.Fprintln(p.out, "The data path is down, and everything it had in force is removed: filters, associations, nftables table, ip rule, routes.")
+	fmt.Fprintln(p.out, "No data path runs, and nothing of it is in force in this network namespace any more: filters, associations, nftables table, ip rule and routes are removed.")
 	fmt.Fprintln(p.out, "TRAFFIC OF THIS HOST IS NOT PROTECTED. To protect it again: systemctl start ipsecagent")
 	return nil
 }

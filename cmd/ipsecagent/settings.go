@@ -268,6 +268,12 @@ func atMark(path string, e *yaml.LoadError) error {
 	if name, _, ok := strings.Cut(message, " not found in type "); ok {
 		message = "unknown setting " + strings.TrimPrefix(name, "field ")
 	}
+	if strings.Contains(message, "slog: level string") {
+		message += "; the levels are debug, info, warn and error"
+	}
+	if strings.HasSuffix(message, "into time.Duration") {
+		message += "; a duration has a unit, as in 5m or 30s"
+	}
 	return fmt.Errorf("%s:%d:%d: %s", path, e.Mark.Line, e.Mark.Column, message)
 }
 

@@ -218,3 +218,17 @@ func FuzzParseSettings(f *testing.F) {
 		}
 	})
 }
+
+func TestSettingsErrorsSayWhatIsKnown(t *testing.T) {
+	for text, want := range map[string]string{
+		"log: {level: loud}\n": "the levels are debug, info, warn and error",
+		"idleTime: 5x\n":       "a duration has a unit, as in 5m or 30s",
+		"idleTime: 5\n":        "a duration has a unit, as in 5m or 30s",
+	} {
+		s := defaults()
+		err := parseSettings("agent.yaml", []byte(text), &s)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, want %q", text, err, want)
+		}
+	}
+}
