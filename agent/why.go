@@ -118,12 +118,12 @@ func (a *Agent) sayState(w *control.Why, last control.Failure, failed bool) {
 	case len(w.Secured) > 0:
 		s := w.Secured[0]
 		say(control.PeerSecured, s.Since, "the peer is %s, proven by %s", s.Principal, s.Method)
-	case graced:
-		say(control.PeerEnded, o.since, "its last association has ended, and its traffic in clear is dropped until %s: it was secured", o.filter.Expires.UTC().Format(time.RFC3339))
-	case len(w.InClear) > 0:
+	case len(w.InClear) > 0 && !graced:
 		say(control.PeerInClear, w.InClear[0].Since, "policy allows it for now: %s", w.InClear[0].Why)
 	case len(w.Negotiating) > 0:
 		say(control.PeerNegotiating, w.Negotiating[0].Since, "asked for by %s", w.Negotiating[0].Why)
+	case graced:
+		say(control.PeerEnded, time.Time{}, "its last association has ended")
 	case failed:
 		say(control.PeerFailed, last.First, "the last negotiation failed: %s", last.Reason)
 	case slices.ContainsFunc(w.Filters, func(f control.FilterView) bool { return len(f.Methods) > 0 }):
@@ -133,15 +133,19 @@ func (a *Agent) sayState(w *control.Why, last control.Failure, failed bool) {
 	default:
 		say(control.PeerNoRule, time.Time{}, "no rule asks for security with it")
 	}
+	if graced && len(w.Secured) == 0 {
+		w.Words += fmt.Sprintf("; it was secured, so its traffic in clear is dropped until %s", o.filter.Expires.UTC().Format(time.RFC3339))
+	}
 }
 
 // graceOf returns the temporary filter that keeps the traffic of a peer without
-// associations from going in clear.
-func (a *Agent) graceOf(peer string) (overlay, bool) {
+// associations from going in clear: of several the one that lasts longest.
+func (a *Agent) graceOf(peer string) (last overlay, ok bool) {
 	for _, o := range a.overlays {
-		if o.kind == securedOverlay && o.remote.String() == peer {
-			return o, true
+		secured := o.kind == securedOverlay || o.kind == responseOverlay
+		if secured && o.remote.String() == peer && (!ok || o.filter.Expires.After(last.filter.Expires)) {
+			last, ok = o, true
 		}
 	}
-	return overlay{}, false
+	return last, ok
 }

@@ -32,8 +32,12 @@ func (m Method) String() string {
 		return "preshared key"
 	case RSA:
 		return "certificate (RSA)"
-	case ECDSA256, ECDSA384, ECDSA521:
-		return "certificate (ECDSA)"
+	case ECDSA256:
+		return "certificate (ECDSA P-256)"
+	case ECDSA384:
+		return "certificate (ECDSA P-384)"
+	case ECDSA521:
+		return "certificate (ECDSA P-521)"
 	case Kerberos:
 		return "Kerberos"
 	}

@@ -68,7 +68,7 @@ func (m *Machine) endedByPeer(now time.Time, p *pairState, reason string) {
 func (m *Machine) putEnded(now time.Time, p *pairState, e Ended) {
 	m.forgetPair(p)
 	m.put(e)
-	m.unmute(now, p.pair)
+	m.unmute(now, p.pair, e.ByPeer)
 }
 
 // forgetPair takes a pair out of all tables. One that it has replaced and not
@@ -171,7 +171,7 @@ func (m *Machine) gone(now time.Time, id sadb.PairID) {
 	if p := m.pairs[id]; p != nil {
 		m.tellDelete(now, p)
 		m.forgetPair(p)
-		m.unmute(now, p.pair)
+		m.unmute(now, p.pair, false)
 	}
 }
 

@@ -163,7 +163,7 @@ func (m *Machine) dropQuick(now time.Time, q *quickMode) *request {
 	if q.installed {
 		m.forgetInbound(q.pair)
 		m.put(Ended{Pair: q.pair.ID, Reason: "its negotiation was not finished"})
-		m.unmute(now, q.pair)
+		m.unmute(now, q.pair, false)
 	}
 	return q.request
 }

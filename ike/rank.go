@@ -144,9 +144,11 @@ func (m *Machine) below(p sadb.Pair) []*pairState {
 }
 
 // unmute ends a pair of which nothing was put in force outbound, once what
-// outranked it is gone: nothing could be sent on it.
-func (m *Machine) unmute(now time.Time, gone sadb.Pair) {
+// outranked it is gone: nothing could be sent on it. byPeer: it was the peer who
+// ended that.
+func (m *Machine) unmute(now time.Time, gone sadb.Pair, byPeer bool) {
 	if top := m.top(gone); top != nil && top.mute && !m.outranked(top.pair) {
-		m.endPair(now, top, "the pair that carried its traffic has ended", true)
+		m.tellDelete(now, top)
+		m.putEnded(now, top, Ended{Pair: top.pair.ID, Reason: "the pair that carried its traffic has ended", ByPeer: byPeer})
 	}
 }
