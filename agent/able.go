@@ -210,6 +210,26 @@ func (a *Agent) identitiesChanged(now time.Time, watching bool) {
 	a.inForce.snapshot = newSnapshot(a.inForce.compiled, a.cfg.Unusable)
 	a.cfg.IKE.Submit(ike.SetPolicy{Policy: a.inForce.snapshot.ikePolicy(a.inForce.state)})
 	a.forgiveAll(now)
+	a.noteUnprovable(now)
+}
+
+// noteUnprovable makes it a problem that a rule in force asks for an identity
+// that this host does not have (any more).
+func (a *Agent) noteUnprovable(now time.Time) {
+	const kind = "identities"
+	var all []string
+	if a.inForce.policy != nil {
+		for _, u := range a.unusable(a.inForce.policy) {
+			if u.all {
+				all = append(all, u.what+" can secure nothing: "+strings.Join(u.why, "; "))
+			}
+		}
+	}
+	words := strings.Join(all, "; ")
+	if words != "" && words != a.problems[kind] {
+		a.event(now, control.EventAgent, "warning", words, nil)
+	}
+	a.problem(kind, words)
 }
 
 // checkProvable refuses to assign a policy under which this host could talk to

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"ipsecagent/agent/control"
@@ -263,6 +264,15 @@ func TestOnlyWhatThisHostCanProveIsOffered(t *testing.T) {
 		changed <- struct{}{}
 		if got := offeredMethods(t, last[ike.SetPolicy](r)); got != "9 10 11 3 65001" {
 			t.Errorf("with nothing to prove, offered: %s", got)
+		}
+		if got := fmt.Sprint(r.status().Problems); !strings.Contains(got, "can secure nothing") {
+			t.Errorf("with nothing to prove, the problems are: %s", got)
+		}
+		able[auth.RSA] = true
+		changed <- struct{}{}
+		synctest.Wait()
+		if got := r.status().Problems; len(got) != 0 {
+			t.Errorf("with a certificate again, the problems are: %s", got)
 		}
 	}, func(c *Config) {
 		changed = make(chan struct{}, 1) // of the bubble

@@ -254,6 +254,7 @@ func (a *Agent) adopt(now time.Time, c candidate) (changed bool) {
 	a.inForce = inForce{state: c.state, name: c.as.Name, auth: c.as.Auth, compat: c.as.Compat, origin: c.origin, applied: now, policy: c.policy,
 		compiled: c.compiled, snapshot: newSnapshot(c.compiled, a.cfg.Unusable), warnings: c.warnings, reloads: a.inForce.reloads}
 	a.forgiveAll(now)
+	a.noteUnprovable(now)
 	return true
 }
 
