@@ -144,9 +144,9 @@ func (x *mainMode) silence() Failed {
 	case x.suspect != nil:
 		return *x.suspect
 	case x.hint != 0 && proving && x.choice.Method == auth.PSK:
-		return Failed{Code: FailPSK, Reason: fmt.Sprintf("%s answered with error notify %d when it saw our proof of identity: probably the preshared keys differ; enter the same key on both hosts", peer, x.hint)}
+		return Failed{Code: FailPSK, Reason: fmt.Sprintf("%s answered with %s when it saw our proof of identity: probably the preshared keys differ; enter the same key on both hosts", peer, notifyName(x.hint))}
 	case x.hint != 0 && proving:
-		return Failed{Code: FailAuth, Reason: fmt.Sprintf("%s answered with error notify %d when it saw our proof of identity", peer, x.hint)}
+		return Failed{Code: FailAuth, Reason: fmt.Sprintf("%s answered with %s when it saw our proof of identity", peer, notifyName(x.hint))}
 	case x.hint == wire.AuthenticationFailed:
 		return Failed{Code: FailAuth, Reason: fmt.Sprintf("%s says it cannot authenticate us: probably it has no key for this host; see its log", peer)}
 	case x.hint == wire.NoProposalChosen:

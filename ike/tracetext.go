@@ -1,8 +1,12 @@
 package ike
 
 import (
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/binary"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"ipsecagent/auth"
@@ -57,8 +61,10 @@ func describe(b *strings.Builder, e wire.Exchange, p wire.Payload) {
 		err = describeNotify(b, p.Body)
 	case wire.DeletePayload:
 		err = describeDelete(b, p.Body)
-	case wire.CertPayload, wire.CertRequestPayload:
+	case wire.CertPayload:
 		err = describeCert(b, p.Body)
+	case wire.CertRequestPayload:
+		err = describeRequest(b, p.Body)
 	case wire.VendorPayload:
 		b.WriteString(vendorWords(p.Body))
 	case wire.NATOAPayload, wire.NATOADraftPayload:
@@ -203,6 +209,8 @@ func describeID(b *strings.Builder, body []byte) error {
 		b.WriteString(sadb.Range(from, to).String())
 	case id.Type == wire.IDFQDN || id.Type == wire.IDUserFQDN:
 		fmt.Fprintf(b, "name %q", id.Data)
+	case id.Type == wire.IDDN:
+		b.WriteString("subject " + nameWords(id.Data))
 	default:
 		fmt.Fprintf(b, "of type %d, %x", id.Type, id.Data)
 	}
@@ -290,7 +298,37 @@ func describeCert(b *strings.Builder, body []byte) error {
 		kind = "X.509"
 	}
 	fmt.Fprintf(b, "%s, %d bytes", kind, len(c.Data))
+	if cert, err := x509.ParseCertificate(c.Data); err == nil && c.Encoding == wire.CertX509Signature {
+		fmt.Fprintf(b, ", subject %s, issued by %s", nameWords(cert.RawSubject), nameWords(cert.RawIssuer))
+	}
 	return nil
+}
+
+func describeRequest(b *strings.Builder, body []byte) error {
+	c, err := wire.ParseCert(body)
+	if err != nil {
+		return err
+	}
+	if len(c.Data) == 0 {
+		b.WriteString("of any authority")
+		return nil
+	}
+	b.WriteString("of authority " + nameWords(c.Data))
+	return nil
+}
+
+// maxNameWords is how many bytes of a name are shown.
+const maxNameWords = 256
+
+// nameWords returns a distinguished name in words, quoted; what is none in
+// hexadecimal.
+func nameWords(der []byte) string {
+	var name pkix.RDNSequence
+	if rest, err := asn1.Unmarshal(der, &name); err != nil || len(rest) > 0 {
+		return fmt.Sprintf("%x", der[:min(len(der), maxNameWords/2)])
+	}
+	words := name.String()
+	return strconv.Quote(words[:min(len(words), maxNameWords)])
 }
 
 // vendorWords names a vendor ID.

@@ -196,6 +196,8 @@ func validateAuthMethod(r *report, path, what string, m AuthMethod) {
 		r.add(path, "%s: unknown authentication method %d", what, m.Kind)
 	case m.Kind == Certificate && m.CA == "":
 		r.add(path, "%s: a certificate method names its authority: ca: \"CN=…\"", what)
+	case m.Kind == Certificate && !strings.Contains(m.CA, "="):
+		r.add(path, "%s: the authority %q is no distinguished name: write, for example, \"CN=%s,O=Bank\"", what, m.CA, m.CA)
 	case m.Kind != Certificate && (m.CA != "" || m.ExcludeCAName || m.MapToAccount):
 		r.add(path, "%s: ca, excludeCAName and mapToAccount belong to a certificate method", what)
 	case m.Kind != PresharedKey && m.Key != "":

@@ -168,6 +168,9 @@ func TestValidateRefusesWhatIsWrong(t *testing.T) {
 		{"many authentication methods", func(p *policy.Policy) { p.Rules[0].Authentication = make([]policy.AuthMethod, 17) }, "rules[0].authentication", "more than 16"},
 		{"unknown authentication", func(p *policy.Policy) { p.Rules[0].Authentication[0].Kind = 9 }, "rules[0].authentication[0]", "unknown authentication method 9"},
 		{"certificate without authority", func(p *policy.Policy) { p.Rules[0].Authentication[0].Kind = policy.Certificate }, "rules[0].authentication[0]", "names its authority"},
+		{"authority by a mere name", func(p *policy.Policy) {
+			p.Rules[0].Authentication[0] = policy.AuthMethod{Kind: policy.Certificate, CA: "Root"}
+		}, "rules[0].authentication[0]", "no distinguished name"},
 		{"authority of a key", func(p *policy.Policy) { p.Rules[0].Authentication[0].CA = "CN=x" }, "rules[0].authentication[0]", "belong to a certificate"},
 		{"key of Kerberos", func(p *policy.Policy) {
 			p.Rules[0].Authentication[0] = policy.AuthMethod{Kind: policy.Kerberos, Key: "x"}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/jcmturner/gokrb5/v8/keytab"
 )
@@ -155,5 +156,5 @@ func (k *Keytab) has(p Principal) string {
 	if len(s) > enough {
 		s = append(s[:enough], "and more")
 	}
-	return fmt.Sprint(s)
+	return strings.Join(s, ", ")
 }

@@ -185,7 +185,7 @@ func (i *identities) reportExpiry(ctx context.Context, to reporter, now time.Tim
 		}
 		noticed[key] = true
 		errs = append(errs, to.Report(ctx, control.EventCertificate, severity, n.String(),
-			map[string]string{"file": n.File, "name": n.Name, "what": n.What, "ends": n.Ends.UTC().Format(time.RFC3339), "days": fmt.Sprint(n.Days)}))
+			map[string]string{"file": n.File, "name": n.Name, "what": n.What, "ends": n.Ends.UTC().Format(time.RFC3339), "days": fmt.Sprint(max(0, int(n.Ends.Sub(now).Hours())/24))}))
 	}
 	errs = append(errs, to.Problem(ctx, "expiry", strings.Join(expired, "; ")))
 	return errors.Join(errs...)

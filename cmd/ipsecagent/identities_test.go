@@ -107,7 +107,7 @@ func TestExpiryIsReportedOnceForEachNotice(t *testing.T) {
 			own = append(own, e[:strings.Index(e, ":")])
 		}
 	}
-	want := "certificate-expiry warning 30, certificate-expiry warning 7, certificate-expiry warning 1, certificate-expiry error 0"
+	want := "certificate-expiry warning 19, certificate-expiry warning 5, certificate-expiry warning 0, certificate-expiry error 0"
 	if got := strings.Join(own, ", "); got != want {
 		t.Errorf("reported: %s\nwant %s", got, want)
 	}

@@ -96,6 +96,12 @@ func (p *printer) in(t time.Time) string {
 	return "now"
 }
 
+// atMilli says a time of day to the millisecond: what follows fast is to be
+// told apart.
+func (p *printer) atMilli(t time.Time) string {
+	return t.In(p.zone).Format("15:04:05.000")
+}
+
 // at says a time in the zone of the reader.
 func (p *printer) at(t time.Time) string {
 	if t.IsZero() {

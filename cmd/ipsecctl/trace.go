@@ -68,7 +68,7 @@ func printTrace(p *printer, l control.TraceLine) {
 		p.line("... %s left out: this program was too slow", count(uint64(l.Lost), "step"))
 	}
 	if decision, ok := strings.CutPrefix(l.Text, "* "); ok {
-		p.line("%s  %s", p.at(l.Time), l.Remote)
+		p.line("%s  %s", p.atMilli(l.Time), l.Remote)
 		p.block("    * ", decision)
 		return
 	}
@@ -76,7 +76,7 @@ func printTrace(p *printer, l control.TraceLine) {
 	if l.Sent {
 		way = "->"
 	}
-	p.line("%s  %s %s %s", p.at(l.Time), l.Local, way, l.Remote)
+	p.line("%s  %s %s %s", p.atMilli(l.Time), l.Local, way, l.Remote)
 	p.block("    ", l.Text)
 }
 
