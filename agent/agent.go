@@ -114,6 +114,7 @@ type Agent struct {
 	proven     proven
 	halves     map[sadb.PairID]half
 	overlays   map[sadb.FilterID]overlay
+	lastEnds   lastEnds
 	returned   map[sadb.FilterID]returned
 	failures   failures
 	adopted    map[sadb.PairID]bool
@@ -177,7 +178,7 @@ func New(cfg Config) (*Agent, error) {
 	a := &Agent{cfg: cfg, calls: make(chan func(time.Time), maxCalls), done: make(chan struct{}),
 		started: now, store: st, source: &localSource{library: cfg.Library}, assigned: kept.Assigned, last: kept.Last,
 		journal: newJournal(cfg.Log), book: sadb.NewBook(), talks: newTalks(), proven: proven{},
-		halves: map[sadb.PairID]half{}, overlays: map[sadb.FilterID]overlay{}, returned: map[sadb.FilterID]returned{},
+		halves: map[sadb.PairID]half{}, overlays: map[sadb.FilterID]overlay{}, lastEnds: lastEnds{}, returned: map[sadb.FilterID]returned{},
 		failures: newFailures(), adopted: map[sadb.PairID]bool{}, rekeying: map[sadb.PairID]bool{},
 		joined: make(chan joined, 1), tracers: map[*tracer]bool{}, modern: newModern(kept.Modern), idle: map[sadb.PairID]bool{}, asked: map[netip.Addr]time.Time{}, problems: map[string]string{}}
 	a.inForce.snapshot = newSnapshot(&policy.Compiled{}, nil)

@@ -280,6 +280,7 @@ func (a *Agent) endPair(now time.Time, id sadb.PairID, e ending) {
 	}
 	_, replaced := a.book.ReplacedBy(id)
 	a.unprotect(now, p, e.grace())
+	a.noteEnd(now, p, e.reason)
 	a.book.Remove(id)
 	a.bookChanged(now)
 	delete(a.adopted, id)

@@ -153,7 +153,8 @@ func (a *Agent) inClear(now time.Time, state driver.State) []control.ClearPeer {
 	list := []control.ClearPeer{}
 	for _, c := range bothWays(state.Clear) {
 		// What passed before the policy in force is not its doing.
-		if !a.securedSince(c) && !c.Last.Before(a.inForce.applied) {
+		c, left := a.afterSecured(c)
+		if left && !a.securedSince(c) && !c.Last.Before(a.inForce.applied) {
 			list = append(list, control.ClearPeer{Peer: c.Remote.String(), Local: c.Local.String(), Rule: a.ruleOf(c.Filter, false),
 				Filter: string(c.Filter), Since: c.Since, Last: c.Last, Packets: c.Packets, Why: a.whyClear(c), Inbound: c.Inbound})
 		}

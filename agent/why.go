@@ -112,6 +112,8 @@ func (a *Agent) sayState(w *control.Why, last control.Failure, failed bool) {
 		w.State, w.Since, w.Words = state, since, fmt.Sprintf(format, args...)
 	}
 	o, graced := a.graceOf(w.Peer)
+	peer, _ := netip.ParseAddr(w.Peer)
+	end, ended := a.lastEnds.of(plain(peer))
 	switch {
 	case len(w.Secured) > 0 && len(w.InClear) > 0:
 		say(control.PeerPartly, w.InClear[0].Since, "some traffic is secured, other goes in clear: %s", w.InClear[0].Why)
@@ -122,10 +124,10 @@ func (a *Agent) sayState(w *control.Why, last control.Failure, failed bool) {
 		say(control.PeerInClear, w.InClear[0].Since, "policy allows it for now: %s", w.InClear[0].Why)
 	case len(w.Negotiating) > 0:
 		say(control.PeerNegotiating, w.Negotiating[0].Since, "asked for by %s", w.Negotiating[0].Why)
-	case graced:
-		say(control.PeerEnded, time.Time{}, "its last association has ended")
-	case failed:
+	case failed && !(ended && last.Time.Before(end.at)):
 		say(control.PeerFailed, last.First, "the last negotiation failed: %s", last.Reason)
+	case ended:
+		say(control.PeerEnded, end.at, "its last association has ended: %s", end.reason)
 	case slices.ContainsFunc(w.Filters, func(f control.FilterView) bool { return len(f.Methods) > 0 }):
 		say(control.PeerNever, time.Time{}, "a rule asks for security with it, and no traffic has asked for an association since the agent started")
 	case a.inForce.snapshot.response != nil:
