@@ -11,10 +11,10 @@ import (
 // maxLastEnds bounds what is remembered of associations that have ended.
 const maxLastEnds = 1000
 
-// endKey is what the last end is remembered of: a filter and a peer.
+// endKey is what the last end is remembered of: a filter and a pair of hosts.
 type endKey struct {
-	filter sadb.FilterID
-	remote netip.Addr
+	filter        sadb.FilterID
+	local, remote netip.Addr
 }
 
 // lastEnd is when and why the last association with a peer ended.
@@ -57,7 +57,7 @@ func (l lastEnds) of(remote netip.Addr) (last lastEnd, ok bool) {
 // last association of its filter with the peer; false: nothing. The driver goes
 // on with a record for minutes, whatever was between.
 func (a *Agent) afterSecured(c driver.ClearPeer) (driver.ClearPeer, bool) {
-	e, ok := a.lastEnds[endKey{c.Filter, plain(c.Remote)}]
+	e, ok := a.lastEnds[endKey{c.Filter, plain(c.Local), plain(c.Remote)}]
 	if !ok {
 		return c, true
 	}
@@ -73,6 +73,6 @@ func (a *Agent) afterSecured(c driver.ClearPeer) (driver.ClearPeer, bool) {
 // noteEnd remembers that p has ended, unless another pair carries its traffic.
 func (a *Agent) noteEnd(now time.Time, p sadb.Pair, reason string) {
 	if !a.serves(p) {
-		a.lastEnds.note(endKey{p.Filter, plain(p.Remote)}, lastEnd{now, printable(reason, maxField)})
+		a.lastEnds.note(endKey{p.Filter, plain(p.Local), plain(p.Remote)}, lastEnd{now, printable(reason, maxField)})
 	}
 }

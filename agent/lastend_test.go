@@ -40,7 +40,7 @@ func TestLastEndsAreBounded(t *testing.T) {
 	l := lastEnds{}
 	begin := time.Unix(1000, 0)
 	for i := range 2 * maxLastEnds {
-		l.note(endKey{sadb.FilterID(fmt.Sprint(i)), bob()}, lastEnd{at: begin.Add(time.Duration(i) * time.Second)})
+		l.note(endKey{sadb.FilterID(fmt.Sprint(i)), alice(), bob()}, lastEnd{at: begin.Add(time.Duration(i) * time.Second)})
 	}
 	if last, ok := l.of(bob()); len(l) != maxLastEnds || !ok || !last.at.Equal(begin.Add((2*maxLastEnds-1)*time.Second)) {
 		t.Errorf("%d ends, the last %v", len(l), last.at)
