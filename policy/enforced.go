@@ -2,6 +2,8 @@ package policy
 
 import (
 	"fmt"
+
+	"ipsecagent/sadb"
 )
 
 // What the model can say and this version does not enforce stands in this file
@@ -36,7 +38,7 @@ func ruleNotEnforced(r *report, path string, rule *Rule) {
 	if rule.Tunnel.Name != "" {
 		r.add(path+".tunnel", "%s: a tunnel endpoint by its name %s; write its address", what, notYet)
 	}
-	if rule.Connections == LAN || rule.Connections == RemoteAccess {
+	if rule.Connections == sadb.LAN || rule.Connections == sadb.RemoteAccess {
 		r.add(path+".connections", "%s: connection type %v %s; write all", what, rule.Connections, notYet)
 	}
 }
@@ -62,17 +64,4 @@ func (k EndpointKind) String() string {
 		return "default-gateway"
 	}
 	return fmt.Sprintf("endpoint kind %d", uint8(k))
-}
-
-// String returns "all", "lan" or "remote-access".
-func (c ConnectionType) String() string {
-	switch c {
-	case AllConnections:
-		return "all"
-	case LAN:
-		return "lan"
-	case RemoteAccess:
-		return "remote-access"
-	}
-	return fmt.Sprintf("connection type %d", uint8(c))
 }

@@ -152,16 +152,6 @@ type TunnelSetting struct {
 // IsZero reports whether the rule has no tunnel.
 func (t TunnelSetting) IsZero() bool { return !t.Endpoint.IsValid() && t.Name == "" }
 
-// ConnectionType limits a rule to a kind of network connection.
-type ConnectionType uint8
-
-// AllConnections is the zero value.
-const (
-	AllConnections ConnectionType = iota
-	LAN
-	RemoteAccess
-)
-
 // Rule joins a filter list to a filter action.
 type Rule struct {
 	GUID           string
@@ -172,7 +162,7 @@ type Rule struct {
 	FilterAction   string // by name
 	Authentication []AuthMethod
 	Tunnel         TunnelSetting
-	Connections    ConnectionType
+	Connections    sadb.ConnectionType
 }
 
 // DefaultResponse is the default response rule: it never initiates and
@@ -187,6 +177,18 @@ type DefaultResponse struct {
 type Test struct {
 	Flow   string // for example "tcp me:1433 -> 10.1.2.3"
 	Expect string // "permit", "block", "negotiate" or "none"
+}
+
+// Store is what one place keeps: whole policies, and the filter lists and
+// filter actions beside them. Imports make one and exports take one.
+type Store struct {
+	// Policies are whole: each carries the lists and actions its rules name.
+	Policies []Policy
+	// FilterLists and FilterActions are those that no policy uses.
+	FilterLists   []FilterList
+	FilterActions []FilterAction
+	// Assigned is the name of the policy the place says is assigned; "": none.
+	Assigned string
 }
 
 // State of an assignment.

@@ -162,7 +162,7 @@ func validateRuleNames(r *report, path string, rule *Rule) {
 	if rule.Tunnel.Endpoint.IsValid() && rule.Tunnel.Name != "" {
 		r.add(path+".tunnel", "%s names its tunnel endpoint by address and by name; keep one", what)
 	}
-	if rule.Connections > RemoteAccess {
+	if rule.Connections > sadb.RemoteAccess {
 		r.add(path+".connections", "%s: unknown connection type %d", what, rule.Connections)
 	}
 	validateAuthentication(r, path+".authentication", what, rule.Authentication)

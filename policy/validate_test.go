@@ -223,8 +223,8 @@ func TestValidateRefusesWhatIsNotEnforced(t *testing.T) {
 	const not = "is not enforced by this version"
 	table := []refusal{
 		{"tunnel by name", func(p *policy.Policy) { p.Rules[0].Tunnel.Name = "gw" }, "rules[0].tunnel", not},
-		{"LAN", func(p *policy.Policy) { p.Rules[1].Connections = policy.LAN }, "rules[1].connections", "lan " + not},
-		{"remote access", func(p *policy.Policy) { p.Rules[1].Connections = policy.RemoteAccess }, "rules[1].connections", "remote-access " + not},
+		{"LAN", func(p *policy.Policy) { p.Rules[1].Connections = sadb.LAN }, "rules[1].connections", "lan " + not},
+		{"remote access", func(p *policy.Policy) { p.Rules[1].Connections = sadb.RemoteAccess }, "rules[1].connections", "remote-access " + not},
 	}
 	for kind, words := range map[policy.EndpointKind]string{
 		policy.Name: "a DNS name", policy.DNSServers: "dns-servers", policy.WINSServers: "wins-servers",
@@ -246,7 +246,7 @@ func TestValidateReportsEverythingAtOnce(t *testing.T) {
 	p.Name = ""
 	p.Rules[0].FilterList = "lost"
 	p.Rules[1].FilterAction = "lost"
-	p.Rules[0].Connections = policy.LAN
+	p.Rules[0].Connections = sadb.LAN
 	if got := len(policy.Problems(policy.Validate(p))); got != 4 {
 		t.Errorf("%d problems, want 4:\n%v", got, policy.Validate(p))
 	}
@@ -344,7 +344,7 @@ func TestWarnings(t *testing.T) {
 func TestWordsOfTheModel(t *testing.T) {
 	for value, want := range map[fmt.Stringer]string{
 		policy.Any: "any", policy.Me: "me", policy.Addresses: "addresses", policy.EndpointKind(99): "endpoint kind 99",
-		policy.AllConnections: "all", policy.ConnectionType(99): "connection type 99",
+		sadb.AllConnections: "all", sadb.ConnectionType(99): "connection type 99",
 	} {
 		if value.String() != want {
 			t.Errorf("%q, want %q", value, want)

@@ -70,6 +70,31 @@ func (a Action) String() string {
 	return s
 }
 
+// ConnectionType limits a filter to packets of a kind of network connection
+// (the Windows model's connection type of a rule).
+type ConnectionType uint8
+
+// AllConnections is the zero value. RemoteAccess is dial-up: PPP and what the
+// host's settings add to it; LAN is every other connection.
+const (
+	AllConnections ConnectionType = iota
+	LAN
+	RemoteAccess
+)
+
+// String returns "all", "lan" or "remote-access".
+func (c ConnectionType) String() string {
+	switch c {
+	case AllConnections:
+		return "all"
+	case LAN:
+		return "lan"
+	case RemoteAccess:
+		return "remote-access"
+	}
+	return fmt.Sprintf("connection type %d", uint8(c))
+}
+
 // FilterID names a filter, the same on every run for the same policy and host
 // facts. Printable; at most 64 bytes.
 type FilterID string
@@ -92,7 +117,9 @@ type Filter struct {
 	Name     string
 	Selector Selector
 	Dir      Directions
-	Action   Action
+	// Connections: packets of other connections do not match.
+	Connections ConnectionType
+	Action      Action
 
 	// Mode, TunnelLocal and TunnelRemote are the shape of the associations.
 	Mode                      Mode

@@ -232,7 +232,7 @@ func encodeRule(r policy.Rule) *yaml.Node {
 	m.text("filterAction", r.FilterAction)
 	m.put("authentication", flow(list(r.Authentication, encodeAuthentication)))
 	m.put("tunnel", encodeTunnel(r.Tunnel))
-	if r.Connections != policy.AllConnections {
+	if r.Connections != sadb.AllConnections {
 		m.plain("connections", r.Connections.String())
 	}
 	return m.node

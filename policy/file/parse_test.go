@@ -176,13 +176,13 @@ func TestTheWholeModelSurvivesMarshal(t *testing.T) {
 			}},
 		},
 		Rules: []policy.Rule{
-			{Name: "tunnel", Tunnel: policy.TunnelSetting{Endpoint: netip.MustParseAddr("2001:db8::1")}, Connections: policy.RemoteAccess,
+			{Name: "tunnel", Tunnel: policy.TunnelSetting{Endpoint: netip.MustParseAddr("2001:db8::1")}, Connections: sadb.RemoteAccess,
 				Authentication: []policy.AuthMethod{
 					{Kind: policy.Certificate, CA: "CN=Root, O=Bank", ExcludeCAName: true, MapToAccount: true},
 					{Kind: policy.Kerberos, AcceptPrincipals: []string{"host/a@EXAMPLE", "yes"}},
 					{Kind: policy.Kerberos},
 				}},
-			{Name: "by name", Tunnel: policy.TunnelSetting{Name: "gw.example"}, Connections: policy.LAN},
+			{Name: "by name", Tunnel: policy.TunnelSetting{Name: "gw.example"}, Connections: sadb.LAN},
 		},
 		DefaultResponse: policy.DefaultResponse{Methods: []policy.SecurityMethod{{Suites: gcm}}},
 		Tests:           []policy.Test{{Flow: "icmp me -> 10.0.0.1", Expect: "negotiate"}},

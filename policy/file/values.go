@@ -242,8 +242,8 @@ func parseAuthentication(s string) (policy.AuthKind, error) {
 	return 0, fmt.Errorf("unknown authentication method %q (kerberos, certificate, psk)", s)
 }
 
-func parseConnections(s string) (policy.ConnectionType, error) {
-	for c := policy.AllConnections; c <= policy.RemoteAccess; c++ {
+func parseConnections(s string) (sadb.ConnectionType, error) {
+	for c := sadb.AllConnections; c <= sadb.RemoteAccess; c++ {
 		if c.String() == s {
 			return c, nil
 		}
