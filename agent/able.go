@@ -32,16 +32,19 @@ type abilities struct {
 
 // hostFor returns the facts that compiling a policy needs.
 func (a *Agent) hostFor(p *policy.Policy) policy.Host {
-	return policy.Host{Addresses: a.facts.Addresses, NoUplift: a.cfg.NoUplift, Outer: a.outer(p)}
+	h := policy.Host{Addresses: a.facts.Addresses, NoUplift: a.cfg.NoUplift}
+	h.Outer = a.outer(p, h)
+	return h
 }
 
-// outer looks up where the tunnels of a policy begin on this host.
-func (a *Agent) outer(p *policy.Policy) map[netip.Addr]netip.Addr {
+// outer looks up where the tunnels of a policy begin on this host, as h knows
+// it.
+func (a *Agent) outer(p *policy.Policy, h policy.Host) map[netip.Addr]netip.Addr {
 	found := map[netip.Addr]netip.Addr{}
 	if a.cfg.Source == nil {
 		return found
 	}
-	for _, endpoint := range p.TunnelEndpoints() {
+	for _, endpoint := range p.TunnelEndpoints(h) {
 		if own, err := a.cfg.Source(endpoint); err == nil && own.IsValid() {
 			found[endpoint] = plain(own)
 		}
@@ -53,14 +56,14 @@ func (a *Agent) outer(p *policy.Policy) map[netip.Addr]netip.Addr {
 // and compiles the policy anew when one has changed.
 func (a *Agent) watchTunnels(now time.Time) {
 	p := a.inForce.policy
-	if p == nil || len(p.TunnelEndpoints()) == 0 {
+	if p == nil || !slices.ContainsFunc(p.Rules, func(r policy.Rule) bool { return !r.Tunnel.IsZero() }) {
 		return
 	}
-	began, turn := a.outer(p), a.inForce.reloads
+	began, turn := a.hostFor(p).Outer, a.inForce.reloads
 	a.timers.at(now.Add(tunnelEvery), func(now time.Time) {
 		switch {
 		case turn != a.inForce.reloads: // another watch has begun
-		case maps.Equal(began, a.outer(p)):
+		case maps.Equal(began, a.hostFor(p).Outer):
 			a.watchTunnels(now)
 		default:
 			a.reload(now, "the way to a tunnel endpoint has changed")

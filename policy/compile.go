@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -21,10 +23,11 @@ const (
 )
 
 // Compile turns p into the filters of one host in their order of decision. It
-// is pure: the same policy and facts give the same value. Me stays symbolic: the
-// host's addresses decide over the ends of tunnels alone. A policy that Validate
-// refuses does not compile, nor one that names too many ways for one peer to
-// prove itself. The result shares the policy's slices: p is not changed
+// is pure: the same policy and facts give the same value, in whatever order the
+// policy lists its objects. Me stays symbolic: the host's addresses decide over
+// the ends of tunnels alone. A policy that Validate refuses does not compile, nor
+// one that names too many ways for one peer to prove itself. A name or set that
+// stands for nothing is no error. The result shares the policy's slices: p is not changed
 // afterwards.
 func Compile(p *Policy, h Host) (*Compiled, error) {
 	err := Validate(p)
@@ -42,13 +45,9 @@ func Compile(p *Policy, h Host) (*Compiled, error) {
 	if c.PollingInterval == 0 {
 		c.PollingInterval = defaultPolling
 	}
-	ways := p.oneWays()
-	for i := range p.Rules {
-		if !p.Rules[i].Disabled {
-			c.Filters = append(c.Filters, p.compileRule(&p.Rules[i], h, ways)...)
-		}
+	if err := c.compileRules(p, h); err != nil {
+		return nil, fmt.Errorf("policy: compile %q: %w", p.Name, err)
 	}
-	sortFilters(c.Filters)
 	if d := p.DefaultResponse; d.Active {
 		c.DefaultResponse = &Negotiation{Authentication: d.Authentication}
 		c.DefaultResponse.offer(d.Methods, p.uplifts(h))
@@ -88,53 +87,102 @@ func (p *Policy) effectiveKeyExchange(uplift bool) (k KeyExchange, uplifted int)
 	return k, uplifted
 }
 
-// compileRule makes the filters of one rule. Filters of its list that come out
-// alike (a filter and its own mirror) are one.
-func (p *Policy) compileRule(rule *Rule, h Host, ways map[oneWay]*Rule) []CompiledFilter {
-	list := &p.FilterLists[p.list(rule.FilterList)]
-	action := p.action(rule.FilterAction)
-	negotiation := negotiationOf(action, rule, p.uplifts(h))
-	seen := map[sadb.FilterID]bool{}
-	var out []CompiledFilter
-	for _, f := range list.Filters {
-		for _, o := range h.oriented(rule, f) {
-			c := compileFilter(rule, list, o)
-			if seen[c.ID] {
-				continue
-			}
-			seen[c.ID] = true
-			c.Action = actionOf(action)
-			c.Negotiation = negotiation
-			h.shape(&c, rule, ways[wayOf(f).back()])
-			c.Weight, c.Reason = weigh(c.Filter)
-			out = append(out, c)
+// compileRules makes the filters of all rules that are enabled, in order.
+func (c *Compiled) compileRules(p *Policy, h Host) error {
+	o := p.objects()
+	ways := p.oneWays(o)
+	c.Filters = h.Exempt.filters(h.Broadcasts)
+	for i := range p.Rules {
+		rule := &p.Rules[i]
+		if rule.Disabled {
+			continue
+		}
+		action := o.action(rule.FilterAction)
+		r := ruleCompiler{host: h, rule: rule, list: &p.FilterLists[o.list(rule.FilterList)], action: action,
+			negotiation: negotiationOf(action, rule, p.uplifts(h)), ways: ways, at: map[sadb.FilterID]int{}}
+		r.compile()
+		c.Filters = append(c.Filters, r.filters...)
+		c.Unresolved = append(c.Unresolved, r.unresolved...)
+		if len(c.Filters) > maxExpanded {
+			return fmt.Errorf("on this host the policy has more than %d filters: use fewer, or names and sets that stand for fewer addresses", maxExpanded)
 		}
 	}
-	return out
+	sortFilters(c.Filters)
+	slices.SortFunc(c.Unresolved, func(a, b Unresolved) int {
+		return cmp.Or(cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.FilterList, b.FilterList), cmp.Compare(a.Filter, b.Filter), cmp.Compare(a.Endpoint.String(), b.Endpoint.String()))
+	})
+	return nil
 }
 
-func compileFilter(rule *Rule, list *FilterList, o orientation) CompiledFilter {
-	name := rule.Name
-	if name == "" {
-		name = rule.GUID
+// ruleCompiler makes the filters of one rule.
+type ruleCompiler struct {
+	host        Host
+	rule        *Rule
+	list        *FilterList
+	action      *FilterAction
+	negotiation *Negotiation
+	ways        map[oneWay]*Rule
+
+	filters    []CompiledFilter
+	at         map[sadb.FilterID]int // of filters
+	unresolved []Unresolved
+}
+
+func (r *ruleCompiler) compile() {
+	if r.host.lost(r.rule, r.list) {
+		r.unresolved = append(r.unresolved, Unresolved{Rule: r.rule.label(), FilterList: r.list.Name, Endpoint: Endpoint{Kind: Name, Name: r.rule.Tunnel.Name}})
 	}
-	return CompiledFilter{
-		Filter: sadb.Filter{
-			ID:       sadb.NewFilterID(identityOf(rule, list, o)...),
-			Name:     name + " / " + list.Name,
-			Selector: o.selector,
-			Dir:      o.dir,
-		},
-		Rule:       name,
-		FilterList: list.Name,
+	for i, f := range r.list.Filters {
+		expanded := r.host.expand(f)
+		for _, one := range expanded {
+			r.add(f, one)
+		}
+		if len(expanded) > 0 {
+			continue
+		}
+		for _, e := range r.host.missing(f) {
+			r.unresolved = append(r.unresolved, Unresolved{Rule: r.rule.label(), FilterList: r.list.Name, Filter: i + 1, Endpoint: e})
+		}
 	}
+}
+
+// add adds the filters of one that names addresses alone; written is the one
+// that it comes from. Filters that come out alike (a filter and its own mirror,
+// two names of one address) are one.
+func (r *ruleCompiler) add(written, f Filter) {
+	for _, o := range r.host.oriented(r.rule, f) {
+		id := sadb.NewFilterID(identityOf(r.rule, r.list, o)...)
+		if i, again := r.at[id]; again {
+			r.filters[i].addExpanded(written)
+			continue
+		}
+		r.at[id] = len(r.filters)
+		name := r.rule.label()
+		c := CompiledFilter{Rule: name, FilterList: r.list.Name, Negotiation: r.negotiation,
+			Filter: sadb.Filter{ID: id, Name: name + " / " + r.list.Name, Selector: o.selector, Dir: o.dir,
+				Connections: r.rule.Connections, Action: actionOf(r.action)}}
+		c.addExpanded(written)
+		r.host.shape(&c, r.rule, r.ways[wayOf(written).back()])
+		c.Weight, c.Reason = weigh(c.Filter, placeOf(r.rule))
+		r.filters = append(r.filters, c)
+	}
+}
+
+// addExpanded notes the names and sets of the filter as it is written.
+func (c *CompiledFilter) addExpanded(written Filter) {
+	for _, e := range expandedOf(written) {
+		if !slices.Contains(c.Expanded, e) {
+			c.Expanded = append(c.Expanded, e)
+		}
+	}
+	slices.SortFunc(c.Expanded, func(a, b Endpoint) int { return cmp.Compare(a.String(), b.String()) })
 }
 
 // identityOf is what makes a filter the same from one compilation to the next.
 func identityOf(rule *Rule, list *FilterList, o orientation) []string {
 	parts := []string{rule.identity(), list.Name, o.selector.String(), o.dir.String()}
 	if !rule.Tunnel.IsZero() {
-		parts = append(parts, rule.Tunnel.Endpoint.String())
+		parts = append(parts, rule.Tunnel.String())
 	}
 	return parts
 }
@@ -229,8 +277,8 @@ func orientations(f Filter) []orientation {
 	return []orientation{asSource, asDestination}
 }
 
-// addrs returns the endpoint as a selector's side. Validate lets no other kind
-// through.
+// addrs returns the endpoint as a selector's side: names and sets are expanded
+// before.
 func (e Endpoint) addrs() sadb.Addrs {
 	switch e.Kind {
 	case Me:

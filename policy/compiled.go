@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -15,6 +16,16 @@ type Host struct {
 	// come from, by endpoint (TunnelEndpoints). One that is missing cannot be
 	// reached: the traffic of its tunnel is blocked.
 	Outer map[netip.Addr]netip.Addr
+	// Names is what DNS names stand for now, by CanonicalName. One that is
+	// missing stands for nothing.
+	Names map[string][]netip.Addr
+	// Sets is what the sets of the host's own configuration hold now
+	// (DNSServers, WINSServers, DHCPServers, DefaultGateway).
+	Sets map[EndpointKind][]netip.Addr
+	// Broadcasts are the broadcast addresses of the networks this host is on.
+	Broadcasts []netip.Addr
+	// Exempt is what passes before the policy is asked.
+	Exempt Exemptions
 	// NoUplift: this host offers what policies list and nothing else.
 	NoUplift bool
 }
@@ -35,6 +46,9 @@ type CompiledFilter struct {
 	sadb.Filter
 	Rule       string // names of the objects it comes from
 	FilterList string
+	// Expanded are the names and sets that the addresses of the filter come
+	// from: none, or one for each side that has one.
+	Expanded []Endpoint
 	// Negotiation is nil unless the action negotiates.
 	Negotiation *Negotiation
 	// Weight and Reason say why the filter stands where it stands: a filter
@@ -54,9 +68,31 @@ type Compiled struct {
 	// Filters in order of decision. What none of them matches passes
 	// unmodified.
 	Filters []CompiledFilter
+	// Unresolved are the names and sets that stand for nothing now, so that
+	// filters which need them match nothing and tunnels to them are blocked.
+	Unresolved []Unresolved
 	// DefaultResponse is nil when the rule is not active.
 	DefaultResponse *Negotiation
 	PollingInterval time.Duration
+}
+
+// Unresolved is a name or set of a rule that stands for no address that a
+// packet could have.
+type Unresolved struct {
+	Rule       string
+	FilterList string
+	// Filter counts from 1, as the list is written; 0: it is the rule's
+	// tunnel endpoint, whose traffic is blocked.
+	Filter   int
+	Endpoint Endpoint
+}
+
+// String says what stands for nothing, and what that means.
+func (u Unresolved) String() string {
+	if u.Filter == 0 {
+		return fmt.Sprintf("rule %q: its tunnel endpoint %s stands for no address of another gateway now: its traffic is blocked", u.Rule, u.Endpoint)
+	}
+	return fmt.Sprintf("rule %q, filter list %q, filter %d: %s stands for no address now: the filter matches nothing", u.Rule, u.FilterList, u.Filter, u.Endpoint)
 }
 
 // SPD returns the filters as a driver takes them.

@@ -19,14 +19,43 @@ func builtin(name string) (*FilterAction, bool) {
 	return nil, false
 }
 
-// list returns the index of a filter list, -1 when there is none.
-func (p *Policy) list(name string) int {
+// objects finds filter lists and actions by name: a policy may have thousands.
+type objects struct {
+	lists   map[string]int
+	actions map[string]*FilterAction
+}
+
+// objects indexes p. Of two of one name, which Validate refuses, the first counts.
+func (p *Policy) objects() objects {
+	o := objects{make(map[string]int, len(p.FilterLists)), make(map[string]*FilterAction, len(p.FilterActions))}
 	for i := range p.FilterLists {
-		if p.FilterLists[i].Name == name {
-			return i
+		if _, again := o.lists[p.FilterLists[i].Name]; !again {
+			o.lists[p.FilterLists[i].Name] = i
 		}
 	}
+	for i := range p.FilterActions {
+		if _, again := o.actions[p.FilterActions[i].Name]; !again {
+			o.actions[p.FilterActions[i].Name] = &p.FilterActions[i]
+		}
+	}
+	return o
+}
+
+// list returns the index of a filter list, -1 when there is none.
+func (o objects) list(name string) int {
+	if i, ok := o.lists[name]; ok {
+		return i
+	}
 	return -1
+}
+
+// action returns the filter action of that name, built-in ones included, nil
+// when there is none.
+func (o objects) action(name string) *FilterAction {
+	if a, ok := builtin(name); ok {
+		return a
+	}
+	return o.actions[name]
 }
 
 // action returns the filter action of that name, built-in ones included, nil
@@ -47,6 +76,14 @@ func (p *Policy) action(name string) *FilterAction {
 func (p *Policy) Negotiates(r Rule) bool {
 	a := p.action(r.FilterAction)
 	return a != nil && a.Kind == sadb.Negotiate
+}
+
+// label is the rule in the words of an administrator: its name, or its GUID.
+func (r *Rule) label() string {
+	if r.Name != "" {
+		return r.Name
+	}
+	return r.GUID
 }
 
 // identity is what names a rule for ever: its GUID, or its name.

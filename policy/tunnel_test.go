@@ -101,7 +101,7 @@ func TestTunnelEndpointsAreListedOnce(t *testing.T) {
 	p := sitesOfWindows()
 	p.Rules = append(p.Rules, p.Rules[0])
 	p.Rules[2].Name = "again"
-	if got := p.TunnelEndpoints(); len(got) != 2 {
+	if got := p.TunnelEndpoints(policy.Host{}); len(got) != 2 {
 		t.Errorf("endpoints %v", got)
 	}
 }

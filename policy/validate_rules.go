@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"ipsecagent/sadb"
@@ -63,10 +64,33 @@ func validateEndpoint(r *report, path, what string, e Endpoint) {
 	case e.Kind != Addresses && e.Addrs != sadb.AnyAddrs():
 		r.add(path, "%s: addresses given for an endpoint of another kind", what)
 	case e.Kind == Name:
-		checkName(r, path, what+": a DNS name", e.Name)
+		checkDNSName(r, path, what, e.Name)
 	case e.Name != "":
 		r.add(path, "%s: a DNS name given for an endpoint of another kind", what)
 	}
+}
+
+// checkDNSName refuses what cannot be asked of the DNS as a host's name
+// (RFC 1123 §2.1; an underscore is let through, for it is in use).
+func checkDNSName(r *report, path, what, name string) {
+	if _, err := netip.ParseAddr(name); err == nil {
+		r.add(path, "%s: %q is an address, not a DNS name; write it without name:", what, name)
+		return
+	}
+	labels := strings.Split(strings.TrimSuffix(name, "."), ".")
+	if len(name) > maxDNSName || slices.ContainsFunc(labels, func(l string) bool { return !dnsLabel(l) }) {
+		r.add(path, "%s: %q is not a DNS name: letters, digits and hyphens in labels of at most 63, at most 253 in all; a name in another script is written in its xn-- form", what, name)
+	}
+}
+
+const maxDNSName = 254 // with the dot at its end
+
+func dnsLabel(l string) bool {
+	const most = 63
+	plain := func(c rune) bool {
+		return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_'
+	}
+	return l != "" && len(l) <= most && l[0] != '-' && l[len(l)-1] != '-' && !strings.ContainsFunc(l, func(c rune) bool { return !plain(c) })
 }
 
 func isSingle(a sadb.Addrs) bool {
@@ -130,7 +154,8 @@ func (p *Policy) validateRules(r *report) {
 		r.add("rules", "%d rules, more than %d", len(p.Rules), maxObjects)
 		return
 	}
-	seen, ways := map[string]bool{}, p.oneWays()
+	o := p.objects()
+	seen, ways := map[string]bool{}, p.oneWays(o)
 	used := 0
 	for i := range p.Rules {
 		rule := &p.Rules[i]
@@ -141,7 +166,7 @@ func (p *Policy) validateRules(r *report) {
 		} else {
 			seen[id] = true
 		}
-		list, action := p.validateReferences(r, path, rule)
+		list, action := p.validateReferences(r, o, path, rule)
 		if list < 0 || action == nil {
 			continue
 		}
@@ -149,7 +174,7 @@ func (p *Policy) validateRules(r *report) {
 			r.add(path, "the rules use more than %d filters; a list counts once for each rule that names it", maxFilters)
 			return
 		}
-		p.validatePair(r, ways, i, action)
+		p.validatePair(r, ways, i, list, action)
 	}
 }
 
@@ -170,8 +195,8 @@ func validateRuleNames(r *report, path string, rule *Rule) {
 
 // validateReferences returns what a rule refers to; -1 or nil if it is not
 // there, which is reported.
-func (p *Policy) validateReferences(r *report, path string, rule *Rule) (int, *FilterAction) {
-	list, action := p.list(rule.FilterList), p.action(rule.FilterAction)
+func (p *Policy) validateReferences(r *report, o objects, path string, rule *Rule) (int, *FilterAction) {
+	list, action := o.list(rule.FilterList), o.action(rule.FilterAction)
 	if list < 0 {
 		r.add(path+".filterList", "rule %q names filter list %q, which is not defined (defined: %s)",
 			rule.identity(), rule.FilterList, p.listNames())
@@ -213,9 +238,9 @@ func listed(names []string) string {
 }
 
 // validatePair checks what a rule makes of its filters.
-func (p *Policy) validatePair(r *report, ways map[oneWay]*Rule, i int, action *FilterAction) {
+func (p *Policy) validatePair(r *report, ways map[oneWay]*Rule, i, list int, action *FilterAction) {
 	rule := &p.Rules[i]
-	p.validateTunnel(r, ways, i, action)
+	p.validateTunnel(r, ways, i, list, action)
 	if action.Kind != sadb.Negotiate {
 		return
 	}
@@ -226,7 +251,6 @@ func (p *Policy) validatePair(r *report, ways map[oneWay]*Rule, i int, action *F
 	if !rule.Tunnel.IsZero() {
 		return
 	}
-	list := p.list(rule.FilterList)
 	l := &p.FilterLists[list]
 	for j := range l.Filters {
 		f := &l.Filters[j]
@@ -247,6 +271,5 @@ func multicast(a sadb.Addrs) bool {
 	if !ok {
 		return false
 	}
-	broadcast := netip.AddrFrom4([4]byte{255, 255, 255, 255})
-	return first.IsMulticast() && last.IsMulticast() || first == broadcast
+	return first.IsMulticast() && last.IsMulticast() || first == limitedBroadcast()
 }

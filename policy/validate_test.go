@@ -199,7 +199,7 @@ func TestValidateRefusesWrongFilters(t *testing.T) {
 		{"no address", filter(func(f *policy.Filter) { f.To.Addrs = sadb.AnyAddrs() }), here + ".to", "is missing"},
 		{"unspecified address", filter(func(f *policy.Filter) { f.To = host("0.0.0.0") }), here + ".to", "write any or me"},
 		{"me with an address", filter(func(f *policy.Filter) { f.From.Addrs = f.To.Addrs }), here + ".from", "of another kind"},
-		{"name without a name", filter(func(f *policy.Filter) { f.To = policy.Endpoint{Kind: policy.Name} }), here + ".to", "needs a name"},
+		{"name without a name", filter(func(f *policy.Filter) { f.To = policy.Endpoint{Kind: policy.Name} }), here + ".to", "is not a DNS name"},
 		{"me with a name", filter(func(f *policy.Filter) { f.From.Name = "x" }), here + ".from", "of another kind"},
 		{"ports of any protocol", filter(func(f *policy.Filter) { f.Protocol = 0 }), here + ".destinationPort", "need protocol tcp"},
 		{"source port of GRE", filter(func(f *policy.Filter) { f.Protocol, f.FromPorts = 47, sadb.Port(1) }), here + ".sourcePort", "not 47"},
@@ -221,24 +221,29 @@ func TestValidateRefusesWrongFilters(t *testing.T) {
 
 func TestValidateRefusesWhatIsNotEnforced(t *testing.T) {
 	const not = "is not enforced by this version"
-	table := []refusal{
-		{"tunnel by name", func(p *policy.Policy) { p.Rules[0].Tunnel.Name = "gw" }, "rules[0].tunnel", not},
+	checkRefusals(t, []refusal{
 		{"LAN", func(p *policy.Policy) { p.Rules[1].Connections = sadb.LAN }, "rules[1].connections", "lan " + not},
 		{"remote access", func(p *policy.Policy) { p.Rules[1].Connections = sadb.RemoteAccess }, "rules[1].connections", "remote-access " + not},
+	})
+}
+
+func TestValidateRefusesWhatIsNoDNSName(t *testing.T) {
+	long := strings.Repeat("a", 64)
+	for _, name := range []string{"", ".", "a..b", "-a.example", "a-.example", "a b", "*.example", "bücher.example", "10.0.0.1", "2001:db8::1", "a/b", long, strings.Repeat("abc.", 64)} {
+		p := valid()
+		p.FilterLists[0].Filters[0].To = policy.Endpoint{Kind: policy.Name, Name: name}
+		if err := policy.Validate(p); err == nil || !strings.Contains(err.Error(), "DNS name") {
+			t.Errorf("%q: %v", name, err)
+		}
 	}
-	for kind, words := range map[policy.EndpointKind]string{
-		policy.Name: "a DNS name", policy.DNSServers: "dns-servers", policy.WINSServers: "wins-servers",
-		policy.DHCPServers: "dhcp-servers", policy.DefaultGateway: "default-gateway",
-	} {
-		table = append(table, refusal{words, func(p *policy.Policy) {
-			e := policy.Endpoint{Kind: kind}
-			if kind == policy.Name {
-				e.Name = "db.example"
-			}
-			p.FilterLists[0].Filters[0].To = e
-		}, "filterLists[0].filters[0].to", words + " as an endpoint " + not})
+	for _, name := range []string{"dc1.example.com", "DC1.Example.Com.", "host", "a_b.example", "xn--bcher-kva.example", strings.Repeat("abc.", 63)} {
+		p := valid()
+		p.FilterLists[0].Filters[0].To = policy.Endpoint{Kind: policy.Name, Name: name}
+		p.FilterLists[0].Filters[0].ToPorts = sadb.Ports{}
+		if err := policy.Validate(p); err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
 	}
-	checkRefusals(t, table)
 }
 
 func TestValidateReportsEverythingAtOnce(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 // the more specific filter decides; this order is complete, so that every host
 // decides alike, and can be told in words.
 //
+//	place       the exemptions, then tunnels, then all others
 //	addresses   both sides' specificity added: Me and a single address 128,
 //	            Any 0, a prefix or range by its width
 //	remote      the remote side's alone
@@ -19,23 +20,44 @@ import (
 //	remote port a narrower range before a wider one
 //	local port  likewise
 //	ICMP        type and code likewise
+//	connection  one type before all
 //	action      block, negotiate, permit: fail closed
 //	ID          between equals, stable
 //
-// Weight packs all but the last into one number of 36 bits, exact in JSON.
+// Weight packs all but the last into one number of 38 bits, exact in JSON. It is
+// the order of the model's specific filters; type of connection and ICMP are our
+// own, where Windows has none or says nothing.
+
+// place is what comes before all specificity.
+type place int
+
+const (
+	ordinary place = iota
+	inTunnel       // the filters of tunnel rules are asked first
+	aboveAll       // the exemptions
+)
+
+func placeOf(rule *Rule) place {
+	if rule.Tunnel.IsZero() {
+		return ordinary
+	}
+	return inTunnel
+}
 
 // weigh returns the weight of a filter and the reason in words.
-func weigh(f sadb.Filter) (int, string) {
+func weigh(f sadb.Filter, p place) (int, string) {
 	s := f.Selector
 	local, remote := s.Local.Specificity(), s.Remote.Specificity()
-	w := local + remote      // 0…256
-	w = w<<8 | remote        // 0…128
-	w = w<<1 | protocolOf(s) // 0, 1
+	w := int(p)
+	w = w<<9 | local + remote // 0…256
+	w = w<<8 | remote         // 0…128
+	w = w<<1 | protocolOf(s)  // 0, 1
 	w = w<<5 | portWeight(s.RemotePorts)
 	w = w<<5 | portWeight(s.LocalPorts)
 	w = w<<5 | octetWeight(s.ICMPType) + octetWeight(s.ICMPCode)
+	w = w<<1 | connectionWeight(f.Connections)
 	w = w<<2 | actionWeight(f.Action.Kind)
-	return w, reason(f)
+	return w, reason(f, p)
 }
 
 func protocolOf(s sadb.Selector) int {
@@ -62,6 +84,13 @@ func octetWeight(o sadb.Octets) int {
 	return 9 - bits.Len8(o.To-o.From)
 }
 
+func connectionWeight(c sadb.ConnectionType) int {
+	if c == sadb.AllConnections {
+		return 0
+	}
+	return 1
+}
+
 func actionWeight(k sadb.ActionKind) int {
 	switch k {
 	case sadb.Permit:
@@ -73,9 +102,13 @@ func actionWeight(k sadb.ActionKind) int {
 }
 
 // reason says in words what weigh counted.
-func reason(f sadb.Filter) string {
+func reason(f sadb.Filter, p place) string {
 	s := f.Selector
-	words := []string{sides(s.Local, s.Remote)}
+	var words []string
+	if p == inTunnel {
+		words = append(words, "tunnels are asked first")
+	}
+	words = append(words, sides(s.Local, s.Remote))
 	add := func(format string, args ...any) { words = append(words, fmt.Sprintf(format, args...)) }
 	if s.Proto != 0 {
 		add("protocol %s", sadb.ProtoName(s.Proto))
@@ -91,6 +124,9 @@ func reason(f sadb.Filter) string {
 	}
 	if s.ICMPCode.Set {
 		add("code %s", s.ICMPCode)
+	}
+	if f.Connections != sadb.AllConnections {
+		add("connection %s", f.Connections)
 	}
 	add("%s", f.Action.Kind)
 	return strings.Join(words, "; ")

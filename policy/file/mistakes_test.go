@@ -105,7 +105,7 @@ func TestParseRefuses(t *testing.T) {
 
 		{"no sides", header + filter + "{protocol: tcp}\n", `"from" is missing`},
 		{"a name for an address", header + filter + "{from: me, to: db.example}\n", "{name: host.example} is expected"},
-		{"a name", header + filter + "{from: me, to: {name: db.example}}\n", "not enforced"},
+		{"no DNS name", header + filter + "{from: me, to: {name: db..example}}\n", "is not a DNS name"},
 		{"a bad range", header + filter + "{from: me, to: 10.0.0.9-10.0.0.1}\n", "is not a range of one family"},
 		{"a mixed range", header + filter + "{from: me, to: 10.0.0.9-2001::1}\n", "is not a range of one family"},
 		{"half a range", header + filter + "{from: me, to: 10.0.0.9-}\n", `"" is not an IP address`},
