@@ -91,7 +91,7 @@ func TestFloodOfFirstMessages(t *testing.T) {
 	if n := b.m.halfOpen.len(); n > defaultHalfOpen || len(b.m.mains) != n {
 		t.Errorf("%d half-open exchanges, %d in all", n, len(b.m.mains))
 	}
-	if n := b.m.halfOpen.addresses[a.addr].Len(); n != perAddress {
+	if n := len(b.m.halfOpen.addresses[a.addr]); n != perAddress {
 		t.Errorf("%d of one address", n)
 	}
 	w.run(2 * time.Second)

@@ -185,7 +185,7 @@ func TestECDSAMethodsBringTheirHash(t *testing.T) {
 	for method, want := range map[auth.Method]sadb.Hash{auth.ECDSA256: sadb.SHA256, auth.ECDSA384: sadb.SHA384, auth.ECDSA521: sadb.SHA512,
 		auth.RSA: sadb.HashNone, auth.PSK: sadb.HashNone, auth.Kerberos: sadb.HashNone} {
 		x := &mainMode{choice: mainChoice{Method: method}}
-		if got := x.exchange(nil).AuthHash; got != want {
+		if got := x.exchange().AuthHash; got != want {
 			t.Errorf("%v: %v", method, got)
 		}
 	}

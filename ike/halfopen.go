@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -20,7 +21,7 @@ const perAddress = 35
 // gets in at all.
 type halfOpen struct {
 	unproven, proven waitingList
-	addresses        map[netip.Addr]*list.List // by source
+	addresses        map[netip.Addr][]*mainMode // by source, the oldest first
 }
 
 type waitingList struct {
@@ -52,11 +53,10 @@ func hostsOfSource(a netip.Addr) int {
 type slot struct {
 	in      *waitingList
 	element *list.Element // in in.list
-	mine    *list.Element // in the list of its address
 }
 
 func newHalfOpen(size int) *halfOpen {
-	h := &halfOpen{addresses: map[netip.Addr]*list.List{}}
+	h := &halfOpen{addresses: map[netip.Addr][]*mainMode{}}
 	h.proven.max = max(1, size/4)
 	h.unproven.max = max(1, size-h.proven.max)
 	return h
@@ -68,7 +68,7 @@ func newHalfOpen(size int) *halfOpen {
 func (h *halfOpen) room(addr netip.Addr) []*mainMode {
 	var crowd []*mainMode
 	full := h.unproven.list.Len() >= h.unproven.max
-	if mine := h.addresses[source(addr)]; mine != nil && mine.Len() >= perAddress*hostsOfSource(addr) {
+	if mine := h.addresses[source(addr)]; len(mine) >= perAddress*hostsOfSource(addr) {
 		old := h.oldest(mine)
 		crowd = append(crowd, old)
 		full = full && old.slot.in != &h.unproven
@@ -82,25 +82,15 @@ func (h *halfOpen) room(addr netip.Addr) []*mainMode {
 // add enters x, for which there is room.
 func (h *halfOpen) add(x *mainMode) {
 	addr := source(x.remote.Addr())
-	mine := h.addresses[addr]
-	if mine == nil {
-		mine = list.New()
-		h.addresses[addr] = mine
-	}
-	x.slot.mine = mine.PushBack(x)
+	h.addresses[addr] = append(h.addresses[addr], x)
 	h.place(x, &h.unproven)
 }
 
 // oldest returns the oldest of an address, of those that are unproven if there
 // is one: who forges an address cannot push out what its owner has begun,
 // unless the owner has filled its share with it.
-func (h *halfOpen) oldest(mine *list.List) *mainMode {
-	for e := mine.Front(); e != nil; e = e.Next() {
-		if x := e.Value.(*mainMode); x.slot.in == &h.unproven {
-			return x
-		}
-	}
-	return mine.Front().Value.(*mainMode)
+func (h *halfOpen) oldest(mine []*mainMode) *mainMode {
+	return mine[max(0, slices.IndexFunc(mine, func(x *mainMode) bool { return x.slot.in == &h.unproven }))]
 }
 
 // prove moves x to the exchanges whose peer is known to be where it says, and
@@ -129,8 +119,10 @@ func (h *halfOpen) remove(x *mainMode) {
 	x.slot.in.list.Remove(x.slot.element)
 	addr := source(x.remote.Addr())
 	mine := h.addresses[addr]
-	mine.Remove(x.slot.mine)
-	if mine.Len() == 0 {
+	i := slices.Index(mine, x)
+	if mine = slices.Delete(mine, i, i+1); len(mine) > 0 {
+		h.addresses[addr] = mine
+	} else {
 		delete(h.addresses, addr)
 	}
 	x.slot = slot{}

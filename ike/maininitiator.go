@@ -77,7 +77,7 @@ func (m *Machine) introduce(x *mainMode) introduction {
 // request is what a session of x is started with.
 func (x *mainMode) request() auth.Request {
 	return auth.Request{Initiator: x.initiator, Local: x.local.Addr(), Remote: x.remote.Addr(),
-		Requirement: x.requirement, Attempt: x.attempt}
+		Requirement: *x.requirement, Attempt: x.attempt}
 }
 
 // introduced sends message 1: without Kerberos, if this host cannot and the
@@ -186,7 +186,6 @@ func (m *Machine) message2(now time.Time, x *mainMode, msg message, plain wire.C
 	m.mains[x.key()] = x
 	x.choice, x.peer, x.hint = choice, peer, 0
 	x.nat = natFacts{form: m.natForm(peer)}
-	x.claim = auth.Claim{GSS: choice.name, Vendor: peer.name}
 	x.answers.remember(msg.sum, nil)
 	m.stopRepeat(x.resend)
 	if choice.Method != auth.Kerberos {
@@ -202,9 +201,9 @@ func (m *Machine) message2(now time.Time, x *mainMode, msg message, plain wire.C
 
 // nextRequirement takes the requirements of a method in turn, one failed
 // attempt after the other, and then the next key of each.
-func (x *mainMode) nextRequirement(method auth.Method, failed int) (auth.Requirement, int) {
+func (x *mainMode) nextRequirement(method auth.Method, failed int) (*auth.Requirement, int) {
 	reqs := x.requirements(method)
-	return reqs[failed%len(reqs)], failed / len(reqs)
+	return &reqs[failed%len(reqs)], failed / len(reqs)
 }
 
 // beginMain runs in the pool.
@@ -212,7 +211,7 @@ func (m *Machine) beginMain(x *mainMode) begun {
 	b := begun{session: x.session}
 	if b.session == nil {
 		b.session, b.err = m.authenticator(x.choice.Method).Start(x.request())
-	} else if b.err = b.session.Remote(x.claim); b.err == nil {
+	} else if b.err = b.session.Remote(x.claim()); b.err == nil {
 		b.token, b.err = b.session.Token(nil)
 	}
 	if b.err != nil {
@@ -237,9 +236,10 @@ func (m *Machine) begunMain(now time.Time, x *mainMode, result any) {
 		m.failAuth(now, x, b.err)
 		return
 	}
-	x.session, x.dh, x.kei, x.ni = b.session, b.dh, b.dh.Public(), nonce
+	x.session, x.dh, x.values = b.session, b.dh, x.exchange()
+	x.values.KEi, x.values.Ni = b.dh.Public(), nonce
 	x.step = awaitMessage4
-	payloads := slices.Concat([]wire.Payload{{Type: wire.KEPayload, Body: x.kei}, {Type: wire.NoncePayload, Body: x.ni}},
+	payloads := slices.Concat([]wire.Payload{{Type: wire.KEPayload, Body: x.values.KEi}, {Type: wire.NoncePayload, Body: x.values.Ni}},
 		b.requests, tokens(b.token), m.natPayloads(x))
 	m.repeatMain(now, x, silentKE, wire.AppendClear(nil, x.header(), payloads))
 }
@@ -254,12 +254,13 @@ type claimed struct {
 
 // message4 takes the responder's half of the key exchange.
 func (m *Machine) message4(now time.Time, x *mainMode, msg message, plain wire.Chain) error {
-	draft := *x
+	draft, values := *x, *x.values
+	draft.values = &values
 	var err error
-	if draft.ker, draft.nr, err = x.keyValues(plain); err != nil {
+	if values.KEr, values.Nr, err = x.keyValues(plain); err != nil {
 		return err
 	}
-	if draft.claim.CAs, err = requested(plain); err != nil {
+	if draft.asked, err = requested(plain); err != nil {
 		return err
 	}
 	draft.nat = m.natDetect(x, msg.path, plain)
@@ -276,7 +277,7 @@ func (m *Machine) message4(now time.Time, x *mainMode, msg message, plain wire.C
 // claimMain runs in the pool, on a copy of the exchange.
 func claimMain(x *mainMode, token []byte) claimed {
 	var c claimed
-	shared, err := x.dh.Shared(x.ker)
+	shared, err := x.dh.Shared(x.values.KEr)
 	if err != nil {
 		c.badPeer = err
 		return c
@@ -286,11 +287,12 @@ func claimMain(x *mainMode, token []byte) claimed {
 		return c
 	}
 	x.dh.Zero()
-	if c.keys, c.local = deriveKeys(x.exchange(shared), seedsOf(x.session)[0]); c.local != nil {
+	x.values.Shared = shared
+	if c.keys, c.local = deriveKeys(*x.values, seedsOf(x.session)[0]); c.local != nil {
 		return c
 	}
-	if len(x.claim.CAs) > 0 {
-		c.local = x.session.Remote(x.claim)
+	if len(x.asked) > 0 {
+		c.local = x.session.Remote(x.claim())
 	}
 	if c.local == nil {
 		c.proof, c.local = x.prove(x.session, func(id, extra []byte) []byte { return c.keys.HashI(x.sai, id, extra) })
@@ -330,7 +332,7 @@ func (m *Machine) claimedMain(now time.Time, x *mainMode, msg message, draft *ma
 		m.failAuth(now, x, c.local)
 		return
 	}
-	x.ker, x.nr, x.claim, x.keys, x.step = draft.ker, draft.nr, draft.claim, c.keys, awaitMessage6
+	x.asked, x.keys, x.step = draft.asked, c.keys, awaitMessage6
 	x.nat = draft.nat
 	x.float()
 	m.tracePayloads(x.path, true, x.header(), payloads)
@@ -377,8 +379,8 @@ func (m *Machine) message6(now time.Time, x *mainMode, msg message, _ wire.Chain
 	m.mainWork(now, x, func() any {
 		var c checked
 		var principal auth.Principal
-		if principal, c.err = p.check(draft.session, draft.claim, draft.keys.HashR, draft.sai); c.err == nil {
-			c.proof = auth.ProofOf(draft.requirement, principal, draft.session.Trusted())
+		if principal, c.err = p.check(draft.session, draft.claim(), draft.keys.HashR, draft.sai); c.err == nil {
+			c.proof = auth.ProofOf(*draft.requirement, principal, draft.session.Trusted())
 		}
 		return c
 	}, func(now time.Time, result any) {
@@ -411,7 +413,7 @@ func (m *Machine) checkedMain(now time.Time, x *mainMode, c checked) {
 		return
 	}
 	x.moved(c.path)
-	s := m.establishMain(now, x, candidate{x.session, x.requirement, x.keys}, c.last, c.proof)
+	s := m.establishMain(now, x, candidate{x.session, *x.requirement, x.keys}, c.last, c.proof)
 	delete(m.attempts, x.remote.Addr())
 	m.initialContact(now, s, c.chain, x.started)
 	for _, r := range x.waiting {

@@ -54,9 +54,9 @@ type mainMode struct {
 	path
 	icookie, rcookie [8]byte
 	initiator        bool
-	slot             slot // responder: place in the half-open table
-	step             mainStep
 	busy             bool // work is out; no message is taken until it is back
+	step             mainStep
+	slot             slot // responder: place in the half-open table
 	generation       int  // work of an earlier generation comes too late
 	started          time.Time
 	until            time.Time // initiator: end of the budget
@@ -69,22 +69,24 @@ type mainMode struct {
 
 	peer  vendors
 	nat   natFacts
-	claim auth.Claim // what the peer has claimed so far
+	asked [][]byte // names of authorities that the peer has asked for
 	// session is the initiator's. One for Kerberos is there before the method
 	// is chosen: it knows the name that goes with the offer.
-	session          auth.Session
-	requirement      auth.Requirement
-	dh               keyExchange
-	kei, ker, ni, nr []byte
-	keys             *crypt.Keys // initiator, from message 4 on
-	iv               []byte      // of the next encrypted message of phase 1
-	candidates       []candidate // responder, from message 3 on
+	session     auth.Session
+	requirement *auth.Requirement
+	dh          keyExchange
+	// values is what goes into the keys, as far as it is known; a responder
+	// needs it no longer than it takes to make them.
+	values     *crypt.Exchange
+	keys       *crypt.Keys // initiator, from message 4 on
+	iv         []byte      // initiator: of message 6
+	candidates []candidate // responder, from message 3 on
 
 	resend  *repeater
 	answers answers
-	cookied bool // message 1 goes out with the cookie of a busy responder
 	// hint is an error notify that proves nothing.
 	hint    wire.NotifyType
+	cookied bool    // message 1 goes out with the cookie of a busy responder
 	tries   int     // how often a message of this step was worked on
 	suspect *Failed // responder: what it looks like if nothing better comes
 	waiting []*request
@@ -265,8 +267,12 @@ func (m *Machine) overtaken(x *mainMode) bool {
 	return false
 }
 
-// exchange is what both sides put into the keys.
-func (x *mainMode) exchange(shared []byte) crypt.Exchange {
-	return crypt.Exchange{Suite: x.choice.Suite, ICookie: x.icookie, RCookie: x.rcookie,
-		Ni: x.ni, Nr: x.nr, KEi: x.kei, KEr: x.ker, Shared: shared, AuthHash: authHash(x.choice.Method)}
+// exchange is what goes into the keys before either side has said its half.
+func (x *mainMode) exchange() *crypt.Exchange {
+	return &crypt.Exchange{Suite: x.choice.Suite, ICookie: x.icookie, RCookie: x.rcookie, AuthHash: authHash(x.choice.Method)}
+}
+
+// claim is what the peer has claimed so far.
+func (x *mainMode) claim() auth.Claim {
+	return auth.Claim{GSS: x.choice.name, Vendor: x.peer.name, CAs: x.asked}
 }

@@ -31,18 +31,19 @@ type keyed struct {
 // thing that costs anything, and comes after our cookie has come back.
 func (m *Machine) message3(now time.Time, x *mainMode, msg message, plain wire.Chain) error {
 	draft := *x
+	draft.values = x.exchange()
 	var err error
-	if draft.kei, draft.ni, err = x.keyValues(plain); err != nil {
+	if draft.values.KEi, draft.values.Ni, err = x.keyValues(plain); err != nil {
 		return err
 	}
-	if draft.claim.CAs, err = requested(plain); err != nil {
+	if draft.asked, err = requested(plain); err != nil {
 		return err
 	}
 	if x.tries >= maxKEWork {
 		return errors.New("too many of them")
 	}
 	draft.nat = m.natDetect(x, msg.path, plain)
-	if draft.nr, err = m.random(m.nonceLen); err != nil {
+	if draft.values.Nr, err = m.random(m.nonceLen); err != nil {
 		return err
 	}
 	if !m.strangers.begin(x.remote.Addr()) {
@@ -85,15 +86,15 @@ func (m *Machine) keyMain(x *mainMode, token []byte) keyed {
 	if k.dh, k.local = m.newDH(x.choice.Suite.Group, m.cfg.Rand); k.local != nil {
 		return k
 	}
-	if shared, k.badPeer = k.dh.Shared(x.kei); k.badPeer != nil {
+	if shared, k.badPeer = k.dh.Shared(x.values.KEi); k.badPeer != nil {
 		return k
 	}
 	defer clear(shared)
 	k.dh.Zero()
-	x.ker = k.dh.Public()
-	k.candidates, k.local = m.candidates(x, shared)
+	x.values.KEr, x.values.Shared = k.dh.Public(), shared
+	k.candidates, k.local = m.candidates(x)
 	if k.local == nil && x.choice.Method == auth.Kerberos {
-		k.token, k.badPeer = k.candidates[0].accept(x.claim, token)
+		k.token, k.badPeer = k.candidates[0].accept(x.claim(), token)
 	}
 	if k.local != nil || k.badPeer != nil {
 		return k
@@ -121,19 +122,19 @@ func (c candidate) accept(claim auth.Claim, token []byte) ([]byte, error) {
 // candidates makes the keys of each way the peer may prove itself. A GSS token
 // can be taken once: so rules that differ in the principals they accept share a
 // candidate, and which of them welcomes the peer is decided when it is known.
-func (m *Machine) candidates(x *mainMode, shared []byte) ([]candidate, error) {
+func (m *Machine) candidates(x *mainMode) ([]candidate, error) {
 	var all []candidate
 	failed := fmt.Errorf("no requirement of the policy is of method %s", x.choice.Method)
 	ways := together(x.requirements(x.choice.Method))
 	for _, req := range ways[:min(len(ways), auth.MaxWays(x.choice.Method))] {
-		x.requirement = req
+		x.requirement = &req
 		s, err := m.authenticator(req.Method).Start(x.request())
 		if err != nil {
 			failed = err
 			continue
 		}
 		for _, seed := range seedsOf(s) {
-			keys, err := deriveKeys(x.exchange(shared), seed)
+			keys, err := deriveKeys(*x.values, seed)
 			if err != nil {
 				failed = err
 				continue
@@ -207,11 +208,10 @@ func (m *Machine) keyedMain(now time.Time, x *mainMode, msg message, draft *main
 		m.failAuth(now, x, k.local)
 		return
 	}
-	x.claim, x.nat, x.candidates, x.suspect = draft.claim, draft.nat, k.candidates, nil
-	x.iv = x.candidates[0].keys.IV()
+	x.asked, x.nat, x.candidates, x.suspect = draft.asked, draft.nat, k.candidates, nil
 	x.step, x.tries = awaitMessage5, 0
 	reply := wire.AppendClear(nil, x.header(), slices.Concat([]wire.Payload{
-		{Type: wire.KEPayload, Body: k.dh.Public()}, {Type: wire.NoncePayload, Body: draft.nr}}, k.requests, tokens(k.token), m.natPayloads(x)))
+		{Type: wire.KEPayload, Body: k.dh.Public()}, {Type: wire.NoncePayload, Body: draft.values.Nr}}, k.requests, tokens(k.token), m.natPayloads(x)))
 	x.answers = answers{} // the peer has message 2
 	x.answers.remember(msg.sum, reply)
 	m.send(x.path, reply)
@@ -261,7 +261,7 @@ const maxProofWork = 3
 func (m *Machine) message5(now time.Time, x *mainMode, msg message, _ wire.Chain) error {
 	var readable []opened
 	for _, c := range x.candidates {
-		chain, next, err := open(c.keys, msg, x.iv)
+		chain, next, err := open(c.keys, msg, c.keys.IV())
 		if err == nil && checkProofShape(x.choice.Method, chain) == nil {
 			readable = append(readable, opened{c, chain, next})
 		}
@@ -313,7 +313,7 @@ func (x *mainMode) proofUnder(o opened) (auth.Proof, error) {
 	if err != nil {
 		return auth.Proof{}, err
 	}
-	principal, err := theirs.check(o.session, x.claim, o.keys.HashI, x.sai)
+	principal, err := theirs.check(o.session, x.claim(), o.keys.HashI, x.sai)
 	if err != nil {
 		return auth.Proof{}, err
 	}

@@ -93,7 +93,6 @@ func (m *Machine) acceptMessage1(now time.Time, msg message, chain wire.Chain, r
 // choose picks the method and the suite.
 func (x *mainMode) choose(own []mainChoice, peer received) (ok bool) {
 	x.choice, ok = pick(own, peer.choices)
-	x.claim = auth.Claim{GSS: x.choice.name, Vendor: x.peer.name}
 	return ok
 }
 
@@ -106,7 +105,7 @@ func (m *Machine) introduceResponder(now time.Time, x *mainMode, msg message, pe
 	}
 	m.addHalfOpen(now, x)
 	x.answers.remember(msg.sum, nil)
-	x.requirement = together(x.requirements(auth.Kerberos))[0]
+	x.requirement = &together(x.requirements(auth.Kerberos))[0]
 	draft := *x
 	m.mainWork(now, x, func() any { return m.introduce(&draft) }, func(now time.Time, result any) {
 		i, ok := result.(introduction)
@@ -127,8 +126,8 @@ var errStrangers = errors.New("too much work for peers that have proven nothing"
 
 // sendMessage2 answers an offer.
 func (m *Machine) sendMessage2(x *mainMode, msg message, p wire.Proposal, name []byte) {
-	answer := []wire.Payload{{Type: wire.SAPayload, Body: answerSA(p, x.choice.raw, name)}}
-	x.choice.raw = wire.Transform{} // it has done its work
+	answer := []wire.Payload{{Type: wire.SAPayload, Body: answerSA(p, *x.choice.raw, name)}}
+	x.choice.raw = nil // it has done its work
 	if x.choice.Method == auth.Kerberos {
 		answer = append(answer, vendorPayloads(vidGSSAPI)...) // says what the method's number means
 	}

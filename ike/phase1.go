@@ -67,9 +67,9 @@ func valueOf[T comparable](table map[uint64]T, algorithm T) uint16 {
 type mainChoice struct {
 	Suite  sadb.ISAKMPSuite
 	Method auth.Method
-	Life   time.Duration // 0: not said
-	name   []byte        // of method Kerberos: the GSS name of who sends it
-	raw    wire.Transform
+	Life   time.Duration   // 0: not said
+	name   []byte          // of method Kerberos: the GSS name of who sends it
+	raw    *wire.Transform // as the peer offered it
 }
 
 // String returns "aes256-sha256-ecp256, preshared key".
@@ -219,7 +219,7 @@ const maxGSSName = 512
 
 // readMainTransform reads one transform; the error says what is strange in it.
 func readMainTransform(t wire.Transform) (mainChoice, error) {
-	c := mainChoice{raw: t}
+	c := mainChoice{raw: &t}
 	if t.ID != keyIKE {
 		return c, fmt.Errorf("transform %d", t.ID)
 	}

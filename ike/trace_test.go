@@ -117,7 +117,9 @@ func TestTraceShowsNoSecrets(t *testing.T) {
 			secrets = append(secrets, bytes.Clone(q.ni), bytes.Clone(q.nr), bytes.Clone(q.shared))
 		}
 		for _, x := range h.m.mains {
-			secrets = append(secrets, bytes.Clone(x.ni), bytes.Clone(x.nr))
+			if x.values != nil {
+				secrets = append(secrets, bytes.Clone(x.values.Ni))
+			}
 		}
 	}
 	for _, h := range w.hosts {

@@ -268,10 +268,11 @@ func pow(n, e int) int {
 // unproven are messages 5 under the keys of the recording whose proof is
 // wrong, missing or of the other side.
 func unproven(t *testing.T, r transcript) [][]byte {
-	x := &mainMode{icookie: [8]byte(r.Cookies[0]), rcookie: [8]byte(r.Cookies[1]),
-		kei: r.KE.I, ker: r.KE.R, ni: r.Nonces.I, nr: r.Nonces.R, sai: r.SAi_b}
+	x := &mainMode{icookie: [8]byte(r.Cookies[0]), rcookie: [8]byte(r.Cookies[1])}
 	x.choice.Suite = mainSuite(t, "aes128-sha1-modp2048")[0]
-	keys, err := deriveKeys(x.exchange(r.GXY), []byte(r.PSK))
+	values := x.exchange()
+	values.KEi, values.KEr, values.Ni, values.Nr, values.Shared = r.KE.I, r.KE.R, r.Nonces.I, r.Nonces.R, r.GXY
+	keys, err := deriveKeys(*values, []byte(r.PSK))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"slices"
 
 	"ipsecagent/sadb"
 )
@@ -152,7 +153,7 @@ func (d *DH) generateECP(rand io.Reader) error {
 		}
 		if key, err := curveOf(d.group).NewPrivateKey(x); err == nil {
 			d.scalar = key
-			d.public = key.PublicKey().Bytes()[1:] // without the 0x04 of an uncompressed point
+			d.public = slices.Clone(key.PublicKey().Bytes()[1:]) // without the 0x04 of an uncompressed point, and what is behind it
 			return nil
 		}
 	}
