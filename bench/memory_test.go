@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"crypto/rand"
 	"net/netip"
 	"runtime"
@@ -173,21 +174,22 @@ func TestMemoryOfEstablishedPeers(t *testing.T) {
 	}
 }
 
-// TestMemoryOfHalfOpenPeers fills the table of half-open exchanges: a quarter
-// with peers that fall silent once they have got our half of the key exchange,
-// which is as many of them as it holds, and the rest with peers that fall silent
-// after their first message. Nothing that fills it otherwise takes more.
+// TestMemoryOfHalfOpenPeers has as many peers fall silent at each stage as the
+// table takes: after their first message, beyond which it answers with cookies
+// alone, and once they have got our half of the key exchange. No average is
+// taken: a flood would go for the stage that costs the most.
 func TestMemoryOfHalfOpenPeers(t *testing.T) {
-	const proven, unproven = 1024, 3072
-	h := newHost(t)
-	keyed := perPeer(proven, func(n int) { halfOpen(h, n, 2) })
-	begun := perPeer(unproven, func(n int) { halfOpen(h, proven+n, 1) })
-	got := (proven*keyed + unproven*begun) / (proven + unproven)
-	t.Logf("figure: %d bytes per half-open peer: %d after message 1, %d after message 3", got, begun, keyed)
-	if got > maxHalfOpen {
-		t.Errorf("a half-open peer takes %d bytes, at most %d are wanted", got, maxHalfOpen)
+	for stage, of := range map[string]struct{ peers, answers int }{
+		"message 1": {500, 1}, "message 3": {1024, 2},
+	} {
+		h := newHost(t)
+		got := perPeer(of.peers, func(n int) { halfOpen(h, n, of.answers) })
+		t.Logf("figure: %d bytes per half-open peer after %s", got, stage)
+		if got > maxHalfOpen {
+			t.Errorf("after %s a half-open peer takes %d bytes, at most %d are wanted", stage, got, maxHalfOpen)
+		}
+		runtime.KeepAlive(h)
 	}
-	runtime.KeepAlive(h)
 }
 
 // halfOpen has a new peer go as far with h as so many answers.
@@ -198,6 +200,9 @@ func halfOpen(h *host, n, answers int) {
 		answered := h.take(toward(sent[0]))
 		if len(answered) != 1 {
 			h.t.Fatalf("%s was not answered", there(n))
+		}
+		if rcookie := answered[0].Data[8:16]; bytes.Equal(rcookie, make([]byte, 8)) {
+			h.t.Fatalf("%s was answered by a cookie alone", there(n))
 		}
 		sent = other.take(toward(answered[0]))
 	}

@@ -56,8 +56,8 @@ type mainMode struct {
 	initiator        bool
 	busy             bool // work is out; no message is taken until it is back
 	step             mainStep
-	slot             slot // responder: place in the half-open table
-	generation       int  // work of an earlier generation comes too late
+	generation       uint32 // work of an earlier generation comes too late
+	slot             slot   // responder: place in the half-open table
 	started          time.Time
 	until            time.Time // initiator: end of the budget
 	life             *timer    // responder: end of the half-open life
@@ -67,9 +67,12 @@ type mainMode struct {
 	choice mainChoice
 	sai    []byte // body of the initiator's SA payload as sent
 
-	peer  vendors
-	nat   natFacts
-	asked [][]byte // names of authorities that the peer has asked for
+	peer    vendors
+	nat     natFacts
+	tries   uint8           // how often a message of this step was worked on
+	cookied bool            // message 1 goes out with the cookie of a busy responder
+	hint    wire.NotifyType // of an error notify, which proves nothing
+	asked   [][]byte        // names of authorities that the peer has asked for
 	// session is the initiator's. One for Kerberos is there before the method
 	// is chosen: it knows the name that goes with the offer.
 	session     auth.Session
@@ -84,10 +87,6 @@ type mainMode struct {
 
 	resend  *repeater
 	answers answers
-	// hint is an error notify that proves nothing.
-	hint    wire.NotifyType
-	cookied bool    // message 1 goes out with the cookie of a busy responder
-	tries   int     // how often a message of this step was worked on
 	suspect *Failed // responder: what it looks like if nothing better comes
 	waiting []*request
 	attempt int

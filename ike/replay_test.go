@@ -237,7 +237,7 @@ func openedWith(t *testing.T, keys *crypt.Keys, iv, data []byte) []wire.Payload 
 
 func checkKeys(t *testing.T, name string, k *crypt.Keys, r recording) {
 	t.Helper()
-	for i, pair := range [][2][]byte{{k.ID.Bytes(), r.SKEYID}, {k.D.Bytes(), r.SKEYID_d}, {k.A.Bytes(), r.SKEYID_a}, {k.E.Bytes(), r.SKEYID_e}} {
+	for i, pair := range [][2][]byte{{k.ID().Bytes(), r.SKEYID}, {k.D().Bytes(), r.SKEYID_d}, {k.A().Bytes(), r.SKEYID_a}, {k.E().Bytes(), r.SKEYID_e}} {
 		if !bytes.Equal(pair[0], pair[1]) {
 			t.Errorf("%s: key %d is %x, not %x", name, i, pair[0], pair[1])
 		}

@@ -135,7 +135,7 @@ func (m *Machine) logMainKeys(s *isakmp) {
 }
 
 func mainKeys(s *isakmp) KeyLog {
-	return KeyLog{Remote: s.remote, Table: "ikev1_decryption_table", Line: fmt.Sprintf("%x,%x", s.icookie, s.keys.Ka.Bytes())}
+	return KeyLog{Remote: s.remote, Table: "ikev1_decryption_table", Line: fmt.Sprintf("%x,%x", s.icookie, s.keys.Ka().Bytes())}
 }
 
 // logKeys puts out what decrypts the packets of an association. Of AH there is

@@ -111,7 +111,7 @@ func TestTraceShowsNoSecrets(t *testing.T) {
 			text.WriteString(o.Text)
 		}
 		for _, k := range keysOf(h.m) {
-			secrets = append(secrets, bytes.Clone(k.ID.Bytes()), bytes.Clone(k.A.Bytes()), bytes.Clone(k.D.Bytes()), bytes.Clone(k.E.Bytes()), bytes.Clone(k.Ka.Bytes()))
+			secrets = append(secrets, bytes.Clone(k.ID().Bytes()), bytes.Clone(k.A().Bytes()), bytes.Clone(k.D().Bytes()), bytes.Clone(k.E().Bytes()), bytes.Clone(k.Ka().Bytes()))
 		}
 		for _, q := range h.m.quicks {
 			secrets = append(secrets, bytes.Clone(q.ni), bytes.Clone(q.nr), bytes.Clone(q.shared))

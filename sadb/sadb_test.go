@@ -373,3 +373,19 @@ func TestOutranksIsTheSameOnBothEnds(t *testing.T) {
 		}
 	}
 }
+
+func TestSecretPart(t *testing.T) {
+	whole := NewSecret([]byte("SKEYID_dSKEYID_a"))
+	first, second := whole.Part(0, 8), whole.Part(8, 16)
+	if string(first.Bytes()) != "SKEYID_d" || string(second.Bytes()) != "SKEYID_a" || cap(first.Bytes()) != 8 {
+		t.Errorf("%q and %q", first.Bytes(), second.Bytes())
+	}
+	for _, none := range []Secret{whole.Part(16, 24), whole.Part(8, 8), whole.Part(9, 8), Secret{}.Part(0, 1)} {
+		if none.Len() != 0 {
+			t.Errorf("%q is beyond the end", none.Bytes())
+		}
+	}
+	if whole.Zero(); string(second.Bytes()) != "\x00\x00\x00\x00\x00\x00\x00\x00" {
+		t.Errorf("%q is left of what was overwritten", second.Bytes())
+	}
+}

@@ -24,6 +24,18 @@ func NewSecret(b []byte) Secret {
 	return Secret{func() []byte { return c }}
 }
 
+// Part returns the bytes from up to, but not including, to as a secret of their
+// own, which shares them with s. Beyond the end of s there are none.
+func (s Secret) Part(from, to int) Secret {
+	whole := s.Bytes()
+	to = min(to, len(whole))
+	if from >= to {
+		return Secret{}
+	}
+	part := whole[from:to:to]
+	return Secret{func() []byte { return part }}
+}
+
 // Bytes returns the key itself, not a copy. Nil for the empty secret.
 func (s Secret) Bytes() []byte {
 	if s.key == nil {

@@ -11,6 +11,7 @@ import (
 	"crypto/hmac"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 
@@ -51,19 +52,19 @@ func (a *Authenticator) Start(r auth.Request) (auth.Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys := slices.Clone(g.keys)
+	keys := g.keys
 	if r.Initiator && r.Attempt > 0 {
 		first := r.Attempt % len(keys)
 		keys = append(slices.Clone(keys[first:]), keys[:first]...)
 	}
-	return &session{request: r, group: g, keys: keys}, nil
+	return &session{local: r.Local, remote: r.Remote, group: g, keys: keys}, nil
 }
 
 // session is one authentication with the keys of one group.
 type session struct {
-	request auth.Request
-	group   *group
-	keys    []key
+	local, remote netip.Addr
+	group         *group
+	keys          []key // the group's, which never change
 }
 
 // Identification types (RFC 2407 §4.6.2.1).
@@ -74,7 +75,7 @@ const (
 
 // Local claims this host's address, as Windows does.
 func (s *session) Local() auth.Claim {
-	addr := s.request.Local.Unmap()
+	addr := s.local.Unmap()
 	c := auth.Claim{IDType: idIPv6, ID: addr.AsSlice()}
 	if addr.Is4() {
 		c.IDType = idIPv4
@@ -86,7 +87,7 @@ func (s *session) Local() auth.Claim {
 // of its own network, and whoever holds the key could claim any.
 func (s *session) Remote(c auth.Claim) error {
 	if c.IDType == idIPv4 && len(c.ID) != 4 || c.IDType == idIPv6 && len(c.ID) != 16 {
-		return &auth.Error{Reason: fmt.Sprintf("identity of peer %s has type %d and %d bytes", s.request.Remote, c.IDType, len(c.ID))}
+		return &auth.Error{Reason: fmt.Sprintf("identity of peer %s has type %d and %d bytes", s.remote, c.IDType, len(c.ID))}
 	}
 	return nil
 }
@@ -103,7 +104,7 @@ func (s *session) Seeds() [][]byte {
 // Token has nothing to send; a token from the peer is an error.
 func (s *session) Token(in []byte) ([]byte, error) {
 	if len(in) > 0 {
-		return nil, &auth.Error{Reason: fmt.Sprintf("peer %s sent a GSS token to an authentication by preshared key", s.request.Remote)}
+		return nil, &auth.Error{Reason: fmt.Sprintf("peer %s sent a GSS token to an authentication by preshared key", s.remote)}
 	}
 	return nil, nil
 }
@@ -118,7 +119,7 @@ func (s *session) Check(hash func(extra []byte) []byte, proof []byte) (auth.Prin
 	want := hash(nil)
 	if len(want) == 0 || !hmac.Equal(want, proof) {
 		return "", &auth.Error{Reason: "preshared key does not match",
-			Err: fmt.Errorf("key %q of %s is not the key of peer %s; give both ends the same one", s.group.name, s.group.file, s.request.Remote)}
+			Err: fmt.Errorf("key %q of %s is not the key of peer %s; give both ends the same one", s.group.name, s.group.file, s.remote)}
 	}
 	return auth.Principal("psk:" + s.group.name), nil
 }

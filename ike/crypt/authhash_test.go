@@ -20,15 +20,15 @@ func TestHashOfTheMethod(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(plain.ID.Bytes(), own.ID.Bytes()) || !bytes.Equal(plain.Ka.Bytes(), own.Ka.Bytes()) {
+	if !bytes.Equal(plain.ID().Bytes(), own.ID().Bytes()) || !bytes.Equal(plain.Ka().Bytes(), own.Ka().Bytes()) {
 		t.Error("the keys are others")
 	}
 	zero := make([]byte, 8)
-	want := PRF(sadb.SHA384, plain.ID.Bytes(), []byte("kei"), []byte("ker"), zero, zero, []byte("sa"), []byte("id"))
+	want := PRF(sadb.SHA384, plain.ID().Bytes(), []byte("kei"), []byte("ker"), zero, zero, []byte("sa"), []byte("id"))
 	if got := own.HashI([]byte("sa"), []byte("id"), nil); !bytes.Equal(got, want) {
 		t.Errorf("HASH_I %x", got)
 	}
-	want = PRF(sadb.SHA384, plain.ID.Bytes(), []byte("ker"), []byte("kei"), zero, zero, []byte("sa"), []byte("id"))
+	want = PRF(sadb.SHA384, plain.ID().Bytes(), []byte("ker"), []byte("kei"), zero, zero, []byte("sa"), []byte("id"))
 	if got := own.HashR([]byte("sa"), []byte("id"), nil); !bytes.Equal(got, want) {
 		t.Errorf("HASH_R %x", got)
 	}

@@ -95,7 +95,7 @@ func (k *Keys) open(iv, data []byte) (cipher.Block, error) {
 	if len(iv) != c.block || len(data) == 0 || len(data)%c.block != 0 {
 		return nil, errLength
 	}
-	return c.open(k.Ka.Bytes())
+	return c.open(k.Ka().Bytes())
 }
 
 func lastBlock(ciphertext []byte, b cipher.Block) []byte {

@@ -240,14 +240,14 @@ func TestCipherKeyExpansion(t *testing.T) {
 		"3des-sha1-modp1024": 24, "aes192-md5-modp1024": 24} {
 		k := keysOf(t, name)
 		h := suite(t, name).Hash
-		k1 := PRF(h, k.E.Bytes(), []byte{0})
-		k2 := PRF(h, k.E.Bytes(), k1)
-		equal(t, name, k.Ka.Bytes(), append(k1, k2...)[:length])
+		k1 := PRF(h, k.E().Bytes(), []byte{0})
+		k2 := PRF(h, k.E().Bytes(), k1)
+		equal(t, name, k.Ka().Bytes(), append(k1, k2...)[:length])
 	}
 	for name, length := range map[string]int{"aes256-sha256-ecp256": 32, "aes128-sha1-modp1024": 16, "aes128-md5-modp1024": 16,
 		"des-md5-modp768": 8, "3des-sha512-modp1024": 24, "aes256-sha384-ecp384": 32} {
 		k := keysOf(t, name)
-		equal(t, name, k.Ka.Bytes(), k.E.Bytes()[:length])
+		equal(t, name, k.Ka().Bytes(), k.E().Bytes()[:length])
 	}
 }
 
@@ -367,7 +367,7 @@ func TestKeymat(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := PRF(sadb.SHA1, k.D.Bytes(), []byte{protocol, 1, 2, 3, 4}, []byte("ninr"))
+		want := PRF(sadb.SHA1, k.D().Bytes(), []byte{protocol, 1, 2, 3, 4}, []byte("ninr"))
 		if enc.Len() != 0 {
 			t.Errorf("%s has an encryption key", name)
 		}
@@ -404,7 +404,7 @@ func TestPRF(t *testing.T) {
 func TestZero(t *testing.T) {
 	k := keysOf(t, "aes128-sha1-modp1024")
 	k.Zero()
-	for _, s := range []sadb.Secret{k.ID, k.D, k.A, k.E, k.Ka} {
+	for _, s := range []sadb.Secret{k.ID(), k.D(), k.A(), k.E(), k.Ka()} {
 		if !bytes.Equal(s.Bytes(), make([]byte, s.Len())) {
 			t.Error("a key is left")
 		}
@@ -419,7 +419,7 @@ func TestZero(t *testing.T) {
 // TestEndPhase1: SKEYID and SKEYID_e are overwritten; what phase 2 needs stays.
 func TestEndPhase1(t *testing.T) {
 	k := keysOf(t, "aes128-sha1-modp1024")
-	id, e, before := k.ID, k.E, k.Hash1(1, []byte("payloads"))
+	id, e, before := k.ID(), k.E(), k.Hash1(1, []byte("payloads"))
 	k.EndPhase1()
 	for _, s := range []sadb.Secret{id, e} {
 		if s.Len() == 0 || !bytes.Equal(s.Bytes(), make([]byte, s.Len())) {
@@ -441,7 +441,7 @@ func TestKeysDoNotPrint(t *testing.T) {
 			fmt.Fprintf(&out, verb, v)
 		}
 	}
-	for _, s := range []sadb.Secret{k.ID, k.D, k.A, k.E, k.Ka, d.private} {
+	for _, s := range []sadb.Secret{k.ID(), k.D(), k.A(), k.E(), k.Ka(), d.private} {
 		if strings.Contains(out.String(), hex.EncodeToString(s.Bytes())) || strings.Contains(out.String(), strings.Trim(fmt.Sprint(s.Bytes()), "[]")) {
 			t.Errorf("a key shows in %s", out.String())
 		}

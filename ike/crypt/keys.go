@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"ipsecagent/sadb"
 )
@@ -22,18 +23,41 @@ type Exchange struct {
 }
 
 // Keys is the key material of one ISAKMP SA (RFC 2409 §5) and what its hashes
-// are computed over. It holds no g^xy.
+// are computed over. It holds no g^xy. There may be thousands of them, of
+// exchanges that come to nothing, so all keys are in one piece.
 type Keys struct {
-	ID sadb.Secret // SKEYID
-	D  sadb.Secret // SKEYID_d: keys of phase 2 come from it
-	A  sadb.Secret // SKEYID_a: authenticates messages
-	E  sadb.Secret // SKEYID_e
-	Ka sadb.Secret // the cipher key made from SKEYID_e (RFC 2409 App. B)
+	material sadb.Secret // SKEYID_d, SKEYID_a, Ka; until phase 1 has ended SKEYID, SKEYID_e
+	keyLen   int         // of Ka, in bytes; the others have the length of the hash
 
 	suite            sadb.ISAKMPSuite
 	authHash         sadb.Hash
 	icookie, rcookie [8]byte
 	kei, ker         []byte
+}
+
+// D returns SKEYID_d: keys of phase 2 come from it.
+func (k *Keys) D() sadb.Secret { return k.part(0, 0) }
+
+// A returns SKEYID_a: it authenticates messages.
+func (k *Keys) A() sadb.Secret { return k.part(1, 0) }
+
+// Ka returns the cipher key made from SKEYID_e (RFC 2409 App. B).
+func (k *Keys) Ka() sadb.Secret {
+	n := HashLen(k.suite.Hash)
+	return k.material.Part(2*n, 2*n+k.keyLen)
+}
+
+// ID returns SKEYID; nothing once phase 1 has ended.
+func (k *Keys) ID() sadb.Secret { return k.part(2, k.keyLen) }
+
+// E returns SKEYID_e; nothing once phase 1 has ended.
+func (k *Keys) E() sadb.Secret { return k.part(3, k.keyLen) }
+
+// part returns the nth key of the hash's length, which has so many more bytes
+// before it.
+func (k *Keys) part(n, more int) sadb.Secret {
+	size := HashLen(k.suite.Hash)
+	return k.material.Part(more+n*size, more+(n+1)*size)
 }
 
 // PSK derives the keys of an SA authenticated by a preshared key:
@@ -74,25 +98,23 @@ func (x Exchange) derive(skeyid []byte) (*Keys, error) {
 	if x.AuthHash == sadb.HashNone {
 		x.AuthHash = x.Suite.Hash
 	}
-	return &Keys{
-		ID: sadb.NewSecret(skeyid), D: sadb.NewSecret(d), A: sadb.NewSecret(a), E: sadb.NewSecret(e), Ka: sadb.NewSecret(ka),
+	material := slices.Concat(d, a, ka, skeyid, e)
+	defer clear(material)
+	return &Keys{material: sadb.NewSecret(material), keyLen: len(ka),
 		suite: x.Suite, authHash: x.AuthHash, icookie: x.ICookie, rcookie: x.RCookie, kei: x.KEi, ker: x.KEr,
 	}, nil
 }
 
 // Zero overwrites all keys. Nothing can be computed with them afterwards.
-func (k *Keys) Zero() {
-	for _, s := range []sadb.Secret{k.ID, k.D, k.A, k.E, k.Ka} {
-		s.Zero()
-	}
-}
+func (k *Keys) Zero() { k.material.Zero() }
 
 // EndPhase1 forgets what only phase 1 needs, SKEYID and SKEYID_e with it: IV,
 // HashI and HashR are not to be asked any more.
 func (k *Keys) EndPhase1() {
-	k.ID.Zero()
-	k.E.Zero()
-	k.ID, k.E, k.kei, k.ker = sadb.Secret{}, sadb.Secret{}, nil, nil
+	all := k.material
+	k.material = sadb.NewSecret(all.Part(0, 2*HashLen(k.suite.Hash)+k.keyLen).Bytes())
+	all.Zero()
+	k.kei, k.ker = nil, nil
 }
 
 // cipherKey makes the cipher's key from SKEYID_e: its first bytes, or the
@@ -130,38 +152,38 @@ func desKey(e []byte) ([]byte, error) {
 // payload as it was sent, id the body of its identification payload, extra
 // what an authentication method adds (GSSAPI: name and tokens).
 func (k *Keys) HashI(sa, id, extra []byte) []byte {
-	return PRF(k.authHash, k.ID.Bytes(), k.kei, k.ker, k.icookie[:], k.rcookie[:], sa, id, extra)
+	return PRF(k.authHash, k.ID().Bytes(), k.kei, k.ker, k.icookie[:], k.rcookie[:], sa, id, extra)
 }
 
 // HashR returns HASH_R. sa is the initiator's SA payload here too, id the
 // responder's identification.
 func (k *Keys) HashR(sa, id, extra []byte) []byte {
-	return PRF(k.authHash, k.ID.Bytes(), k.ker, k.kei, k.rcookie[:], k.icookie[:], sa, id, extra)
+	return PRF(k.authHash, k.ID().Bytes(), k.ker, k.kei, k.rcookie[:], k.icookie[:], sa, id, extra)
 }
 
 // Hash1 returns HASH(1) of quick mode and of the informational exchange
 // (RFC 2409 §5.5, §5.7): payloads is all that follows the hash payload, with
 // its generic headers and without padding.
 func (k *Keys) Hash1(msgid uint32, payloads []byte) []byte {
-	return PRF(k.suite.Hash, k.A.Bytes(), be32(msgid), payloads)
+	return PRF(k.suite.Hash, k.A().Bytes(), be32(msgid), payloads)
 }
 
 // Hash2 returns HASH(2) of quick mode; ni is the body of the initiator's
 // nonce payload.
 func (k *Keys) Hash2(msgid uint32, ni, payloads []byte) []byte {
-	return PRF(k.suite.Hash, k.A.Bytes(), be32(msgid), ni, payloads)
+	return PRF(k.suite.Hash, k.A().Bytes(), be32(msgid), ni, payloads)
 }
 
 // HashDelete returns the hash of the answer to a delete that is acknowledged
 // (MS-IKEE): ni is the body of the nonce payload of that delete. The order is
 // not that of quick mode.
 func (k *Keys) HashDelete(msgid uint32, ni, payloads []byte) []byte {
-	return PRF(k.suite.Hash, k.A.Bytes(), ni, be32(msgid), payloads)
+	return PRF(k.suite.Hash, k.A().Bytes(), ni, be32(msgid), payloads)
 }
 
 // Hash3 returns HASH(3) of quick mode.
 func (k *Keys) Hash3(msgid uint32, ni, nr []byte) []byte {
-	return PRF(k.suite.Hash, k.A.Bytes(), []byte{0}, be32(msgid), ni, nr)
+	return PRF(k.suite.Hash, k.A().Bytes(), []byte{0}, be32(msgid), ni, nr)
 }
 
 // Quick is what both sides of a quick mode put into the keys of one
@@ -184,7 +206,7 @@ func (k *Keys) Keymat(q Quick) (enc, integ sadb.Secret, err error) {
 	seed = append(append(append(seed, be32(uint32(q.SPI))...), q.Ni...), q.Nr...)
 	defer clear(seed)
 	encLen, integLen := q.Suite.EncKeyLen(), q.Suite.Integrity.KeyLen()
-	mat := expand(k.suite.Hash, k.D.Bytes(), seed, encLen+integLen)
+	mat := expand(k.suite.Hash, k.D().Bytes(), seed, encLen+integLen)
 	defer clear(mat)
 	return sadb.NewSecret(mat[:encLen]), sadb.NewSecret(mat[encLen:]), nil
 }

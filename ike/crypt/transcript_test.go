@@ -123,11 +123,11 @@ func (tr transcript) derive(t *testing.T, suite sadb.ISAKMPSuite) *Keys {
 
 func (tr transcript) checkKeys(t *testing.T, k *Keys) {
 	t.Helper()
-	equal(t, "SKEYID", k.ID.Bytes(), tr.SKEYID)
-	equal(t, "SKEYID_d", k.D.Bytes(), tr.SKEYID_d)
-	equal(t, "SKEYID_a", k.A.Bytes(), tr.SKEYID_a)
-	equal(t, "SKEYID_e", k.E.Bytes(), tr.SKEYID_e)
-	equal(t, "Ka", k.Ka.Bytes(), tr.Ka)
+	equal(t, "SKEYID", k.ID().Bytes(), tr.SKEYID)
+	equal(t, "SKEYID_d", k.D().Bytes(), tr.SKEYID_d)
+	equal(t, "SKEYID_a", k.A().Bytes(), tr.SKEYID_a)
+	equal(t, "SKEYID_e", k.E().Bytes(), tr.SKEYID_e)
+	equal(t, "Ka", k.Ka().Bytes(), tr.Ka)
 	equal(t, "IV", k.IV(), tr.IV0)
 }
 
@@ -303,10 +303,10 @@ func checkNIST(t *testing.T, file string, k *Keys, err error) {
 	}
 	var want struct{ SKeyID, SKeyIDD, SKeyIDA, SKeyIDE octets }
 	readJSON(t, file, &want)
-	equal(t, "SKEYID", k.ID.Bytes(), want.SKeyID)
-	equal(t, "SKEYID_d", k.D.Bytes(), want.SKeyIDD)
-	equal(t, "SKEYID_a", k.A.Bytes(), want.SKeyIDA)
-	equal(t, "SKEYID_e", k.E.Bytes(), want.SKeyIDE)
+	equal(t, "SKEYID", k.ID().Bytes(), want.SKeyID)
+	equal(t, "SKEYID_d", k.D().Bytes(), want.SKeyIDD)
+	equal(t, "SKEYID_a", k.A().Bytes(), want.SKeyIDA)
+	equal(t, "SKEYID_e", k.E().Bytes(), want.SKeyIDE)
 }
 
 func sha1Suite(t *testing.T) sadb.ISAKMPSuite { return suite(t, "aes128-sha1-modp2048") }
