@@ -178,8 +178,12 @@ func TestTheDataPathOutlivesTheAgent(t *testing.T) {
 
 	h.refusesToStop()
 	h.stop(second)
-	if said := h.stopDataPath(); !strings.Contains(said, "NOT PROTECTED") {
-		t.Errorf("it does not say that traffic is not protected: %s", said)
+	// The data path cleans up where it runs, wherever it is told to.
+	said := h.mustRun(h.agent, append([]string{"datapath", "--stop"}, folders(h.dir)...)...)
+	for _, want := range []string{"NOT PROTECTED", "not the one of this command", "nftables table ipsecagent", "ip rule 900 (IPv4)", "ip rule 900 (IPv6)", "routing table 900 (IPv4)"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("it does not say %q: %s", want, said)
+		}
 	}
 	if left := strings.TrimSpace(h.inForce()); left != "" {
 		t.Errorf("left in force:\n%s", left)
@@ -187,7 +191,27 @@ func TestTheDataPathOutlivesTheAgent(t *testing.T) {
 	if pids := h.pids(); len(pids) > 0 {
 		t.Errorf("processes are left: %v", pids)
 	}
-	h.stopDataPath() // again: nothing to do is no error
+	if said := h.stopDataPath(); !strings.Contains(said, "nothing was changed") {
+		t.Errorf("with nothing to stop: %s", said)
+	}
+}
+
+// TestWhatAKilledDataPathHasLeftIsRemoved: by name, and only what there was.
+func TestWhatAKilledDataPathHasLeftIsRemoved(t *testing.T) {
+	h := newHost(t, "cmd-left")
+	agent, _ := h.start()
+	h.stop(agent)
+	h.killDataPath()
+	h.eventually("the data path has ended", func() bool { return len(h.pids()) == 0 })
+	said := h.stopDataPath()
+	for _, want := range []string{"No data path runs", "ip rule 900 (IPv6)", "nftables table ipsecagent", "NOT PROTECTED"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("it does not say %q: %s", want, said)
+		}
+	}
+	if left := strings.TrimSpace(h.inForce()); left != "" {
+		t.Errorf("left in force:\n%s", left)
+	}
 }
 
 func (h *hostUnderTest) killDataPath() {

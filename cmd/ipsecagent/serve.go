@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -32,6 +33,9 @@ func (p *program) dataPath(ctx context.Context, s *settings) error {
 	if err := user.Serve(ctx, cfg); err != nil {
 		return err
 	}
+	if ctx.Err() == nil {
+		return nil // taken out of force: said already
+	}
 	log.Warn("the data path has ended: what policy wants secured is dropped until it runs again; to take everything out of force: ipsecagent datapath --stop")
 	return nil
 }
@@ -39,7 +43,9 @@ func (p *program) dataPath(ctx context.Context, s *settings) error {
 // stopTimeout is how long a data path or a holder may take to end.
 const stopTimeout = 10 * time.Second
 
-// stopDataPath ends the data path and takes everything out of force.
+// stopDataPath ends the data path and takes everything out of force: the data
+// path does so itself, in its own network namespace. Where none runs, what one
+// has left behind in this namespace goes.
 func (p *program) stopDataPath(ctx context.Context, s *settings) error {
 	if err := needCapabilities(); err != nil {
 		return err
@@ -47,53 +53,106 @@ func (p *program) stopDataPath(ctx context.Context, s *settings) error {
 	if _, err := control.NewClient(s.Socket, time.Second).Version(ctx); err == nil {
 		return fmt.Errorf("the agent runs (%s) and would start the data path again: stop it first (systemctl stop ipsecagent)", s.Socket)
 	}
-	if err := endListener(ctx, s.dataPathSocket(), "the data path"); err != nil {
+	pid, err := control.Listener(ctx, s.dataPathSocket())
+	switch {
+	case notRunning(err):
+		err = p.removeLeft(s)
+	case err == nil:
+		err = p.takeDown(ctx, s, pid)
+	}
+	if err != nil {
 		return err
 	}
-	if err := p.remove(s); err != nil {
-		return fmt.Errorf("take the data path out of force: %w", err)
-	}
-	if err := endListener(ctx, s.holderSocket(), "the holder"); err != nil {
+	holder, err := endListener(ctx, s.holderSocket(), "the holder")
+	if err != nil {
 		return err
 	}
-	fmt.Fprintln(p.out, "No data path runs, and nothing of it is in force in this network namespace any more: filters, associations, nftables table, ip rule and routes are removed.")
-	fmt.Fprintln(p.out, "TRAFFIC OF THIS HOST IS NOT PROTECTED. To protect it again: systemctl start ipsecagent")
+	if holder {
+		fmt.Fprintln(p.out, "The holder of the nftables table has ended.")
+	}
+	fmt.Fprintln(p.out, "TRAFFIC THERE IS NOT PROTECTED. To protect it again: systemctl start ipsecagent")
 	return nil
 }
 
-// remove takes everything out of force that is left in the kernel.
-func (p *program) remove(s *settings) error {
+// takeDown has the data path take itself out of force and waits for its end.
+func (p *program) takeDown(ctx context.Context, s *settings, pid int) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	what := fmt.Sprintf("the data path (process %d)", pid)
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	defer unix.Close(process)
+	where := whereRuns(pid)
+	removed, err := user.TakeDown(ctx, s.dataPathSocket())
+	if err != nil {
+		return fmt.Errorf("%s is not taken out of force: %w: look at %s/datapath.log; if it hangs, end it with 'kill -KILL %d' and repeat this command in its network namespace", what, err, s.RunDir, pid)
+	}
+	if !awaitEnd(ctx, process) {
+		return fmt.Errorf("%s is out of force but does not end: end it with 'kill -KILL %d'", what, pid)
+	}
+	fmt.Fprintf(p.out, "The data path (process %d) has ended. It has taken out of force, in %s: %s.\n", pid, where, strings.Join(removed, ", "))
+	return nil
+}
+
+// whereRuns says in words whether a process is in this network namespace.
+func whereRuns(pid int) string {
+	own, errOwn := os.Readlink("/proc/self/ns/net")
+	its, errIts := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if errors.Join(errOwn, errIts) != nil {
+		return "its network namespace"
+	}
+	if own != its {
+		return "its network namespace (" + its + ", not the one of this command)"
+	}
+	return "this network namespace"
+}
+
+// removeLeft takes out of force what a data path that runs no more has left in
+// the kernel, in this network namespace, and says what it was.
+func (p *program) removeLeft(s *settings) error {
 	log := s.logger(p.err)
 	cfg, table := s.userConfig(log), newLease(s, log, p.err)
 	defer table.close()
 	cfg.TableSocket = table.take
-	return user.Remove(cfg)
+	removed, err := user.Remove(cfg)
+	if err != nil {
+		return fmt.Errorf("take out of force what a data path has left: %w", err)
+	}
+	nobody := fmt.Sprintf("No data path runs (nobody listens on %s). ", s.dataPathSocket())
+	if len(removed) == 0 {
+		fmt.Fprintln(p.out, nobody+"Nothing of one was left in this network namespace: nothing was changed.")
+		return nil
+	}
+	fmt.Fprintln(p.out, nobody+"What one had left in this network namespace is removed: "+strings.Join(removed, ", ")+".")
+	return nil
 }
 
 // endListener ends the process that listens on the socket and waits until it
-// is gone. None is no error.
-func endListener(ctx context.Context, socket, what string) error {
+// is gone. None is no error; was reports that there was one.
+func endListener(ctx context.Context, socket, what string) (was bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
 	pid, err := control.Listener(ctx, socket)
 	if notRunning(err) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	process, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return fmt.Errorf("%s, process %d: %w", what, pid, err)
+		return true, fmt.Errorf("%s, process %d: %w", what, pid, err)
 	}
 	defer unix.Close(process)
 	if err := unix.PidfdSendSignal(process, unix.SIGTERM, nil, 0); err != nil {
-		return fmt.Errorf("end %s, process %d: %w", what, pid, err)
+		return true, fmt.Errorf("end %s, process %d: %w", what, pid, err)
 	}
 	if !awaitEnd(ctx, process) {
-		return fmt.Errorf("%s (process %d) does not end: end it with 'kill -KILL %d' and repeat this command", what, pid, pid)
+		return true, fmt.Errorf("%s (process %d) does not end: end it with 'kill -KILL %d' and repeat this command", what, pid, pid)
 	}
-	return nil
+	return true, nil
 }
 
 // awaitEnd waits until the process has ended, and reports whether it has.

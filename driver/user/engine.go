@@ -42,6 +42,7 @@ type engine struct {
 	nat     []int // sockets of IKE to lend; they do not change
 
 	client    *session // nil: no agent is attached
+	leaving   *session // who has had everything taken out of force; nil: nobody
 	filters   []sadb.Filter
 	overlays  []sadb.Filter // in order of coming
 	spd       *spd          // of both together
@@ -66,11 +67,11 @@ func newEngine(cfg Config, sh *shared, now time.Time) *engine {
 	}
 }
 
-// run owns the state until ctx ends.
+// run owns the state until ctx ends or everything is taken out of force.
 func (e *engine) run(ctx context.Context, changed <-chan struct{}) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && e.leaving == nil {
 		e.arm(timer)
 		select {
 		case <-ctx.Done():
@@ -239,6 +240,9 @@ func (e *engine) answer(c call) reply {
 	if c.req.Verb == verbAttach {
 		e.attach(c.from)
 		return reply{ID: c.req.ID}
+	}
+	if c.req.Verb == verbTakeDown {
+		return e.takeDown(c)
 	}
 	if c.from != e.client {
 		return reply{ID: c.req.ID, Error: "user: another agent has taken over the data path"}

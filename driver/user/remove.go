@@ -6,76 +6,63 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"ipsecagent/driver/nft"
 )
 
 // Validate says what Serve would refuse in c.
 func (c Config) Validate() error { return c.withDefaults().validate() }
 
-// Remove takes out of force what a data path with this configuration has left
-// behind: the ip rule, the routes and, last, the nftables table. Traffic is not
-// protected afterwards. It is for the administrator who wants just that, and
-// fails while a data path runs. What is gone already is no error.
-func Remove(c Config) error {
-	c = c.withDefaults()
-	sys, err := openSystem(c)
-	if err != nil {
-		return fmt.Errorf("user: remove the data path: %w", err)
-	}
-	defer sys.close()
-	// The table goes last and only after the rest: until then it drops.
-	if err := sys.remove(); err != nil {
-		return fmt.Errorf("user: remove the data path: %w", err)
-	}
-	table, err := nft.Open(c.nft())
-	if err != nil {
-		return fmt.Errorf("user: remove the data path: %w", err)
-	}
-	if err := errors.Join(table.Remove(), table.Close()); err != nil {
-		return fmt.Errorf("user: remove the data path: %w", err)
-	}
-	return nil
-}
-
-// remove removes rule and routes of both families.
-func (s *system) remove() error {
+// remove removes rules and routes of both families and names those that were
+// there.
+func (s *system) remove() (removed []string, err error) {
 	var errs []error
-	for _, family := range s.families {
-		errs = append(errs, s.removeRule(s.steering(family)), s.removeRule(s.incoming(family)), s.removeRoutes(family))
+	note := func(what string, was bool, err error) {
+		if was {
+			removed = append(removed, what)
+		}
+		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	for _, family := range s.families {
+		for _, rule := range []*netlink.Rule{s.steering(family), s.incoming(family)} {
+			was, err := s.removeRule(rule)
+			note(fmt.Sprintf("ip rule %d (%s)", rule.Priority, familyName(family)), was, err)
+		}
+		was, err := s.removeRoutes(family)
+		note(fmt.Sprintf("routing table %d (%s)", s.cfg.RouteTable, familyName(family)), was, err)
+	}
+	return removed, errors.Join(errs...)
 }
 
-func (s *system) removeRule(want *netlink.Rule) error {
+func (s *system) removeRule(want *netlink.Rule) (was bool, err error) {
 	rules, err := s.nl.RuleList(want.Family)
 	if err != nil {
-		return fmt.Errorf("list ip rules: %w", err)
+		return false, fmt.Errorf("list ip rules: %w", err)
 	}
 	for _, r := range rules {
 		if !sameRule(r, *want) {
 			continue
 		}
 		if err := s.nl.RuleDel(want); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("delete ip rule %d: %w", want.Priority, err)
+			return was, fmt.Errorf("delete ip rule %d: %w", want.Priority, err)
 		}
+		was = true
 	}
-	return nil
+	return was, nil
 }
 
-// removeRoutes removes the blackhole; the route over the TUN went with it.
-func (s *system) removeRoutes(family int) error {
+// removeRoutes removes the blackhole; the route over the TUN goes with the TUN.
+func (s *system) removeRoutes(family int) (was bool, err error) {
 	have, err := s.nl.RouteListFiltered(family, &netlink.Route{Table: s.cfg.RouteTable}, netlink.RT_FILTER_TABLE)
 	if err != nil {
-		return fmt.Errorf("list routing table %d: %w", s.cfg.RouteTable, err)
+		return false, fmt.Errorf("list routing table %d: %w", s.cfg.RouteTable, err)
 	}
 	for _, r := range have {
 		if r.Type != unix.RTN_BLACKHOLE || r.Priority != blackholeMetric {
 			continue
 		}
 		if err := s.nl.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("delete a route of table %d: %w", s.cfg.RouteTable, err)
+			return was, fmt.Errorf("delete a route of table %d: %w", s.cfg.RouteTable, err)
 		}
+		was = true
 	}
-	return nil
+	return was, nil
 }

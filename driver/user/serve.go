@@ -19,10 +19,10 @@ import (
 const clearPeersMax = 8192
 
 // Serve runs the data path in this process and this network namespace until
-// ctx ends, and returns nil then. It returns an error that names the remedy
+// ctx ends or TakeDown asks, and returns nil then. It returns an error that names the remedy
 // where it cannot: no root, no TUN, no nftables, kernel IPsec states, another
-// data path. When it ends, for whatever reason, the table stays in force: what
-// must be secured is then dropped.
+// data path. When it ends in any way but by TakeDown, the table stays in force:
+// what must be secured is then dropped.
 func Serve(ctx context.Context, cfg Config) error {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
@@ -182,6 +182,7 @@ func (p *plane) run(ctx context.Context) error {
 	}
 	workers.Go(func() { p.engine.accept(ctx, l) })
 	p.engine.run(ctx, changed)
+	p.engine.farewell()
 	cancel(nil)
 	l.Close()
 	p.closeSockets()

@@ -26,8 +26,9 @@ const writeTimeout = 10 * time.Second
 type session struct {
 	conn net.Conn
 	out  chan message
-	nat  []int // sockets to lend
-	lost bool  // the engine's: the last slot holds a Resync
+	nat  []int         // sockets to lend
+	over chan struct{} // closed when the session has ended
+	lost bool          // the engine's: the last slot holds a Resync
 }
 
 // call is a request on its way to the engine.
@@ -88,7 +89,7 @@ func (e *engine) accept(ctx context.Context, l *net.UnixListener) {
 			conn.Close()
 			continue
 		}
-		s := &session{conn: conn, out: make(chan message, sessionBuffer+1), nat: e.nat}
+		s := &session{conn: conn, out: make(chan message, sessionBuffer+1), nat: e.nat, over: make(chan struct{})}
 		go s.serve(ctx, e.calls)
 	}
 }
@@ -96,6 +97,7 @@ func (e *engine) accept(ctx context.Context, l *net.UnixListener) {
 // serve runs the session until either side ends it.
 func (s *session) serve(ctx context.Context, calls chan<- call) {
 	ctx, cancel := context.WithCancel(ctx)
+	defer close(s.over)
 	defer cancel()
 	context.AfterFunc(ctx, func() { s.conn.Close() })
 	go s.write(ctx, cancel)

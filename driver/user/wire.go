@@ -25,7 +25,8 @@ const (
 	verbDeleteSA     verb = "deleteSA"
 	verbAbandon      verb = "abandon"
 	verbState        verb = "state"
-	verbSockets      verb = "sockets" // instead of attaching: the answer is no frame, see lend
+	verbSockets      verb = "sockets"  // instead of attaching: the answer is no frame, see lend
+	verbTakeDown     verb = "takeDown" // instead of attaching: the data path ends, see TakeDown
 )
 
 // request carries one call of the Driver interface; ID is repeated in the reply.
@@ -49,6 +50,8 @@ type reply struct {
 	Error string     `json:",omitempty"`
 	SPI   sadb.SPI   `json:",omitempty"`
 	State *wireState `json:",omitempty"`
+	// Removed (takeDown): what is no longer in force, in words.
+	Removed []string `json:",omitempty"`
 }
 
 // message is what the data path sends: a reply or an event.
