@@ -127,7 +127,7 @@ func missing(n *policy.Negotiation, carried []sadb.Suite) []sadb.Suite {
 func (a *Agent) authWarnings(p *policy.Policy) []string {
 	var words []string
 	for _, u := range a.unusable(p) {
-		for _, w := range u.why {
+		for _, w := range u.Why {
 			if !slices.Contains(words, w) {
 				words = append(words, w)
 			}
@@ -136,27 +136,7 @@ func (a *Agent) authWarnings(p *policy.Policy) []string {
 	return words
 }
 
-// unusableRule is a rule some of whose authentication methods this host cannot
-// use.
-type unusableRule struct {
-	what string
-	why  []string
-	all  bool // none of them
-}
-
-func (a *Agent) unusable(p *policy.Policy) []unusableRule {
-	var found []unusableRule
-	t := trial{unusable: a.cfg.Unusable, done: map[provable]string{}}
-	for _, r := range p.Rules {
-		if !r.Disabled && p.Negotiates(r) {
-			found = append(found, t.rule(fmt.Sprintf("rule %q", r.Name), r.Authentication))
-		}
-	}
-	if p.DefaultResponse.Active {
-		found = append(found, t.rule("the default response rule", p.DefaultResponse.Authentication))
-	}
-	return slices.DeleteFunc(found, func(u unusableRule) bool { return len(u.why) == 0 })
-}
+func (a *Agent) unusable(p *policy.Policy) []Unprovable { return UnprovableRules(p, a.cfg.Unusable) }
 
 // trial asks for each requirement once: an answer may cost a chain of
 // certificates, and thousands of rules may ask for the same.
@@ -165,15 +145,19 @@ type trial struct {
 	done     map[provable]string
 }
 
-func (t trial) rule(what string, methods []policy.AuthMethod) unusableRule {
-	u := unusableRule{what: what}
+// add adds a rule if one of its methods cannot be used.
+func (t trial) add(to []Unprovable, rule string, methods []policy.AuthMethod) []Unprovable {
+	u := Unprovable{Rule: rule}
 	for _, m := range methods {
 		if why := t.method(m); why != "" {
-			u.why = append(u.why, why)
+			u.Why = append(u.Why, why)
 		}
 	}
-	u.all = len(u.why) == len(methods)
-	return u
+	if len(u.Why) == 0 {
+		return to
+	}
+	u.All = len(u.Why) == len(methods)
+	return append(to, u)
 }
 
 // method says why this host cannot prove itself by a method of the policy; "": it
@@ -223,8 +207,8 @@ func (a *Agent) noteUnprovable(now time.Time) {
 	var all []string
 	if a.inForce.policy != nil {
 		for _, u := range a.unusable(a.inForce.policy) {
-			if u.all {
-				all = append(all, u.what+" can secure nothing: "+strings.Join(u.why, "; "))
+			if u.All {
+				all = append(all, u.Rule+" can secure nothing: "+strings.Join(u.Why, "; "))
 			}
 		}
 	}
@@ -239,9 +223,9 @@ func (a *Agent) noteUnprovable(now time.Time) {
 // nobody that a rule requires to be secured, for want of any identity.
 func (a *Agent) checkProvable(p *policy.Policy) error {
 	for _, u := range a.unusable(p) {
-		if u.all {
+		if u.All {
 			return &control.Error{Code: control.Invalid, Message: fmt.Sprintf("%s cannot be used on this host, nothing was changed: %s; or choose another method: --auth %s",
-				u.what, strings.Join(u.why, "; "), control.AuthWords)}
+				u.Rule, strings.Join(u.Why, "; "), control.AuthWords)}
 		}
 	}
 	return nil

@@ -55,6 +55,12 @@ const (
 	dirLists = "crls"
 )
 
+// Size returns how many certificates of authorities, certificates of this host
+// with a private key and revocation lists it holds.
+func (s *Store) Size() (authorities, own, lists int) {
+	return len(s.authorities), len(s.own), len(s.lists)
+}
+
 func (s *Store) path(sub string) string { return filepath.Join(s.dir, sub) }
 
 // in returns the paths of the files read in a subdirectory, in order.

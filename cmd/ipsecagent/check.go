@@ -1,25 +1,27 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"slices"
 	"strings"
-	"time"
 
 	"ipsecagent/auth/psk"
 	"ipsecagent/policy"
 )
 
-// check validates policies and secrets; the settings are valid already. notes
-// is what could not be looked at, or what is allowed but weak.
-func check(s *settings) (summary string, notes []string, err error) {
+// check validates policies, secrets and what this host proves itself by; the
+// settings are valid already. notes is what could not be looked at, or what is
+// allowed but weak.
+func check(ctx context.Context, s *settings) (summary string, notes []string, err error) {
 	policies, errPolicies := checkPolicies(s.PoliciesDir)
 	groups, notes, errKeys := checkKeys(s.SecretsDir)
-	more, errCerts := checkCertificates(s)
-	summary = fmt.Sprintf("valid: settings, %s, %s", plural(policies, "policy", "policies"), plural(groups, "group of keys", "groups of keys"))
-	return summary, append(notes, more...), errors.Join(errPolicies, errKeys, errCerts)
+	proofs := checkIdentities(s)
+	lacking, errInUse := proofs.checkRules(ctx, s, policies)
+	summary = fmt.Sprintf("valid: settings, %s, %s, %s", plural(len(policies), "policy", "policies"), plural(groups, "group of keys", "groups of keys"), proofs.counts())
+	return summary, slices.Concat(notes, proofs.notes, lacking), errors.Join(errPolicies, errKeys, proofs.err, errInUse)
 }
 
 func plural(n int, one, many string) string {
@@ -29,8 +31,9 @@ func plural(n int, one, many string) string {
 	return fmt.Sprintf("%d %s", n, many)
 }
 
-// checkPolicies compiles every policy of the folder and runs its tests.
-func checkPolicies(dir string) (n int, err error) {
+// checkPolicies compiles every policy of the folder and runs its tests. It
+// returns those that are valid.
+func checkPolicies(dir string) (valid []*policy.Policy, err error) {
 	entries, err := policyFiles(dir)
 	errs := []error{err}
 	for _, e := range entries {
@@ -42,9 +45,9 @@ func checkPolicies(dir string) (n int, err error) {
 			errs = append(errs, fmt.Errorf("%s: %w", e.Path, err))
 			continue
 		}
-		n++
+		valid = append(valid, e.Policy)
 	}
-	return n, errors.Join(errs...)
+	return valid, errors.Join(errs...)
 }
 
 func tryPolicy(p *policy.Policy) error {
@@ -68,45 +71,6 @@ func checkKeys(dir string) (groups int, notes []string, err error) {
 		return 0, nil, err
 	}
 	return len(ring.Names()), ring.Warnings(), nil
-}
-
-// checkCertificates reads the certificates. notes is what expires; what has
-// expired is an error.
-func checkCertificates(s *settings) (notes []string, err error) {
-	ids, problem, err := openIdentities(s, nil, "")
-	switch {
-	case err != nil:
-		return nil, nil // an error of the settings, said already
-	case errors.Is(problem, fs.ErrPermission):
-		return []string{fmt.Sprintf("the certificates in %s are not checked in full: this user may not read all of them, root may: %v", s.Certificates.Dir, problem)}, nil
-	}
-	errs := []error{problem}
-	notes = checkKeyTable(s, ids)
-	for _, n := range ids.certs.Expiring(time.Now()) {
-		if n.Days == 0 {
-			errs = append(errs, errors.New(n.String()))
-			continue
-		}
-		notes = append(notes, n.String())
-	}
-	return notes, errors.Join(errs...)
-}
-
-// checkKeyTable reads the key table, if there is one: what is wrong with it is
-// wrong for policies of Kerberos alone.
-func checkKeyTable(s *settings, ids *identities) (notes []string) {
-	f, err := os.Open(s.Kerberos.Keytab)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return []string{fmt.Sprintf("the key table is not checked: %v", err)}
-	}
-	f.Close()
-	if _, err := ids.kerberos.Identity(); err != nil {
-		return []string{fmt.Sprintf("the key table %s cannot be used: %s", s.Kerberos.Keytab, words(err))}
-	}
-	return nil
 }
 
 // lines writes an error that joins several as one line for each.

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
@@ -79,21 +80,34 @@ changes nothing of what is in force.`,
 		Version:          control.ThisProgram().Version,
 		PersistentPreRun: func(*cobra.Command, []string) { *parsed = true },
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := loadSettings(config, overrides(cmd.Flags()))
+			s, err := givenSettings(cmd.Flags(), config)
 			if err != nil || onlyCheck {
-				return p.check(&s, err)
+				return p.check(cmd.Context(), &s, err)
 			}
 			return p.agent(cmd.Context(), s)
 		},
 	}
 	root.SetOut(p.out)
 	root.SetErr(p.err)
-	root.PersistentFlags().StringVar(&config, "config", defaultConfig, "settings file; drop-ins are agent.d/*.yaml beside it")
+	root.PersistentFlags().StringVar(&config, "config", defaultConfig, "settings file, which must be there unless it is the default one; \"\": none; drop-ins are agent.d/*.yaml beside it")
 	given.flags(root.PersistentFlags())
-	root.Flags().BoolVar(&onlyCheck, "check", false, "validate settings, policies and keys, and exit (6: not valid)")
+	root.Flags().BoolVar(&onlyCheck, "check", false, "validate settings, policies, keys, certificates and key table, and exit (6: not valid)")
 	root.AddCommand(p.dataPathCommand(&config), p.holderCommand(&config))
 	root.CompletionOptions.DisableDefaultCmd = true
 	return root
+}
+
+// givenSettings reads the settings file and what the command line sets. Only
+// the default file may be missing.
+func givenSettings(flags *pflag.FlagSet, path string) (settings, error) {
+	s, err := loadSettings(path, overrides(flags))
+	if !flags.Changed("config") || path == "" {
+		return s, err
+	}
+	if _, missing := os.Stat(path); errors.Is(missing, fs.ErrNotExist) {
+		err = errors.Join(fmt.Errorf("settings: there is no file %s: give --config the right path, or leave it out for %s", path, defaultConfig), err)
+	}
+	return s, err
 }
 
 // overrides sets in the settings what the command line has set.
@@ -113,8 +127,8 @@ func overrides(given *pflag.FlagSet) func(*settings) error {
 }
 
 // check reports every error at once.
-func (p *program) check(s *settings, errSettings error) error {
-	summary, notes, err := check(s)
+func (p *program) check(ctx context.Context, s *settings, errSettings error) error {
+	summary, notes, err := check(ctx, s)
 	for _, n := range notes {
 		fmt.Fprintln(p.err, "ipsecagent: note: "+n)
 	}
@@ -139,7 +153,7 @@ nftables table, the ip rule, the routes and the TUN device. Traffic is not
 protected afterwards. Stop the agent first.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := loadSettings(*config, overrides(cmd.Flags()))
+			s, err := givenSettings(cmd.Flags(), *config)
 			if err != nil {
 				return invalid{err}
 			}
@@ -164,7 +178,7 @@ starts it there and gets the socket from it; if the data path ends, the table
 stays and drops what policy wants secured. 'ipsecagent datapath --stop' ends it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := loadSettings(*config, overrides(cmd.Flags()))
+			s, err := givenSettings(cmd.Flags(), *config)
 			if err != nil {
 				return invalid{err}
 			}
