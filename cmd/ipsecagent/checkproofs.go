@@ -19,7 +19,7 @@ import (
 
 // proofs is what --check finds of what this host proves itself by.
 type proofs struct {
-	ids        *identities // nil: the settings do not say
+	ids *identities // nil: the settings do not say
 	authorities, own,
 	lists, principals int
 	// hidden: some of it may not be read by this user.

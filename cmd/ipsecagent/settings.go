@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -237,44 +236,16 @@ func parseSettings(path string, text []byte, s *settings) error {
 		return nil // nothing but comments
 	}
 	if err != nil {
-		return placed(path, err)
+		doc := new(yaml.Node)
+		if yaml.Unmarshal(text, doc) != nil {
+			doc = nil
+		}
+		return settingsErrors{path, doc}.words(err)
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%s: the file holds more than one document", path)
 	}
 	return nil
-}
-
-// placed writes the errors of the YAML reader as FILE:LINE:COLUMN: MESSAGE.
-func placed(path string, err error) error {
-	var many *yaml.LoadErrors
-	var one *yaml.LoadError
-	switch {
-	case errors.As(err, &many):
-		var errs []error
-		for _, e := range many.Errors {
-			errs = append(errs, atMark(path, e))
-		}
-		return errors.Join(errs...)
-	case errors.As(err, &one):
-		return atMark(path, one)
-	}
-	return fmt.Errorf("%s: %w", path, err)
-}
-
-func atMark(path string, e *yaml.LoadError) error {
-	message := e.Message
-	// The reader names the Go type that has no such field.
-	if name, _, ok := strings.Cut(message, " not found in type "); ok {
-		message = "unknown setting " + strings.TrimPrefix(name, "field ")
-	}
-	if strings.Contains(message, "slog: level string") {
-		message += "; the levels are debug, info, warn and error"
-	}
-	if strings.HasSuffix(message, "into time.Duration") {
-		message += "; a duration has a unit, as in 5m or 30s"
-	}
-	return fmt.Errorf("%s:%d:%d: %s", path, e.Mark.Line, e.Mark.Column, message)
 }
 
 // validate says what cannot be used.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -98,7 +99,7 @@ func TestMistakesInSettingsAreNamedWithTheirLine(t *testing.T) {
 		name, text string
 		want       []string
 	}{
-		{"two unknown fields", "runDir: /run/a\ncolour: green\ndataPath:\n  tum: x\n", []string{"agent.yaml:2:1: unknown setting colour", "agent.yaml:4:3: unknown setting tum"}},
+		{"two unknown fields", "runDir: /run/a\ncolour: green\ndataPath:\n  tum: x\n", []string{"agent.yaml:2:1: unknown setting colour; the settings are stateDir, runDir,", "dataPath.workers", "agent.yaml:4:3: unknown setting dataPath.tum: did you mean dataPath.tun?"}},
 		{"wrong type", "dataPath:\n  workers: many\n", []string{"agent.yaml:2:"}},
 		{"a number too large", "dataPath: {steerMark: 0x1ffffffff}\n", []string{"agent.yaml:1:"}},
 		{"repeated field", "runDir: /a\nrunDir: /b\n", []string{"agent.yaml:2:", "runDir"}},
@@ -221,14 +222,38 @@ func FuzzParseSettings(f *testing.F) {
 
 func TestSettingsErrorsSayWhatIsKnown(t *testing.T) {
 	for text, want := range map[string]string{
-		"log: {level: loud}\n": "the levels are debug, info, warn and error",
-		"idleTime: 5x\n":       "a duration has a unit, as in 5m or 30s",
-		"idleTime: 5\n":        "a duration has a unit, as in 5m or 30s",
+		"log: {level: loud}\n":               "agent.yaml:1:14: log.level: \"loud\" is no level; the levels are debug, info, warn and error",
+		"idleTime: 5x\n":                     `agent.yaml:1:11: idleTime: "5x" is not a duration with a unit, as in 5m or 30s`,
+		"idleTime: 5\n":                      `agent.yaml:1:11: idleTime: "5" is not a duration with a unit, as in 5m or 30s`,
+		"uplift: maybe\n":                    `agent.yaml:1:9: uplift: "maybe" is not true or false`,
+		"dataPath: {workers: many}\n":        `agent.yaml:1:21: dataPath.workers: "many" is not a whole number`,
+		"dataPath: {logGroup: 70000}\n":      "dataPath.logGroup: \"70000\" is not a whole number from 0 to 65535",
+		"kerberos: {realms: X}\n":            `kerberos.realms: "X" is not a list of texts`,
+		"log: debug\n":                       `log: "debug" is not a group of settings`,
+		"runDir: [a]\n":                      "runDir: a list is not one text",
+		"certificates: {accounts: {a: [1]}}": "certificates.accounts.a: a list is not one text",
+		"hello\n":                            "agent.yaml:1:1: the file holds no settings",
+		"RunDir: /x\n":                       "unknown setting RunDir: did you mean runDir?",
+		"keytab: /x\n":                       "unknown setting keytab: did you mean kerberos.keytab?",
+		"logs: {level: info}\n":              "unknown setting logs: did you mean log?",
+		"log: {colour: red}\n":               "unknown setting log.colour; the settings are log.level, log.format",
 	} {
 		s := defaults()
 		err := parseSettings("agent.yaml", []byte(text), &s)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q", text, err, want)
 		}
+	}
+}
+
+func TestManyMistakesInSettingsAreNotAllListed(t *testing.T) {
+	var text strings.Builder
+	for i := range 500 {
+		fmt.Fprintf(&text, "colour%d: green\n", i)
+	}
+	s := defaults()
+	err := parseSettings("agent.yaml", []byte(text.String()), &s)
+	if err == nil || !strings.Contains(err.Error(), "agent.yaml: and 480 more") || strings.Count(err.Error(), "\n") != 20 {
+		t.Errorf("got %v", err)
 	}
 }
