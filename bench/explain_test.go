@@ -1,0 +1,78 @@
+package bench
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"ipsecagent/policy"
+	"ipsecagent/sadb"
+)
+
+// maxExplain is how long an explanation may take with a hundred thousand
+// filters, once they are compiled.
+const maxExplain = 5 * time.Millisecond
+
+// manyFilters returns a compiled policy of 10 000 lists of ten filters each.
+func manyFilters(tb testing.TB) *policy.Compiled {
+	tb.Helper()
+	p := &policy.Policy{Name: "large", FilterActions: []policy.FilterAction{{Name: "secure", Kind: sadb.Negotiate,
+		Methods: []policy.SecurityMethod{{Suites: []sadb.Suite{{Proto: sadb.ESP, Encryption: sadb.AESGCM, KeyBits: 256}}}}}}}
+	for i := range 10_000 {
+		list := policy.FilterList{Name: fmt.Sprintf("list %d", i)}
+		for j := range 10 {
+			n := i*10 + j
+			remote := netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)})
+			list.Filters = append(list.Filters, policy.Filter{From: policy.Endpoint{Kind: policy.Me},
+				To:       policy.Endpoint{Kind: policy.Addresses, Addrs: sadb.Addr(remote)},
+				Protocol: sadb.TCP, FromPorts: sadb.Port(uint16(1000 + j)), Mirrored: true})
+		}
+		p.FilterLists = append(p.FilterLists, list)
+		p.Rules = append(p.Rules, policy.Rule{Name: fmt.Sprintf("rule %d", i), FilterList: list.Name, FilterAction: "secure",
+			Authentication: []policy.AuthMethod{{Kind: policy.PresharedKey}}})
+	}
+	c, err := policy.Compile(p, policy.Host{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if len(c.Filters) != 100_000 {
+		tb.Fatalf("%d filters", len(c.Filters))
+	}
+	return c
+}
+
+// unmatched is a packet that every filter is asked about.
+func unmatched(tb testing.TB) policy.Question {
+	tb.Helper()
+	q, err := policy.ParseQuestion("tcp me=192.0.2.1:1005 -> 198.51.100.1:443", "")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return q
+}
+
+// The fastest of several runs counts: the machine has other work.
+func TestExplainIsFastWithManyFilters(t *testing.T) {
+	c, q := manyFilters(t), unmatched(t)
+	fastest := time.Hour
+	for range 20 {
+		began := time.Now()
+		x := policy.Explain(c, q)
+		fastest = min(fastest, time.Since(began))
+		if x.Decided != nil || len(x.Passed) == 0 {
+			t.Fatalf("%+v", x)
+		}
+	}
+	t.Logf("%v", fastest)
+	if fastest > maxExplain {
+		t.Errorf("an explanation takes %v, more than %v", fastest, maxExplain)
+	}
+}
+
+func BenchmarkExplain(b *testing.B) {
+	c, q := manyFilters(b), unmatched(b)
+	for b.Loop() {
+		policy.Explain(c, q)
+	}
+}
