@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -249,4 +250,36 @@ func (x Explanation) negotiated() string {
 		return "is secured; without an association one is negotiated, and meanwhile it goes in clear"
 	}
 	return "is secured; without an association it waits until one is negotiated, and is dropped if that fails"
+}
+
+// Decision returns "permit", "block" or "negotiate", "none" when no filter
+// matches and "exempt" when none is asked.
+func (x Explanation) Decision() string {
+	switch {
+	case x.Exempt != "":
+		return "exempt"
+	case x.Decided == nil:
+		return "none"
+	}
+	return x.Decided.Action.Kind.String()
+}
+
+// Notes says what else is to be known about the decision.
+func (x Explanation) Notes() []string {
+	var notes []string
+	add := func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
+	if x.Destination {
+		add("the packet is forwarded; no filter holds it by its source, this one has its destination on this side")
+	}
+	if d := x.Decided; d != nil && d.Connections != sadb.AllConnections && x.Question.Connection == sadb.AllConnections {
+		add("the filter holds for %s connections alone: name the connection of the packet to know what decides elsewhere", d.Connections)
+	}
+	own := func(p Passed) bool { return p.Differs&LocalAddress != 0 }
+	if !x.Question.Flow.Local.IsValid() && slices.ContainsFunc(x.Passed, own) {
+		add("me is no particular address here: filters that name addresses of this side are passed over; say me=ADDRESS")
+	}
+	if p := x.Question.Flow; p.Proto == sadb.UDP && p.LocalMe && (p.LocalPort == 500 || p.LocalPort == 4500) {
+		add("the agent's own IKE packets pass whatever the filters say; this is about any other program on that port")
+	}
+	return notes
 }

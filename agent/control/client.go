@@ -99,6 +99,18 @@ func (c *Client) Why(ctx context.Context, peer netip.Addr) (v Why, err error) {
 	return v, err
 }
 
+// Explain returns how a packet is treated by what is in force.
+func (c *Client) Explain(ctx context.Context, r ExplainRequest) (v Explanation, err error) {
+	q := url.Values{"flow": {r.Flow}}
+	for name, value := range map[string]string{"direction": r.Direction, "connection": r.Connection} {
+		if value != "" {
+			q.Set(name, value)
+		}
+	}
+	err = c.call(ctx, http.MethodGet, "/v1/explain?"+q.Encode(), nil, &v)
+	return v, err
+}
+
 // Events calls each for the events the agent remembers, oldest first, and,
 // with follow, for those that come until ctx ends. It returns nil at the end
 // and when ctx was cancelled; an error of each ends it and is returned as is.

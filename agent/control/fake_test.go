@@ -75,6 +75,10 @@ func (f *fake) Why(_ context.Context, peer netip.Addr) (Why, error) {
 	return Why{SchemaVersion: SchemaVersion, Peer: peer.String(), State: PeerNever}, f.err
 }
 
+func (f *fake) Explain(_ context.Context, r ExplainRequest) (Explanation, error) {
+	return Explanation{SchemaVersion: SchemaVersion, Flow: r.Flow, Direction: r.Direction, Outcome: r.Connection}, f.err
+}
+
 func (f *fake) Trace(ctx context.Context, r TraceRequest) (<-chan TraceLine, error) {
 	out := make(chan TraceLine, 2)
 	out <- TraceLine{Text: r.By, Remote: r.Peer.String()}

@@ -32,6 +32,8 @@ type Backend interface {
 	SAs(ctx context.Context) (SAList, error)
 	// Why says what is known of one peer, however little.
 	Why(ctx context.Context, peer netip.Addr) (Why, error)
+	// Explain says how a packet is treated by what is in force.
+	Explain(ctx context.Context, r ExplainRequest) (Explanation, error)
 	// Events returns past events from the agent's ring, oldest first, and,
 	// with follow, those that come until ctx ends; then it closes.
 	Events(ctx context.Context, follow bool) (<-chan Event, error)

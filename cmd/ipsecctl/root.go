@@ -31,7 +31,7 @@ what it does. For most hosts one command is the whole job:
 	flags := root.PersistentFlags()
 	flags.StringVar(&e.socket, "socket", e.defaultSocket(), "control socket of the agent; also IPSECAGENT_SOCKET")
 	flags.DurationVar(&e.timeout, "timeout", defaultTimeout, "how long to wait for the agent")
-	root.AddCommand(assignCommand(e), unassignCommand(e), statusCommand(e), policyCommand(e), saCommand(e), whyCommand(e), traceCommand(e),
+	root.AddCommand(assignCommand(e), unassignCommand(e), statusCommand(e), policyCommand(e), saCommand(e), whyCommand(e), explainCommand(e), traceCommand(e),
 		eventsCommand(e), reloadCommand(e), versionCommand(e))
 	root.SetOut(e.out)
 	root.SetErr(e.err)
