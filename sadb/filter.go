@@ -95,6 +95,13 @@ func (c ConnectionType) String() string {
 	return fmt.Sprintf("connection type %d", uint8(c))
 }
 
+// Matches reports whether a filter of type c takes packets of a connection of
+// type d. LAN is what is not remote access, so that a connection of unknown
+// type (AllConnections) counts as LAN.
+func (c ConnectionType) Matches(d ConnectionType) bool {
+	return c == AllConnections || (c == RemoteAccess) == (d == RemoteAccess)
+}
+
 // FilterID names a filter, the same on every run for the same policy and host
 // facts. Printable; at most 64 bytes.
 type FilterID string
@@ -130,6 +137,12 @@ type Filter struct {
 	Parent FilterID
 	// Expires ends an overlay; the zero time: when it is removed.
 	Expires time.Time
+}
+
+// Matches reports whether a packet with headers p in direction d is the
+// filter's to decide.
+func (f Filter) Matches(p Flow, d Directions) bool {
+	return f.Dir&d != 0 && f.Connections.Matches(p.Connection) && f.Selector.Matches(p)
 }
 
 // Overlay reports whether f is a temporary filter above another.

@@ -5,7 +5,8 @@ package sadb
 // parent those that may let packets pass in clear stand below those that may
 // not: a narrow association's traffic stays secured under a wide soft one.
 // Among equals the newer (the later in the slice) stands above. An overlay
-// whose parent is not there is left out.
+// whose parent is not there is left out; it decides for connections of its
+// parent's type only.
 func Splice(filters, overlays []Filter) []Filter {
 	closed, open := map[FilterID][]Filter{}, map[FilterID][]Filter{}
 	for i := len(overlays) - 1; i >= 0; i-- {
@@ -18,8 +19,10 @@ func Splice(filters, overlays []Filter) []Filter {
 	}
 	out := make([]Filter, 0, len(filters)+len(overlays))
 	for _, f := range filters {
-		out = append(out, closed[f.ID]...)
-		out = append(out, open[f.ID]...)
+		for _, o := range append(closed[f.ID], open[f.ID]...) {
+			o.Connections = f.Connections
+			out = append(out, o)
+		}
 		out = append(out, f)
 	}
 	out = append(out, closed[""]...)
@@ -30,7 +33,7 @@ func Splice(filters, overlays []Filter) []Filter {
 // direction d; ok is false when none does and the packet passes unmodified.
 func Decide(filters []Filter, f Flow, d Directions) (decided Filter, ok bool) {
 	for _, e := range filters {
-		if e.Dir&d != 0 && e.Selector.Matches(f) {
+		if e.Matches(f, d) {
 			return e, true
 		}
 	}

@@ -268,6 +268,32 @@ func TestSpliceAndDecide(t *testing.T) {
 	}
 }
 
+// TestConnectionTypeDecides: a filter takes packets of its type of connection
+// alone, an overlay those of its parent's.
+func TestConnectionTypeDecides(t *testing.T) {
+	lan := Filter{ID: "lan", Dir: Both, Connections: LAN, Action: Action{Kind: Permit}}
+	dial := Filter{ID: "dial", Dir: Both, Connections: RemoteAccess, Action: Action{Kind: Negotiate}}
+	rest := Filter{ID: "rest", Dir: Both}
+	spd := Splice([]Filter{lan, dial, rest}, []Filter{
+		{ID: "soft", Parent: "dial", Dir: Out, Action: Action{Kind: Permit}},
+		{ID: "secured", Parent: "rest", Dir: In, Action: Action{Kind: Negotiate}}})
+	for _, c := range []struct {
+		connection ConnectionType
+		dir        Directions
+		want       FilterID
+	}{
+		{LAN, Out, "lan"}, {LAN, In, "lan"}, {AllConnections, Out, "lan"},
+		{RemoteAccess, Out, "soft"}, {RemoteAccess, In, "dial"},
+	} {
+		if d, _ := Decide(spd, Flow{Connection: c.connection}, c.dir); d.ID != c.want {
+			t.Errorf("%s over %s: filter %s decides, want %s", c.dir, c.connection, d.ID, c.want)
+		}
+	}
+	if d, _ := Decide(spd[2:], Flow{Connection: LAN}, In); d.ID != "secured" {
+		t.Errorf("filter %s decides below those of other types, want the overlay of rest", d.ID)
+	}
+}
+
 func TestSoftOverlayNeverStandsAboveASecuredOne(t *testing.T) {
 	peer := Addr(netip.MustParseAddr("10.0.0.9"))
 	filters := []Filter{{ID: "all", Selector: Selector{Local: Me()}, Dir: Both, Action: Action{Kind: Negotiate, AllowClear: true}}}

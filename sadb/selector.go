@@ -239,6 +239,9 @@ type Flow struct {
 	Proto                 uint8
 	LocalPort, RemotePort uint16
 	ICMPType, ICMPCode    uint8
+	// Connection is the type of the connection that the packet comes by or
+	// would leave by without IPsec; the zero value counts as LAN.
+	Connection ConnectionType
 }
 
 // Matches reports whether the packet with headers f is covered.

@@ -31,7 +31,7 @@ type owner struct {
 
 // flowKey is what tells a flow from others.
 func flowKey(f sadb.Flow) sadb.Flow {
-	f.LocalMe, f.RemoteMe = false, false
+	f.LocalMe, f.RemoteMe, f.Connection = false, false, sadb.AllConnections
 	f.ICMPType, f.ICMPCode = 0, 0 // an answer has another type
 	return f
 }

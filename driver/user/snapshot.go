@@ -159,7 +159,7 @@ func (s *spd) decide(f sadb.Flow, d sadb.Directions) int {
 		} else {
 			i, rest = rest[0], rest[1:]
 		}
-		if e := &s.filters[i]; e.Dir&d != 0 && e.Selector.Matches(f) {
+		if s.filters[i].Matches(f, d) {
 			return i
 		}
 	}
