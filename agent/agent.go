@@ -130,6 +130,7 @@ type Agent struct {
 	behind     bool   // a reload waits for the data path
 	joined     chan joined
 	problems   map[string]string // by kind, in words
+	broken     []string          // documents of the library that do not load, in words
 	ikeDropped uint64            // datagrams that the key exchange did not act on
 	// ikeInternal are the panics caught in the key exchange.
 	ikeInternal uint64

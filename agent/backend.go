@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"ipsecagent/agent/control"
@@ -37,7 +38,9 @@ func (a *Agent) Reload(ctx context.Context) (control.AssignResult, error) {
 		if err := a.reload(now, "asked for"); err != nil {
 			return control.AssignResult{}, err
 		}
-		return a.result(), nil
+		result := a.result()
+		result.Warnings = slices.Concat(result.Warnings, a.broken)
+		return result, nil
 	})
 }
 

@@ -44,6 +44,7 @@ type candidate struct {
 // reload asks the source what is assigned and puts it in force. On any error
 // the last good policy stays in force and the status says why.
 func (a *Agent) reload(now time.Time, cause string) error {
+	defer a.lookAtLibrary(now) // it has to know what is in force
 	if a.assigned == nil {
 		return nil // nobody has assigned or unassigned anything yet
 	}

@@ -28,6 +28,7 @@ func (a *Agent) start(now time.Time) {
 	a.event(now, control.EventAgentStarted, "info", "the agent has started", map[string]string{"version": a.cfg.Version})
 	a.readHost(now)
 	if a.assigned == nil {
+		a.lookAtLibrary(now)
 		a.startUnknown(now)
 		return
 	}

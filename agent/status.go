@@ -36,7 +36,7 @@ func (a *Agent) status(now time.Time) control.Status {
 	return control.Status{SchemaVersion: control.SchemaVersion,
 		Agent:  control.AgentStatus{Version: a.cfg.Version, PID: os.Getpid(), Started: a.started, Host: a.cfg.Hostname},
 		Policy: a.policyStatus(), DataPath: a.dataPath(state), Secured: a.secured(state), InClear: a.inClear(now, state),
-		Negotiating: a.negotiating(), Failures: a.lastFailures(), Problems: problems}
+		Negotiating: a.negotiating(), Failures: a.lastFailures(), Problems: problems, Warnings: a.broken}
 }
 
 // maxUnsecurable bounds how many peers the problems name.

@@ -14,7 +14,7 @@ import (
 
 // SchemaVersion of the JSON answers: the minor number grows with additions,
 // the major one with anything else.
-const SchemaVersion = "1.1"
+const SchemaVersion = "1.2"
 
 // Backend is the agent as the control socket sees it. Each call is answered by
 // the agent's loop. Errors of type *Error keep their code.
@@ -106,6 +106,9 @@ type Status struct {
 	Failures      []Failure     `json:"failures"` // last one of each peer, newest first, bounded
 	// Problems are what makes the state degraded, in words; empty: fine.
 	Problems []string `json:"problems"`
+	// Warnings are what may become a problem, as a policy that is not
+	// assigned and does not load.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // AgentStatus is the daemon itself.

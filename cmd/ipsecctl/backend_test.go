@@ -149,6 +149,7 @@ func busyStatus() control.Status {
 			{Time: ago(20 * time.Minute), Peer: "10.0.0.6", Step: "main mode message 5", Code: "preshared-key", Reason: "preshared key does not match: \x1b[31mset the same key\x1b[0m on both hosts"},
 		},
 		Problems: []string{"the policy file does not load:\nserver.yaml:3:1: unknown field colour", "10.0.0.5 cannot be secured"},
+		Warnings: []string{"a policy that is not assigned does not load: policies.d/old.yaml:2:1: unknown field shape"},
 	}
 }
 

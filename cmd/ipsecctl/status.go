@@ -49,7 +49,10 @@ func printStatus(p *printer, s control.Status) {
 	printNegotiating(p, s.Negotiating)
 	printFailures(p, s.Failures)
 	printCounters(p, s.DataPath.Counters)
-	printProblems(p, s.Problems)
+	printWords(p, "Problems", s.Problems)
+	if len(s.Warnings) > 0 {
+		printWords(p, "Warnings", s.Warnings)
+	}
 }
 
 func headFacts(p *printer, s control.Status) [][2]string {
@@ -247,9 +250,9 @@ func printCounters(p *printer, counters map[string]uint64) {
 	p.facts("  ", rows)
 }
 
-func printProblems(p *printer, problems []string) {
-	p.heading("Problems", len(problems))
-	for _, text := range problems {
+func printWords(p *printer, heading string, texts []string) {
+	p.heading(heading, len(texts))
+	for _, text := range texts {
 		first, rest, more := strings.Cut(text, "\n")
 		p.line("  - %s", first)
 		if more {
