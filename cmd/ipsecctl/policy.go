@@ -12,7 +12,7 @@ import (
 )
 
 func policyCommand(e *env) *cobra.Command {
-	return group("policy", "List and show policies", policyListCommand(e), policyShowCommand(e))
+	return group("policy", "List, show and check policies", policyListCommand(e), policyShowCommand(e), validateCommand(e))
 }
 
 func policyListCommand(e *env) *cobra.Command {

@@ -52,6 +52,12 @@ func (d *decoder) problem(p *policy.Problem) {
 			return
 		}
 	}
+	d.errs = append(d.errs, d.locate(p))
+}
+
+// locate says where in the document a problem is: at its path, or at the nearest
+// thing above that is written out.
+func (d *decoder) locate(p *policy.Problem) *Error {
 	line, column := 1, 1
 	for path := p.Path; path != ""; path = parent(path) {
 		if n, ok := d.positions[path]; ok {
@@ -59,7 +65,7 @@ func (d *decoder) problem(p *policy.Problem) {
 			break
 		}
 	}
-	d.errs = append(d.errs, d.src.errorAt(line, column, p.Message))
+	return d.src.errorAt(line, column, p.Message)
 }
 
 // parent returns the path one step up: "rules[2].name" to "rules[2]" to

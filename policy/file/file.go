@@ -104,24 +104,11 @@ func (e *Entry) claim(owner map[string]string) {
 // errors. The error joins one *Error for each mistake, in the order of the
 // document.
 func Parse(name string, data []byte) (*policy.Policy, error) {
-	src := newSource(name, data)
-	root, err := src.nodes()
+	d, err := Read(name, data)
 	if err != nil {
 		return nil, err
 	}
-	d := newDecoder(src)
-	d.walk(root)
-	if len(d.errs) > 0 {
-		return nil, d.err()
-	}
-	p := d.policy(root)
-	for _, problem := range policy.Problems(policy.Validate(p)) {
-		d.problem(problem)
-	}
-	if err := d.err(); err != nil {
-		return nil, err
-	}
-	return p, nil
+	return d.Policy, nil
 }
 
 // Errors returns every *Error in an error of Load, Parse or Dir.
