@@ -138,14 +138,14 @@ func groups(counts *[256]int, first *[256][]int) []Passed {
 }
 
 // differs returns in what a packet is not what a filter asks for; none: it
-// matches (sadb.Selector.Matches).
+// matches (sadb.Filter.Matches).
 func differs(f *sadb.Filter, q *Question) Aspects {
 	var d Aspects
 	s, p := &f.Selector, &q.Flow
 	if f.Dir&q.Dir == 0 {
 		d |= Direction
 	}
-	if f.Connections != sadb.AllConnections && q.Connection != sadb.AllConnections && f.Connections != q.Connection {
+	if !f.Connections.Matches(p.Connection) {
 		d |= Connection
 	}
 	if !s.Remote.Matches(p.Remote, p.RemoteMe) {
@@ -271,8 +271,9 @@ func (x Explanation) Notes() []string {
 	if x.Destination {
 		add("the packet is forwarded; no filter holds it by its source, this one has its destination on this side")
 	}
-	if d := x.Decided; d != nil && d.Connections != sadb.AllConnections && x.Question.Connection == sadb.AllConnections {
-		add("the filter holds for %s connections alone: name the connection of the packet to know what decides elsewhere", d.Connections)
+	other := func(p Passed) bool { return p.Differs == Connection }
+	if slices.ContainsFunc(x.Passed, other) {
+		add("the type of connection decides here: this is about a packet of a %s connection", connectionOf(x.Question.Flow))
 	}
 	own := func(p Passed) bool { return p.Differs&LocalAddress != 0 }
 	if !x.Question.Flow.Local.IsValid() && slices.ContainsFunc(x.Passed, own) {
@@ -282,4 +283,12 @@ func (x Explanation) Notes() []string {
 		add("the agent's own IKE packets pass whatever the filters say; this is about any other program on that port")
 	}
 	return notes
+}
+
+// connectionOf returns the type that a packet's connection counts as.
+func connectionOf(f sadb.Flow) sadb.ConnectionType {
+	if f.Connection == sadb.RemoteAccess {
+		return sadb.RemoteAccess
+	}
+	return sadb.LAN
 }

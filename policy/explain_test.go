@@ -202,3 +202,18 @@ func TestAHostKnowsItsOwnAddresses(t *testing.T) {
 		}
 	}
 }
+
+func TestExplainByTheTypeOfConnection(t *testing.T) {
+	c := compile(t, policy.WithAuthentication(policy.SecureServer(), psk()))
+	last := &c.Filters[len(c.Filters)-1]
+	last.Connections = sadb.RemoteAccess
+	q := question(t, "tcp me=192.0.2.1 -> 10.0.0.1:80", "")
+	x := policy.Explain(c, q)
+	if x.Decided != nil || len(x.Notes()) != 1 || !strings.Contains(x.Notes()[0], "a lan connection") {
+		t.Errorf("a LAN connection: %+v, %q", x, x.Notes())
+	}
+	q.Flow.Connection = sadb.RemoteAccess
+	if x = policy.Explain(c, q); x.Decided != last {
+		t.Errorf("dial-up: %+v", x)
+	}
+}

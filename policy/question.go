@@ -13,9 +13,6 @@ type Question struct {
 	// Dir is In or Out. A packet that this host forwards, neither of its
 	// addresses its own, goes Out.
 	Dir sadb.Directions
-	// Connection is the kind of network connection the packet uses;
-	// AllConnections: not known, and every filter's holds.
-	Connection sadb.ConnectionType
 }
 
 // ParseQuestion reads a flow (ParseFlow) and the direction in which it passes

@@ -20,7 +20,7 @@ type ExplainRequest struct {
 	Flow string
 	// Direction is "in", "out", or "" for what the flow says.
 	Direction string
-	// Connection is "lan", "remote-access", or "" for any.
+	// Connection is "lan" or "remote-access"; "" counts as "lan".
 	Connection string
 }
 
@@ -30,13 +30,14 @@ func (r ExplainRequest) Question() (policy.Question, error) {
 	if err != nil {
 		return q, invalid("explain: %v", err)
 	}
-	for _, c := range []sadb.ConnectionType{sadb.AllConnections, sadb.LAN, sadb.RemoteAccess} {
-		if r.Connection == c.String() || r.Connection == "" {
-			q.Connection = c
-			return q, nil
-		}
+	switch r.Connection {
+	case "", sadb.LAN.String():
+		return q, nil
+	case sadb.RemoteAccess.String():
+		q.Flow.Connection = sadb.RemoteAccess
+		return q, nil
 	}
-	return q, invalid("explain: connection %q is not all, lan or remote-access", r.Connection)
+	return q, invalid("explain: connection %q is not lan or remote-access", r.Connection)
 }
 
 // Explanation says how a packet is treated and why.
