@@ -31,6 +31,9 @@ type snapshot struct {
 	toOne    map[netip.Addr][]int
 	others   []int
 	response *policy.Negotiation // the default response rule; nil: inactive
+	// accepts is what the rule of each filter accepts, made once: a stranger's
+	// main mode keeps it, of which there may be thousands.
+	accepts map[sadb.FilterID][]auth.Requirement
 	// unprovable are the requirements that this host cannot satisfy.
 	unprovable map[provable]bool
 }
@@ -46,9 +49,12 @@ func provableOf(r auth.Requirement) provable { return provable{r.Method, r.Key, 
 // newSnapshot returns c as the key exchange asks it. unusable is as in Config.
 func newSnapshot(c *policy.Compiled, unusable func(auth.Requirement) string) *snapshot {
 	s := &snapshot{keyExchange: c.KeyExchange, filters: c.Filters, response: c.DefaultResponse,
-		byID: make(map[sadb.FilterID]int, len(c.Filters)), toOne: map[netip.Addr][]int{}}
+		byID: make(map[sadb.FilterID]int, len(c.Filters)), toOne: map[netip.Addr][]int{}, accepts: map[sadb.FilterID][]auth.Requirement{}}
 	for i, f := range c.Filters {
 		s.byID[f.ID] = i
+		if f.Negotiation != nil {
+			s.accepts[f.ID] = requirements(f.Negotiation.Authentication)
+		}
 		if one, ok := f.Selector.Remote.Single(); ok && f.Mode == sadb.Transport {
 			s.toOne[one] = append(s.toOne[one], i)
 		} else {
@@ -86,16 +92,14 @@ func (s *snapshot) tryIdentities(unusable func(auth.Requirement) string) {
 // what it offers must not be chosen in vain. If it can satisfy none it offers
 // them all, so that the failure says why.
 func (s *snapshot) proven(accepted []auth.Requirement) []auth.Requirement {
-	var kept []auth.Requirement
-	for _, r := range accepted {
-		if !s.unprovable[provableOf(r)] {
-			kept = append(kept, r)
-		}
-	}
-	if len(kept) == 0 {
+	unprovable := func(r auth.Requirement) bool { return s.unprovable[provableOf(r)] }
+	if !slices.ContainsFunc(accepted, unprovable) {
 		return accepted
 	}
-	return kept
+	if kept := slices.DeleteFunc(slices.Clone(accepted), unprovable); len(kept) > 0 {
+		return kept
+	}
+	return accepted
 }
 
 // about returns the filters that may speak of a peer, in order. A stranger's
@@ -133,18 +137,37 @@ func (s *snapshot) filter(id sadb.FilterID) (policy.CompiledFilter, bool) {
 // mode, when the peer's identity is proven.
 func (s *snapshot) main(q ike.MainQuery) (ike.MainOffer, error) {
 	var accepted []auth.Requirement
+	var named bool
 	for f := range s.about(q.Remote) {
 		if f.Negotiation != nil && covers(f.Filter, q.Local, q.Remote) {
-			accepted = merge(accepted, f.Negotiation.Authentication)
+			accepted = union(accepted, s.accepts[f.ID])
+			named = named || names(f.Filter)
 		}
 	}
 	if s.response != nil {
-		accepted = merge(accepted, s.response.Authentication)
+		accepted = union(accepted, requirements(s.response.Authentication))
 	}
 	if len(accepted) == 0 {
 		return ike.MainOffer{}, fmt.Errorf("no rule of the policy speaks of %s and %s, and the default response rule is not active", q.Local, q.Remote)
 	}
-	return s.mainOffer(accepted), nil
+	offer := s.mainOffer(accepted)
+	offer.Named = named
+	return offer, nil
+}
+
+// names reports whether f is for a peer by its address, or for the addresses of
+// one network: what somebody who forges addresses at random does not hit.
+func names(f sadb.Filter) bool {
+	if f.Mode == sadb.Tunnel {
+		return true
+	}
+	from, to, ok := f.Selector.Remote.Bounds()
+	width := 24
+	if from.Is6() {
+		width = 64
+	}
+	network, err := from.Prefix(width)
+	return ok && err == nil && network.Contains(to)
 }
 
 func (s *snapshot) mainOffer(accepted []auth.Requirement) ike.MainOffer {
@@ -331,22 +354,32 @@ func offered(proposals []sadb.Proposal, suites []sadb.Suite) bool {
 	return slices.ContainsFunc(proposals, func(p sadb.Proposal) bool { return slices.Equal(p.Suites, suites) })
 }
 
-// requirements says a rule's authentication methods in the words of IKE.
+// requirements says a rule's authentication methods in the words of IKE, each
+// once, in order.
 func requirements(methods []policy.AuthMethod) []auth.Requirement {
-	return merge(nil, methods)
-}
-
-// merge adds to have what it does not have yet, in order.
-func merge(have []auth.Requirement, methods []policy.AuthMethod) []auth.Requirement {
+	var all []auth.Requirement
 	for _, m := range methods {
 		for _, number := range numbers(m.Kind) {
 			r := auth.Requirement{Method: number, Key: m.Key, CA: m.CA, ExcludeCAName: m.ExcludeCAName, MapToAccount: m.MapToAccount, AcceptPrincipals: m.AcceptPrincipals}
-			if !slices.ContainsFunc(have, func(h auth.Requirement) bool { return same(h, r) }) {
-				have = append(have, r)
-			}
+			all = union(all, []auth.Requirement{r})
 		}
 	}
-	return have
+	return all
+}
+
+// union returns a and what of b it does not have yet, in order. It changes
+// neither, and makes a new list only if it has to.
+func union(a, b []auth.Requirement) []auth.Requirement {
+	if len(a) == 0 {
+		return b
+	}
+	a = slices.Clip(a)
+	for _, r := range b {
+		if !slices.ContainsFunc(a, func(h auth.Requirement) bool { return same(h, r) }) {
+			a = append(a, r)
+		}
+	}
+	return a
 }
 
 func numbers(k policy.AuthKind) []auth.Method {

@@ -136,6 +136,46 @@ func TestMainModeOffersWhatAnyRuleForThePeerAccepts(t *testing.T) {
 	}
 }
 
+// TestMainModeOffersAreShared: a flood of strangers is answered without a copy
+// of what the rule accepts for each.
+func TestMainModeOffersAreShared(t *testing.T) {
+	s := compiledFrom(t, `apiVersion: ipsecagent/v1
+kind: Policy
+name: one rule
+filterLists: {all: [{from: me, to: any}]}
+filterActions: {require: {negotiate: {methods: [esp-aes256gcm]}}}
+rules: [{name: all, filterList: all, filterAction: require, authentication: [{certificate: {ca: "CN=Root"}}, psk]}]
+`)
+	if n := testing.AllocsPerRun(100, func() { s.main(ike.MainQuery{Local: alice(), Remote: bob()}) }); n != 0 {
+		t.Errorf("%v allocations for an offer", n)
+	}
+}
+
+// TestNamedPeers: which addresses have a place kept for them among half-open
+// exchanges.
+func TestNamedPeers(t *testing.T) {
+	for to, want := range map[string]bool{
+		"192.0.2.2": true, "192.0.2.0/24": true, "192.0.2.1-192.0.2.9": true,
+		"any": false, "192.0.2.0/23": false, "192.0.1.250-192.0.2.9": false,
+	} {
+		s := compiledFrom(t, `apiVersion: ipsecagent/v1
+kind: Policy
+name: one rule
+filterLists: {peers: [{from: me, to: `+to+`}]}
+filterActions: {require: {negotiate: {methods: [esp-aes256gcm]}}}
+rules: [{name: peers, filterList: peers, filterAction: require, authentication: [psk]}]
+defaultResponse: {active: true, authentication: [psk]}
+`)
+		offer, err := s.main(ike.MainQuery{Local: alice(), Remote: bob()})
+		if err != nil || offer.Named != want {
+			t.Errorf("to %s: %t, %v", to, offer.Named, err)
+		}
+		if offer, err = s.main(ike.MainQuery{Local: alice(), Remote: netip.MustParseAddr("198.51.100.1")}); err != nil || offer.Named {
+			t.Errorf("to %s, somebody else: %t, %v", to, offer.Named, err)
+		}
+	}
+}
+
 func TestMainModeIsRefusedToStrangers(t *testing.T) {
 	narrow := compiledFrom(t, `apiVersion: ipsecagent/v1
 kind: Policy

@@ -45,6 +45,9 @@ type MainOffer struct {
 	Lifetime time.Duration      // 0: 8 h
 	Sessions int                // quick modes under it; 0: no limit
 	Auth     []auth.Requirement // in order of preference
+	// Named: a rule names this very peer, so that it has a place among
+	// half-open exchanges kept for it. Of no meaning to an initiator.
+	Named bool
 }
 
 // QuickQuery asks about a quick mode a proven peer proposes, seen from this

@@ -17,7 +17,7 @@ const crowdedAt = 500
 
 // crowded reports whether there is a load.
 func (h *halfOpen) crowded() bool {
-	return h.unproven.list.Len() > min(crowdedAt, h.unproven.max/2)
+	return h.unshown() > min(crowdedAt, h.size*3/8)
 }
 
 // sendDoSCookie answers a first message with a cookie. Who asks in another's

@@ -74,7 +74,7 @@ func TestResponderUnderLoad(t *testing.T) {
 			t.Fatalf("%d exchanges, %d answers", n, len(b.sent))
 		}
 		w.run(20 * time.Millisecond) // message 1 with the cookie
-		if n := b.m.halfOpen.proven.list.Len(); n != 1 {
+		if n := b.m.halfOpen.crowdReturned.list.Len(); n != 1 {
 			t.Fatalf("%d exchanges of peers that have returned a cookie", n)
 		}
 		flood(10_000, 10_000+2*defaultHalfOpen)

@@ -125,24 +125,25 @@ func TestFloodBehindProvenExchanges(t *testing.T) {
 	if from, h := f.begin(true); f.m.mains[saKey{h.ICookie, h.RCookie}] == nil {
 		t.Errorf("the newest exchange of %s has gone", from)
 	}
-	if n := f.m.halfOpen.proven.list.Len(); n != perAddress-1 {
+	if n := f.m.halfOpen.crowdReturned.list.Len(); n != perAddress-1 {
 		t.Errorf("%d proven exchanges are left: only the oldest has to make room", n)
 	}
 }
 
-// TestFullTableMakesRoomTwice: the address has its share, all of it proven,
-// and the table has no place for unproven exchanges either.
-func TestFullTableMakesRoomTwice(t *testing.T) {
+// TestFullTableMakesRoomOnce: the address has its share, all of it proven, and
+// the table is full: what makes room for the one is room for the other too.
+func TestFullTableMakesRoomOnce(t *testing.T) {
 	f := newFlood(t)
 	f.m.halfOpen = newHalfOpen(4 * (perAddress + 5))
 	for range perAddress {
 		f.key(true)
 	}
-	for range 3 * (perAddress + 5) {
+	for f.m.halfOpen.len() < f.m.halfOpen.size {
 		f.begin(false)
 	}
 	f.begin(true)
-	if p, u := f.m.halfOpen.proven.list.Len(), f.m.halfOpen.unproven.list.Len(); p != perAddress-1 || u != 3*(perAddress+5) {
+	f.begin(false)
+	if p, u := f.m.halfOpen.crowdReturned.list.Len(), f.m.halfOpen.crowd.list.Len(); p != perAddress-1 || p+u != f.m.halfOpen.size {
 		t.Errorf("%d proven and %d unproven exchanges", p, u)
 	}
 	f.checkBounded()

@@ -15,21 +15,26 @@ import (
 const perAddress = 35
 
 // halfOpen is the table of the main modes that peers have begun, of fixed
-// size. It never refuses: what has waited longest goes. Exchanges whose peer
-// has returned our cookie are counted apart, so that a flood of forged
-// addresses cannot push them out. An address that policy does not name never
-// gets in at all.
+// size. It never refuses: what has waited longest goes. An address of which no
+// rule speaks never gets in at all. What has returned our cookie is counted apart, so that a flood of forged addresses cannot push it out, and so are the
+// addresses that a rule names, so that nobody else can push them out, forged or
+// not. A quarter of the table each is kept for these three; the rest, and what
+// they leave empty, is the crowd's, which gives way to all.
 type halfOpen struct {
-	unproven, proven waitingList
-	addresses        map[netip.Addr][]*mainMode // by source, the oldest first
+	size                         int
+	crowd, named                 waitingList                // have shown nothing
+	crowdReturned, namedReturned waitingList                // are where they say
+	addresses                    map[netip.Addr][]*mainMode // by source, the oldest first
 }
 
 type waitingList struct {
 	list list.List
-	max  int
+	max  int // of the crowd: what is left by the others
 }
 
 func (w *waitingList) front() *mainMode { return w.list.Front().Value.(*mainMode) }
+
+func (w *waitingList) full() bool { return w.list.Len() >= w.max }
 
 // source is what counts as one source of unproven messages: an address, and of
 // IPv6 a network of 64 bits, since one host can have all of its addresses.
@@ -56,55 +61,74 @@ type slot struct {
 }
 
 func newHalfOpen(size int) *halfOpen {
-	h := &halfOpen{addresses: map[netip.Addr][]*mainMode{}}
-	h.proven.max = max(1, size/4)
-	h.unproven.max = max(1, size-h.proven.max)
+	h := &halfOpen{size: max(4, size), addresses: map[netip.Addr][]*mainMode{}}
+	h.crowd.max = h.size
+	for _, w := range []*waitingList{&h.named, &h.crowdReturned, &h.namedReturned} {
+		w.max = h.size / 4
+	}
 	return h
 }
 
-// room returns the exchanges that have to go before addr can have another.
-// What has yet to come is never among them: an exchange that is refused its
-// place the moment it begins would be answered and never gone on with.
-func (h *halfOpen) room(addr netip.Addr) []*mainMode {
-	var crowd []*mainMode
-	full := h.unproven.list.Len() >= h.unproven.max
+// begin is where an exchange begins.
+func (h *halfOpen) begin(named bool) *waitingList {
+	if named {
+		return &h.named
+	}
+	return &h.crowd
+}
+
+// room returns the exchanges that have to go before addr can have another, of
+// which policy says whether a rule names it. What has yet to come is never among
+// them: an exchange that is refused its place the moment it begins would be
+// answered and never gone on with.
+func (h *halfOpen) room(addr netip.Addr, named bool) []*mainMode {
+	var old []*mainMode
 	if mine := h.addresses[source(addr)]; len(mine) >= perAddress*hostsOfSource(addr) {
-		old := h.oldest(mine)
-		crowd = append(crowd, old)
-		full = full && old.slot.in != &h.unproven
+		old = append(old, h.oldest(mine))
 	}
-	if full {
-		crowd = append(crowd, h.unproven.front())
+	in := h.begin(named)
+	switch {
+	case in.full() && (len(old) == 0 || old[0].slot.in != in):
+		return append(old, in.front())
+	case h.len() >= h.size && len(old) == 0:
+		return append(old, h.crowd.front()) // there is one: the others have three quarters
 	}
-	return crowd
+	return old
 }
 
 // add enters x, for which there is room.
 func (h *halfOpen) add(x *mainMode) {
 	addr := source(x.remote.Addr())
 	h.addresses[addr] = append(h.addresses[addr], x)
-	h.place(x, &h.unproven)
+	h.place(x, h.begin(x.offer.Named))
 }
 
-// oldest returns the oldest of an address, of those that are unproven if there
-// is one: who forges an address cannot push out what its owner has begun,
+// oldest returns the oldest of an address, of those that have shown nothing if
+// there is one: who forges an address cannot push out what its owner has begun,
 // unless the owner has filled its share with it.
 func (h *halfOpen) oldest(mine []*mainMode) *mainMode {
-	return mine[max(0, slices.IndexFunc(mine, func(x *mainMode) bool { return x.slot.in == &h.unproven }))]
+	return mine[max(0, slices.IndexFunc(mine, func(x *mainMode) bool { return x.slot.in == h.begin(x.offer.Named) }))]
 }
 
 // prove moves x to the exchanges whose peer is known to be where it says, and
 // returns those that have to make room.
 func (h *halfOpen) prove(x *mainMode) []*mainMode {
-	if x.slot.in == nil || x.slot.in == &h.proven {
+	var to *waitingList
+	switch x.slot.in {
+	case &h.crowd:
+		to = &h.crowdReturned
+	case &h.named:
+		to = &h.namedReturned
+	default:
 		return nil
 	}
-	x.slot.in.list.Remove(x.slot.element)
-	h.place(x, &h.proven)
-	if h.proven.list.Len() > h.proven.max {
-		return []*mainMode{h.proven.front()}
+	var old []*mainMode
+	if to.full() {
+		old = append(old, to.front())
 	}
-	return nil
+	x.slot.in.list.Remove(x.slot.element)
+	h.place(x, to)
+	return old
 }
 
 func (h *halfOpen) place(x *mainMode, in *waitingList) {
@@ -128,7 +152,12 @@ func (h *halfOpen) remove(x *mainMode) {
 	x.slot = slot{}
 }
 
-func (h *halfOpen) len() int { return h.unproven.list.Len() + h.proven.list.Len() }
+func (h *halfOpen) len() int {
+	return h.unshown() + h.crowdReturned.list.Len() + h.namedReturned.list.Len()
+}
+
+// unshown is how many exchanges there are of peers that have shown nothing.
+func (h *halfOpen) unshown() int { return h.crowd.list.Len() + h.named.list.Len() }
 
 // cookieEpoch is how long one secret makes the responder cookies.
 const cookieEpoch = 10 * time.Minute

@@ -17,6 +17,7 @@ const silentKE = 3
 
 // startMain begins a main mode as initiator.
 func (m *Machine) startMain(now time.Time, p path, offer MainOffer, waiting ...*request) {
+	offer.Named = false
 	x := &mainMode{path: p, initiator: true, step: awaitMessage2, started: now,
 		until: now.Add(giveUp), offer: m.able(offer), waiting: waiting}
 	m.beginAnew(now, x)

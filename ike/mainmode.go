@@ -189,12 +189,13 @@ func (m *Machine) mainWork(now time.Time, x *mainMode, run func() any, then func
 
 // room is where the work for the peer of x is counted that has begun: of peers
 // that have shown no more than that they are where they say, and of those that
-// are about to prove themselves. Nil: this host has begun the exchange.
+// are about to prove themselves, or are where policy names a peer. Nil: this
+// host has begun the exchange.
 func (m *Machine) room(x *mainMode) *strangers {
 	switch {
 	case x.initiator:
 		return nil
-	case x.step == awaitMessage3:
+	case x.step == awaitMessage3 && x.slot.in != &m.halfOpen.namedReturned:
 		return &m.strangers
 	}
 	return &m.provers

@@ -46,10 +46,10 @@ func (m *Machine) message3(now time.Time, x *mainMode, msg message, plain wire.C
 	if draft.values.Nr, err = m.random(m.nonceLen); err != nil {
 		return err
 	}
-	if !m.strangers.begin(x.remote.Addr()) {
+	m.evict(now, m.halfOpen.prove(x))
+	if !m.room(x).begin(x.remote.Addr()) {
 		return errStrangers
 	}
-	m.evict(now, m.halfOpen.prove(x))
 	m.keepAlive(now, x, halfOpenLife)
 	x.tries++
 	token, _ := plain.Find(wire.GSSPayload)

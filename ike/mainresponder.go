@@ -170,7 +170,7 @@ func (m *Machine) refuseMain(now time.Time, msg message, rcookie [8]byte, own []
 }
 
 func (m *Machine) addHalfOpen(now time.Time, x *mainMode) {
-	m.evict(now, m.halfOpen.room(x.remote.Addr()))
+	m.evict(now, m.halfOpen.room(x.remote.Addr(), x.offer.Named))
 	m.mains[x.key()] = x
 	m.halfOpen.add(x)
 	m.keepAlive(now, x, halfOpenLife)
