@@ -1,5 +1,6 @@
 // Package host gives the facts of this machine as values, and says when they
-// may have changed: its addresses and its interfaces.
+// may have changed: its addresses and its interfaces, the servers that its
+// configuration names, the gateways of its routes, and what DNS names stand for.
 //
 // It decides nothing and changes nothing: what a fact means for a policy is
 // the policy's affair.
@@ -43,8 +44,13 @@ type Facts struct {
 	// once, without zones; those not yet proven unique (tentative) are left
 	// out.
 	Addresses []netip.Addr
+	// Broadcasts are the broadcast addresses of its IPv4 networks, sorted, each
+	// once.
+	Broadcasts []netip.Addr
 	// Interfaces are sorted by index.
 	Interfaces []Interface
+	// Sets is what its configuration names now.
+	Sets Sets
 }
 
 // Owns reports whether a is one of the machine's addresses.
@@ -78,12 +84,26 @@ func Read() (Facts, error) {
 	if err != nil {
 		return Facts{}, fmt.Errorf("host: list addresses: %w", err)
 	}
+	gateways, err := defaultGateways()
+	if err != nil {
+		return Facts{}, err
+	}
+	f := factsOf(links, addrs)
+	f.Sets = configured(root(), f.Owns)
+	f.Sets.Gateways = set(gateways)
+	return f, nil
+}
+
+func factsOf(links []netlink.Link, addrs []netlink.Addr) Facts {
 	var f Facts
 	of := map[int][]netip.Addr{}
 	for _, a := range addrs {
 		if ip, ok := usable(a); ok {
 			f.Addresses = append(f.Addresses, ip)
 			of[a.LinkIndex] = append(of[a.LinkIndex], ip)
+		}
+		if b, ok := broadcast(a); ok {
+			f.Broadcasts = append(f.Broadcasts, b)
 		}
 	}
 	for _, l := range links {
@@ -93,8 +113,50 @@ func Read() (Facts, error) {
 	}
 	slices.SortFunc(f.Interfaces, func(a, b Interface) int { return a.Index - b.Index })
 	slices.SortFunc(f.Addresses, netip.Addr.Compare)
-	f.Addresses = slices.Compact(f.Addresses)
-	return f, nil
+	slices.SortFunc(f.Broadcasts, netip.Addr.Compare)
+	f.Addresses, f.Broadcasts = slices.Compact(f.Addresses), slices.Compact(f.Broadcasts)
+	return f
+}
+
+// broadcast returns the broadcast address of the network that an address of
+// this machine is in: the last one, unless the network has none (RFC 3021).
+func broadcast(a netlink.Addr) (netip.Addr, bool) {
+	if a.IPNet == nil || a.IP.To4() == nil || a.IP.IsLoopback() {
+		return netip.Addr{}, false
+	}
+	ones, bits := a.Mask.Size()
+	if bits != 32 || ones > 30 {
+		return netip.Addr{}, false
+	}
+	last := [4]byte(a.IP.To4())
+	for i, m := range a.Mask {
+		last[i] |= ^m
+	}
+	return netip.AddrFrom4(last), true
+}
+
+// defaultGateways returns the gateways of the default routes of the main table.
+func defaultGateways() ([]netip.Addr, error) {
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("host: list routes: %w", err)
+	}
+	var all []netip.Addr
+	add := func(ip net.IP) {
+		if a, ok := netip.AddrFromSlice(ip); ok {
+			all = append(all, a)
+		}
+	}
+	for _, r := range routes {
+		if !isDefault(r) {
+			continue
+		}
+		add(r.Gw)
+		for _, hop := range r.MultiPath {
+			add(hop.Gw)
+		}
+	}
+	return all, nil
 }
 
 func describe(a *netlink.LinkAttrs) Interface {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -142,35 +141,4 @@ func (a *Authenticator) KDCs(ctx context.Context) ([]netip.AddrPort, error) {
 	}
 	slices.SortFunc(all, netip.AddrPort.Compare)
 	return slices.Compact(all), errors.Join(failed...)
-}
-
-// maxResolvConf bounds resolv.conf in bytes.
-const maxResolvConf = 1 << 16
-
-// Nameservers returns address and port of the name servers of a resolv.conf;
-// of the local host if it names none, as resolv.conf(5) has it.
-func Nameservers(path string) ([]netip.AddrPort, error) {
-	b, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("kerberos: read name servers: %w", err)
-	}
-	return nameservers(b[:min(len(b), maxResolvConf)]), nil
-}
-
-func nameservers(b []byte) []netip.AddrPort {
-	const dns, most = 53, 3 // as many as the resolver uses
-	var all []netip.AddrPort
-	for line := range strings.Lines(string(b)) {
-		fields := strings.Fields(line)
-		if len(fields) < 2 || fields[0] != "nameserver" || len(all) == most {
-			continue
-		}
-		if addr, err := netip.ParseAddr(fields[1]); err == nil {
-			all = append(all, netip.AddrPortFrom(addr, dns))
-		}
-	}
-	if len(all) == 0 {
-		return []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), dns)}
-	}
-	return all
 }

@@ -2,7 +2,6 @@ package kerberos
 
 import (
 	"bytes"
-	"net/netip"
 	"strings"
 	"testing"
 
@@ -150,25 +149,6 @@ func TestTokensWithSomethingBefore(t *testing.T) {
 		if prefix, rest := splitToken([]byte(body)); prefix != "" || string(rest) != body {
 			t.Errorf("%q: prefix %q", body, prefix)
 		}
-	}
-}
-
-func TestNameservers(t *testing.T) {
-	got := nameservers([]byte("# comment\nsearch r.test\nnameserver 192.0.2.53\nnameserver fe80::1%eth0\nnameserver nonsense\nnameserver 2001:db8::53\nnameserver 192.0.2.54\n"))
-	want := []string{"192.0.2.53:53", "[fe80::1%eth0]:53", "[2001:db8::53]:53"}
-	if len(got) != len(want) {
-		t.Fatal(got)
-	}
-	for i := range want {
-		if got[i].String() != want[i] {
-			t.Errorf("%s", got[i])
-		}
-	}
-	if got := nameservers(nil); len(got) != 1 || got[0] != netip.MustParseAddrPort("127.0.0.1:53") {
-		t.Error(got)
-	}
-	if got, err := Nameservers(t.TempDir() + "/none"); err != nil || len(got) != 1 {
-		t.Error(got, err)
 	}
 }
 

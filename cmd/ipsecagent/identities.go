@@ -18,6 +18,7 @@ import (
 	"ipsecagent/auth"
 	"ipsecagent/auth/cert"
 	"ipsecagent/auth/kerberos"
+	"ipsecagent/host"
 )
 
 // identities is what this host proves itself by: preshared keys, certificates
@@ -247,12 +248,9 @@ func (i *identities) listExempt(ctx context.Context) {
 		kdcs, _ := i.kerberos.KDCs(ctx) // those that were found
 		add("Kerberos", kdcs)
 	}
-	servers, _ := kerberos.Nameservers(resolvConf) // a host without has none
-	add("DNS", servers)
+	add("DNS", host.Nameservers())
 	i.exempt.Store(&list)
 }
-
-const resolvConf = "/etc/resolv.conf"
 
 // exempted returns what listExempt has found, and where revocation lists come
 // from.
