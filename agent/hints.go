@@ -53,7 +53,7 @@ func hints() map[ike.FailCode]string {
 		"unknown-principal":         "the keytab names a principal that the KDC does not know: join the domain again, or set the principal to use",
 		"replay":                    "if it comes again and again, somebody replays what the peer sent; otherwise the next attempt will do",
 		"target-refused":            "add the principal to acceptPrincipals of the rule if it is the right one",
-		"principal-refused":         "add the principal to acceptPrincipals of the rule if it is the right one",
+		"principal-refused":         "compare the authentication of the rule on both hosts, method, authority and acceptPrincipals, with who has proven itself; add the principal if it is the right one",
 		"identity-mismatch":         "let the peer identify itself by its own name or address; behind address translation, by its name",
 		"etype":                     "give both hosts AES keys; for Windows 2000 to 2003, allow RC4 in the settings",
 		ike.FailCancelled:           "nothing: policy no longer wanted it, or it gave way to others",

@@ -186,6 +186,9 @@ func (a *Agent) put(now time.Time, c candidate, cause string) error {
 	a.settle(now)
 	a.sweep(now)
 	a.cfg.IKE.Submit(ike.SetPolicy{Policy: a.inForce.snapshot.ikePolicy(c.state)})
+	if changed {
+		a.cfg.IKE.Submit(ike.Recheck{})
+	}
 	if c.state == policy.None && former == policy.Assigned {
 		a.cfg.IKE.Submit(ike.Close{Main: true, Reason: "no policy is assigned any more"})
 	}

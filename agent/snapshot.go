@@ -273,7 +273,8 @@ func checkIdentity(q ike.QuickQuery, accepted []policy.AuthMethod, who string) e
 	if slices.ContainsFunc(requirements(accepted), q.Satisfies) {
 		return nil
 	}
-	return refuse(notifyAuthFailed, "%s does not accept %s, proven by %s; add it to the rule's authentication if it may stand there", who, q.Principal, q.Method)
+	return refuse(notifyAuthFailed, "%s accepts %s, not %s, proven by %s; add it to the rule's authentication if it may stand there",
+		who, methodsText(accepted), q.Principal, authWords(q.Method.String(), "", q.CA))
 }
 
 // quickDefault answers by the default response rule: transport mode, exactly

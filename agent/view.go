@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"ipsecagent/agent/control"
@@ -174,6 +175,19 @@ func authWords(method, key, ca string) string {
 		}
 	}
 	return method
+}
+
+// methodsText names a rule's authentication methods, with who may stand there.
+func methodsText(methods []policy.AuthMethod) string {
+	var words []string
+	for _, m := range methods {
+		w := m.String()
+		if len(m.AcceptPrincipals) > 0 {
+			w += " of " + strings.Join(m.AcceptPrincipals, " or ")
+		}
+		words = append(words, w)
+	}
+	return strings.Join(words, ", ")
 }
 
 func cookies(s ike.ISAKMPSA) string {

@@ -173,6 +173,10 @@ type Adopt struct {
 // already established stays until the agent closes it.
 type SetPolicy struct{ Policy Policy }
 
+// Recheck ends the ISAKMP SAs that no rule of the policy accepts any more; their
+// peers are told. Pairs stay: which of them are still wanted the agent knows.
+type Recheck struct{}
+
 // Cancel gives up a request: policy no longer wants it.
 type Cancel struct{ Request uint64 }
 
@@ -203,6 +207,7 @@ func (Silent) input()      {}
 func (Close) input()       {}
 func (Adopt) input()       {}
 func (SetPolicy) input()   {}
+func (Recheck) input()     {}
 func (Cancel) input()      {}
 func (SetTrace) input()    {}
 

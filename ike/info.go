@@ -157,13 +157,17 @@ func (m *Machine) refused(now time.Time, s *isakmp, n wire.Notify) {
 		f.Differs = "PFS group: here " + q.shape.PFS.String()
 	case wire.AuthenticationFailed:
 		f.Code = FailPrincipal
-		f.Reason = fmt.Sprintf("%s does not accept for %s the identity that this host has proven", s.remote.Addr(), q.selector)
+		f.Reason = fmt.Sprintf("%s does not accept for %s the identity that this host has proven in main mode, by %s", s.remote.Addr(), q.selector, s.proof.Method)
+		f.Hint = hintRefusedThere
 	default:
 		f.Reason = fmt.Sprintf("%s refused with %s and says no more", s.remote.Addr(), notifyName(n.Type))
 		f.Hint = "the log of the peer says why"
 	}
 	m.failQuick(now, q, f)
 }
+
+// hintRefusedThere is what to do about a peer that does not want this host.
+const hintRefusedThere = "compare the authentication of the rule on both hosts: method, authority and acceptPrincipals; 'ipsecctl why' on the peer names what it did not accept"
 
 // named reports whether a notify names q: by an SPI of ours or by its message
 // ID.
@@ -257,7 +261,7 @@ func (m *Machine) refusedProof(msg message) error {
 	m.tracePayloads(x.path, false, msg.Header, chain.Payloads)
 	for _, body := range chain.All(wire.NotifyPayload) {
 		if n, err := wire.ParseNotify(body); err == nil && n.Type == wire.AuthenticationFailed {
-			x.suspect = &Failed{Code: FailPrincipal, Hint: "the log of the peer says why",
+			x.suspect = &Failed{Code: FailPrincipal, Hint: hintRefusedThere,
 				Reason: fmt.Sprintf("%s does not accept the identity that this host has proven", x.remote.Addr())}
 			x.resend.shorten()
 			return nil

@@ -131,6 +131,8 @@ func (m *Machine) Handle(now time.Time, in Input) {
 		m.setTrace(in)
 	case SetPolicy:
 		m.policy = in.Policy
+	case Recheck:
+		m.recheck(now)
 	case Cancel:
 		m.cancel(now, in.Request)
 	default:

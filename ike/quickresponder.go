@@ -172,8 +172,11 @@ func refusalOf(err error) *refusal {
 	var r *Refusal
 	if errors.As(err, &r) {
 		code := FailPolicy
-		if wire.NotifyType(r.Notify) == wire.InvalidIDInformation {
+		switch wire.NotifyType(r.Notify) {
+		case wire.InvalidIDInformation:
 			code = FailFilters
+		case wire.AuthenticationFailed:
+			code = FailPrincipal
 		}
 		return refuse(wire.NotifyType(r.Notify), code, "%s", r.Reason)
 	}

@@ -214,7 +214,7 @@ func notWelcome(err error) Failed {
 		return Failed{Code: FailAltered, Reason: err.Error(),
 			Hint: "find the device between the hosts that takes vendor IDs out of IKE messages or puts them in"}
 	}
-	return Failed{Code: FailPrincipal, Reason: err.Error(), Hint: "let the rule accept this identity, or see who answers at that address"}
+	return Failed{Code: FailPrincipal, Reason: err.Error(), Hint: "compare the authentication of the rule on both hosts, method, authority and acceptPrincipals, with who has proven itself here; or see who answers at that address"}
 }
 
 // checkVendor compares what a peer says of itself beside its proof with what
