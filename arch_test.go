@@ -23,6 +23,8 @@ func imports() map[string][]string {
 		"sadb":              {},
 		"policy":            {"sadb"},
 		"policy/file":       {"policy", "sadb"},
+		"policy/netsh":      {"policy", "sadb"},
+		"policy/groups":     {"policy", "sadb"},
 		"auth":              {},
 		"auth/psk":          {"auth"},
 		"auth/cert":         {"auth"},
