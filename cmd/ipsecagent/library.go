@@ -54,6 +54,9 @@ func named(e file.Entry, name string) error {
 	if e.Err != nil {
 		return e.Err
 	}
+	if e.Shared != nil {
+		return fmt.Errorf("%s holds lists and actions for policies and no policy: %w", e.Path, fs.ErrNotExist)
+	}
 	return fmt.Errorf("%s holds the policy %q: assign it by that name: %w", e.Path, e.Policy.Name, fs.ErrNotExist)
 }
 
@@ -73,6 +76,9 @@ func listPolicies(dir string) ([]agent.Entry, error) {
 	files, err := policyFiles(dir)
 	var list []agent.Entry
 	for _, f := range files {
+		if f.Shared != nil {
+			continue
+		}
 		e := agent.Entry{Name: fileName(f.Path), Origin: f.Path, Err: f.Err}
 		if f.Policy != nil {
 			e.Name, e.Description = f.Policy.Name, f.Policy.Description

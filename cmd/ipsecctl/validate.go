@@ -20,6 +20,7 @@ type validated struct {
 type validatedFile struct {
 	File     string    `json:"file"`
 	Policy   string    `json:"policy,omitempty"`
+	Shared   bool      `json:"shared,omitempty"` // lists and actions for policies
 	Rules    int       `json:"rules"`
 	Filters  int       `json:"filters"` // written, in all lists
 	Tests    int       `json:"tests"`
@@ -90,6 +91,13 @@ func validateFile(path string) validatedFile {
 		v.Errors = mistakes(unreadable(path, err), err)
 		return v
 	}
+	if d.Shared != nil {
+		v.Shared = true
+		for _, l := range d.Shared.FilterLists {
+			v.Filters += len(l.Filters)
+		}
+		return v
+	}
 	p := d.Policy
 	v.Policy, v.Rules, v.Tests = p.Name, len(p.Rules), len(p.Tests)
 	for _, l := range p.FilterLists {
@@ -144,7 +152,9 @@ func printValidated(p *printer, v validated) {
 		for _, m := range f.Warnings {
 			printMistake(p, f.File, "warning: ", m)
 		}
-		if len(f.Errors) == 0 {
+		if len(f.Errors) == 0 && f.Shared {
+			p.line("%s: valid: shared lists and actions, %s", f.File, count(uint64(f.Filters), "filter"))
+		} else if len(f.Errors) == 0 {
 			p.line("%s: valid: policy %q, %s, %s, %s", f.File, f.Policy, count(uint64(f.Rules), "rule"),
 				count(uint64(f.Filters), "filter"), held(f.Tests))
 		}

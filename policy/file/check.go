@@ -7,41 +7,47 @@ import (
 	"ipsecagent/policy"
 )
 
-// Document is a policy with the places where its parts are written.
+// Document is a policy, or what is shared, with the places where its parts are
+// written.
 type Document struct {
-	Policy  *policy.Policy
+	Policy  *policy.Policy // nil if Shared is not
+	Shared  *Shared        // nil unless it is a document of that kind
 	decoder *decoder
 }
 
-// Open reads and validates the document in a file, as Load does.
+// Open reads and validates the document in a file, with the shared documents
+// beside it.
 func Open(path string) (*Document, error) {
 	data, err := read(path)
 	if err != nil {
 		return nil, fmt.Errorf("file: read policy: %w", err)
 	}
-	return Read(path, data)
+	doc := newDocument(path, data)
+	all := []*document{doc}
+	if doc.shared != nil || doc.policy != nil && doc.lacks() {
+		beside, err := sharedBeside(path)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, beside...)
+	}
+	return doc.finished(newLibrary(all))
 }
 
-// Read reads and validates the document in data, as Parse does.
+// Read reads and validates the policy in data, as Parse does.
 func Read(name string, data []byte) (*Document, error) {
-	src := newSource(name, data)
-	root, err := src.nodes()
-	if err != nil {
-		return nil, err
+	doc := newDocument(name, data)
+	if doc.shared != nil {
+		return nil, noPolicy(doc.decoder)
 	}
-	d := newDecoder(src)
-	d.walk(root)
-	if len(d.errs) > 0 {
-		return nil, d.err()
+	return doc.finished(newLibrary(nil))
+}
+
+func (doc *document) finished(lib *library) (*Document, error) {
+	if doc.finish(lib); doc.err != nil {
+		return nil, doc.err
 	}
-	p := d.policy(root)
-	for _, problem := range policy.Problems(policy.Validate(p)) {
-		d.problem(problem)
-	}
-	if err := d.err(); err != nil {
-		return nil, err
-	}
-	return &Document{p, d}, nil
+	return &Document{doc.policy, doc.shared, doc.decoder}, nil
 }
 
 // Locate says where in the document a problem of its policy is.
@@ -49,8 +55,11 @@ func (d *Document) Locate(p *policy.Problem) *Error { return d.decoder.locate(p)
 
 // Check compiles the policy as for no host in particular, every tunnel endpoint
 // in reach, and runs its tests. The error joins one *Error for each problem that
-// has a place.
+// has a place. What is shared is right once it is read.
 func (d *Document) Check() error {
+	if d.Policy == nil {
+		return nil
+	}
 	c, err := policy.Compile(d.Policy, policy.Host{}.Reachable(d.Policy))
 	if err == nil {
 		err = policy.RunTests(c, d.Policy.Tests)

@@ -27,10 +27,12 @@ type decoder struct {
 	// failed are the paths that could not be read and above all paths above
 	// them: what policy says about those follows from the mistake.
 	failed, above map[string]bool
+	// loans are the paths of what came from a shared document.
+	loans map[string]loan
 }
 
 func newDecoder(src *source) *decoder {
-	return &decoder{src: src, positions: positions{}, failed: map[string]bool{}, above: map[string]bool{}}
+	return &decoder{src: src, positions: positions{}, failed: map[string]bool{}, above: map[string]bool{}, loans: map[string]loan{}}
 }
 
 // fail reports a mistake at a node that stands for path.
@@ -58,14 +60,21 @@ func (d *decoder) problem(p *policy.Problem) {
 // locate says where in the document a problem is: at its path, or at the nearest
 // thing above that is written out.
 func (d *decoder) locate(p *policy.Problem) *Error {
-	line, column := 1, 1
-	for path := p.Path; path != ""; path = parent(path) {
-		if n, ok := d.positions[path]; ok {
-			line, column = n.Line, n.Column
-			break
+	src, n := d.find(p.Path)
+	return src.errorAt(n.Line, n.Column, p.Message)
+}
+
+// find returns where a path, or the nearest one above it, stands.
+func (d *decoder) find(path string) (*source, *yaml.Node) {
+	for here := path; here != ""; here = parent(here) {
+		if n, ok := d.positions[here]; ok {
+			return d.src, n
+		}
+		if l, ok := d.loans[here]; ok {
+			return l.from.find(l.path + path[len(here):])
 		}
 	}
-	return d.src.errorAt(line, column, p.Message)
+	return d.src, &yaml.Node{Line: 1, Column: 1}
 }
 
 // parent returns the path one step up: "rules[2].name" to "rules[2]" to

@@ -34,6 +34,10 @@ func (d *decoder) policy(n *yaml.Node) *policy.Policy {
 		"tests":           sequence(d, &p.Tests, d.test),
 	})
 	d.header(n, "apiVersion", version, apiVersion)
+	if what == sharedKind {
+		d.fail(d.positions["kind"], "kind", "a document of kind %s holds lists and actions for policies and is none itself", sharedKind)
+		return p
+	}
 	d.header(n, "kind", what, kind)
 	return p
 }

@@ -1,5 +1,5 @@
 // Package file reads and writes policies as local YAML documents, lists a
-// folder of them and hints when it changes. Every mistake of a document is
+// folder of them, saves what changed in it and hints when it changes. Every mistake of a document is
 // reported at once, with line, column and the line itself.
 //
 // It owns the language alone: what a policy means and whether it is right is
@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"ipsecagent/policy"
 )
@@ -23,14 +21,24 @@ const maxFiles = 1000
 // extension is what a policy's file name ends with in a folder.
 const extension = ".yaml"
 
-// Load reads and validates the policy in a file. The error joins values of
-// type *Error when the document is at fault.
+// Load reads and validates the policy in a file. Lists and actions that its
+// rules name and that it does not define are those of the shared documents
+// beside it. The error joins values of type *Error when the document is at
+// fault.
 func Load(path string) (*policy.Policy, error) {
-	data, err := read(path)
+	d, err := Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("file: read policy: %w", err)
+		return nil, err
 	}
-	return Parse(path, data)
+	if d.Shared != nil {
+		return nil, noPolicy(d.decoder)
+	}
+	return d.Policy, nil
+}
+
+// noPolicy is the error of a document that holds lists and actions alone.
+func noPolicy(d *decoder) error {
+	return d.src.errorAt(1, 1, "the document is of kind Shared: it holds lists and actions for policies and is none itself")
 }
 
 func read(path string) ([]byte, error) {
@@ -53,56 +61,33 @@ func read(path string) ([]byte, error) {
 // Entry is one document of a folder.
 type Entry struct {
 	Path   string
-	Policy *policy.Policy // nil if Err is set
+	Policy *policy.Policy // nil if Err is set or Shared is
+	Shared *Shared        // nil unless it is a document of that kind
 	Err    error
 }
 
 // Dir reads every *.yaml of a folder, in the order of their names; hidden
-// files and subfolders are left out. What is wrong with one document stands in
-// its Entry and does not hide the others. A name that an earlier document or a
-// predefined policy has is an error.
+// files and subfolders are left out. Policies are whole: what their rules name
+// and a shared document defines is part of them. What is wrong with one
+// document stands in its Entry and does not hide the others. A name that an
+// earlier document or a predefined policy has is an error.
 func Dir(path string) ([]Entry, error) {
-	files, err := os.ReadDir(path)
-	if err != nil {
-		return nil, fmt.Errorf("file: list policies: %w", err)
-	}
+	docs, err := documents(path)
+	finish(docs)
 	var entries []Entry
-	owner := map[string]string{}
-	for _, f := range files {
-		if f.IsDir() || strings.HasPrefix(f.Name(), ".") || filepath.Ext(f.Name()) != extension {
-			continue
-		}
-		if len(entries) == maxFiles {
-			return entries, fmt.Errorf("file: list policies: %s holds more than %d documents; the rest is not read", path, maxFiles)
-		}
-		e := Entry{Path: filepath.Join(path, f.Name())}
-		e.Policy, e.Err = Load(e.Path)
-		if e.Err == nil {
-			e.claim(owner)
+	for _, doc := range docs {
+		e := Entry{Path: doc.path, Policy: doc.policy, Shared: doc.shared, Err: doc.err}
+		if e.Err != nil {
+			e.Policy, e.Shared = nil, nil
 		}
 		entries = append(entries, e)
 	}
-	return entries, nil
+	return entries, err
 }
 
-// claim takes the policy's name, or fails if another document or a predefined
-// policy has it.
-func (e *Entry) claim(owner map[string]string) {
-	name := e.Policy.Name
-	if _, predefined := policy.Predefined(name); predefined {
-		e.Policy, e.Err = nil, fmt.Errorf("file: policy %q of %s has the name of a predefined policy; give it another name", name, e.Path)
-		return
-	}
-	if first, taken := owner[name]; taken {
-		e.Policy, e.Err = nil, fmt.Errorf("file: policy %q of %s is already defined in %s; give it another name", name, e.Path, first)
-		return
-	}
-	owner[name] = e.Path
-}
-
-// Parse reads and validates the policy in data; name stands for the file in
-// errors. The error joins one *Error for each mistake, in the order of the
-// document.
+// Parse reads and validates the policy in data, which stands alone; name
+// stands for the file in errors. The error joins one *Error for each mistake,
+// in the order of the document.
 func Parse(name string, data []byte) (*policy.Policy, error) {
 	d, err := Read(name, data)
 	if err != nil {
