@@ -12,7 +12,7 @@ import (
 func TestLoad(t *testing.T) {
 	dir := t.TempDir()
 	good := filepath.Join(dir, "good.yaml")
-	write(t, good, header)
+	writeFile(t, good, header)
 	if p, err := Load(good); err != nil || p.Name != "test" {
 		t.Errorf("%+v, %v", p, err)
 	}
@@ -23,18 +23,18 @@ func TestLoad(t *testing.T) {
 		t.Errorf("a folder: %v", err)
 	}
 	large := filepath.Join(dir, "large.yaml")
-	write(t, large, header+"#"+strings.Repeat("x", 2*maxSize))
+	writeFile(t, large, header+"#"+strings.Repeat("x", 2*maxSize))
 	if _, err := Load(large); err == nil || !strings.Contains(err.Error(), "larger than") {
 		t.Errorf("a large file: %v", err)
 	}
 	bad := filepath.Join(dir, "bad.yaml")
-	write(t, bad, header+"x: 1\n")
+	writeFile(t, bad, header+"x: 1\n")
 	if _, err := Load(bad); len(Errors(err)) != 1 || Errors(err)[0].File != bad {
 		t.Errorf("a bad file: %v", err)
 	}
 }
 
-func write(t *testing.T, path, text string) {
+func writeFile(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -43,13 +43,13 @@ func write(t *testing.T, path, text string) {
 
 func TestDirKeepsGoodDocumentsBesideBadOnes(t *testing.T) {
 	dir := t.TempDir()
-	write(t, filepath.Join(dir, "a.yaml"), header)
-	write(t, filepath.Join(dir, "b.yaml"), header+"x: 1\n")
-	write(t, filepath.Join(dir, "c.yaml"), header)
-	write(t, filepath.Join(dir, "d.yaml"), strings.Replace(header, "test", "other", 1))
-	write(t, filepath.Join(dir, "e.yaml"), strings.Replace(header, "test", "client", 1))
-	write(t, filepath.Join(dir, ".hidden.yaml"), "x")
-	write(t, filepath.Join(dir, "README.md"), "x")
+	writeFile(t, filepath.Join(dir, "a.yaml"), header)
+	writeFile(t, filepath.Join(dir, "b.yaml"), header+"x: 1\n")
+	writeFile(t, filepath.Join(dir, "c.yaml"), header)
+	writeFile(t, filepath.Join(dir, "d.yaml"), strings.Replace(header, "test", "other", 1))
+	writeFile(t, filepath.Join(dir, "e.yaml"), strings.Replace(header, "test", "client", 1))
+	writeFile(t, filepath.Join(dir, ".hidden.yaml"), "x")
+	writeFile(t, filepath.Join(dir, "README.md"), "x")
 	if err := os.Mkdir(filepath.Join(dir, "sub.yaml"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestDirKeepsGoodDocumentsBesideBadOnes(t *testing.T) {
 func TestDirIsBounded(t *testing.T) {
 	dir := t.TempDir()
 	for i := range maxFiles + 1 {
-		write(t, filepath.Join(dir, fmt.Sprintf("%04d.yaml", i)), "x")
+		writeFile(t, filepath.Join(dir, fmt.Sprintf("%04d.yaml", i)), "x")
 	}
 	entries, err := Dir(dir)
 	if len(entries) != maxFiles || err == nil || !strings.Contains(err.Error(), "more than 1000 documents") {

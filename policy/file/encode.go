@@ -12,6 +12,14 @@ import (
 // Marshal writes p as a document, in short forms where they say the same:
 // Parse gives an equal policy back. It does not validate.
 func Marshal(p *policy.Policy) ([]byte, error) {
+	data, err := dump(encodePolicy(p))
+	if err != nil {
+		return nil, fmt.Errorf("file: write policy %q: %w", p.Name, err)
+	}
+	return data, nil
+}
+
+func encodePolicy(p *policy.Policy) *yaml.Node {
 	m := newMapping()
 	m.plain("apiVersion", apiVersion)
 	m.plain("kind", kind)
@@ -28,11 +36,16 @@ func Marshal(p *policy.Policy) ([]byte, error) {
 	m.put("rules", list(p.Rules, encodeRule))
 	m.put("defaultResponse", encodeDefaultResponse(p.DefaultResponse))
 	m.put("tests", list(p.Tests, encodeTest))
-	data, err := yaml.Dump(m.node, yaml.WithLineWidth(-1))
-	if err != nil {
-		return nil, fmt.Errorf("file: write policy %q: %w", p.Name, err)
-	}
-	return data, nil
+	return m.node
+}
+
+func encodeShared(s *Shared) *yaml.Node {
+	m := newMapping()
+	m.plain("apiVersion", apiVersion)
+	m.plain("kind", sharedKind)
+	m.put("filterLists", encodeLists(s.FilterLists))
+	m.put("filterActions", encodeActions(s.FilterActions))
+	return m.node
 }
 
 // mapping builds a mapping node; empty values are left out.

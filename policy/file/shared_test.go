@@ -29,7 +29,7 @@ func folder(t *testing.T, documents map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range documents {
-		write(t, filepath.Join(dir, name), text)
+		writeFile(t, filepath.Join(dir, name), text)
 	}
 	return dir
 }

@@ -51,7 +51,7 @@ func TestWatchTellsASaveOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 20 {
-		write(t, filepath.Join(dir, "a.yaml"), header)
+		writeFile(t, filepath.Join(dir, "a.yaml"), header)
 	}
 	hinted(t, hints)
 	select {

@@ -1,0 +1,393 @@
+package file
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"ipsecagent/policy"
+)
+
+// Folder is the documents of a folder, all valid, to be changed as one store.
+type Folder struct {
+	path string
+	docs []*document
+}
+
+// Open reads a folder to change it; one that is not there is empty. A document
+// that is not valid is an error: what an edit would do to the policies could
+// not be told.
+func Open(path string) (*Folder, error) {
+	docs, err := documents(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Folder{path: path}, nil
+	}
+	finish(docs)
+	errs := []error{err}
+	for _, doc := range docs {
+		errs = append(errs, doc.err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return &Folder{path, docs}, nil
+}
+
+// Store returns what the folder holds: every policy whole, and beside them the
+// shared lists and actions that no policy uses.
+func (f *Folder) Store() policy.Store {
+	var s policy.Store
+	lists, actions := map[string]bool{}, map[string]bool{}
+	for _, doc := range f.docs {
+		if doc.policy == nil {
+			continue
+		}
+		p := clonePolicy(*doc.policy)
+		s.Policies = append(s.Policies, p)
+		for _, l := range p.FilterLists[doc.lists:] {
+			lists[l.Name] = true
+		}
+		for _, a := range p.FilterActions[doc.actions:] {
+			actions[a.Name] = true
+		}
+	}
+	for _, doc := range f.docs {
+		if doc.shared == nil {
+			continue
+		}
+		for _, l := range doc.shared.FilterLists {
+			if !lists[l.Name] {
+				s.FilterLists = append(s.FilterLists, cloneList(l))
+			}
+		}
+		for _, a := range doc.shared.FilterActions {
+			if !actions[a.Name] {
+				s.FilterActions = append(s.FilterActions, cloneAction(a))
+			}
+		}
+	}
+	return s
+}
+
+// own encodes what a document itself holds.
+func (doc *document) own() *yaml.Node {
+	if doc.shared != nil {
+		return encodeShared(doc.shared)
+	}
+	p := *doc.policy
+	p.FilterLists, p.FilterActions = p.FilterLists[:doc.lists], p.FilterActions[:doc.actions]
+	return encodePolicy(&p)
+}
+
+// Change is one file that differs from what the folder holds.
+type Change struct {
+	Path string
+	Old  []byte // nil: the file is new
+	New  []byte // nil: the file goes
+}
+
+// Changes returns what has to be written so that the folder holds s: only
+// documents that differ, and in them only what differs. A new list or action
+// that one policy has goes to its document; one that several have, or none, is
+// shared. The error says what is not valid, by the lines that would be written.
+func (f *Folder) Changes(s policy.Store) ([]Change, error) {
+	p := f.plan(s)
+	if err := p.place("filterLists", "filter list", encodeLists(s.FilterLists)); err != nil {
+		return nil, err
+	}
+	if err := p.place("filterActions", "filter action", encodeActions(s.FilterActions)); err != nil {
+		return nil, err
+	}
+	var changes []Change
+	for _, t := range p.trees {
+		c, err := t.change()
+		if err != nil {
+			return nil, errors.Join(err, faults(s))
+		}
+		if !bytes.Equal(c.Old, c.New) {
+			changes = append(changes, c)
+		}
+	}
+	return changes, f.check(changes)
+}
+
+// faults says what is not valid where no document could be written: a name
+// twice in one policy.
+func faults(s policy.Store) error {
+	var errs []error
+	for i := range s.Policies {
+		for _, problem := range policy.Problems(policy.Validate(&s.Policies[i])) {
+			errs = append(errs, fmt.Errorf("policy %q: %w", s.Policies[i].Name, problem))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// check reads the folder as it will be.
+func (f *Folder) check(changes []Change) error {
+	changed := map[string]bool{}
+	var docs []*document
+	for _, c := range changes {
+		changed[c.Path] = true
+		if c.New != nil {
+			docs = append(docs, newDocument(c.Path, c.New))
+		}
+	}
+	for _, doc := range f.docs {
+		if !changed[doc.path] {
+			docs = append(docs, newDocument(doc.path, doc.decoder.src.data))
+		}
+	}
+	if len(docs) > maxFiles {
+		return fmt.Errorf("file: %s would hold more than %d documents", f.path, maxFiles)
+	}
+	finish(docs)
+	var errs []error
+	for _, doc := range docs {
+		errs = append(errs, doc.err)
+	}
+	return errors.Join(errs...)
+}
+
+// tree is a document as it is and as it shall be.
+type tree struct {
+	doc  *document // nil: a new one
+	path string
+	name string     // of the policy
+	base *yaml.Node // nil: a new one
+	want *yaml.Node // nil: it goes
+}
+
+// plan is the documents of the folder to be, policies first.
+type plan struct {
+	folder *Folder
+	trees  []*tree
+	shared []*tree // those of them that are shared
+}
+
+func (f *Folder) plan(s policy.Store) *plan {
+	p := &plan{folder: f}
+	left := slices.Clone(s.Policies)
+	for _, doc := range f.docs {
+		t := &tree{doc: doc, path: doc.path, base: doc.own()}
+		if doc.shared != nil {
+			t.want = encodeShared(&Shared{})
+			p.shared = append(p.shared, t)
+			continue
+		}
+		p.trees = append(p.trees, t)
+		if i := successor(doc.policy, left, s.Policies); i >= 0 {
+			t.name, t.want = left[i].Name, encodePolicy(&left[i])
+			left = slices.Delete(left, i, i+1)
+		}
+	}
+	for i := range left {
+		p.trees = append(p.trees, &tree{path: p.newPath(left[i].Name), name: left[i].Name, want: encodePolicy(&left[i])})
+	}
+	p.trees = append(p.trees, p.shared...)
+	return p
+}
+
+// successor returns which of the policies left is old, by its name, or, if no
+// policy has that any more, the one that differs in the name alone; -1: none.
+func successor(old *policy.Policy, left, all []policy.Policy) int {
+	named := func(p policy.Policy) bool { return p.Name == old.Name }
+	if slices.ContainsFunc(all, named) {
+		return slices.IndexFunc(left, named)
+	}
+	was := encodePolicy(old)
+	return slices.IndexFunc(left, func(p policy.Policy) bool {
+		p.Name = old.Name
+		return same(encodePolicy(&p), was)
+	})
+}
+
+// newPath returns a path for a new document that no other has.
+func (p *plan) newPath(name string) string {
+	word := fileWord(name)
+	for i := 1; ; i++ {
+		path := filepath.Join(p.folder.path, word+extension)
+		if i > 1 {
+			path = filepath.Join(p.folder.path, fmt.Sprintf("%s-%d%s", word, i, extension))
+		}
+		taken := func(t *tree) bool { return t.path == path }
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) && !slices.ContainsFunc(p.trees, taken) && !slices.ContainsFunc(p.shared, taken) {
+			return path
+		}
+	}
+}
+
+// fileWord makes a file name of a policy's: letters, digits and dashes.
+func fileWord(name string) string {
+	var b strings.Builder
+	for _, c := range strings.ToLower(name) {
+		switch {
+		case c >= 'a' && c <= 'z' || c >= '0' && c <= '9':
+			b.WriteRune(c)
+		case b.Len() > 0 && !strings.HasSuffix(b.String(), "-"):
+			b.WriteByte('-')
+		}
+	}
+	word := strings.Trim(b.String()[:min(b.Len(), 60)], "-")
+	if word == "" {
+		return "policy"
+	}
+	return word
+}
+
+// place puts each list or action into the document where it belongs. loose are
+// those that stand beside the policies.
+func (p *plan) place(section, what string, loose *yaml.Node) error {
+	carriers := map[string][]*tree{}
+	var names []string
+	note := func(n *yaml.Node, t *tree) {
+		for i := 0; n != nil && i+1 < len(n.Content); i += 2 {
+			name := n.Content[i].Value
+			if carriers[name] == nil {
+				names = append(names, name)
+			}
+			carriers[name] = append(carriers[name], t)
+		}
+	}
+	for _, t := range p.trees {
+		if !slices.Contains(p.shared, t) {
+			note(child(t.want, section), t)
+		}
+	}
+	note(loose, &tree{want: &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{textNode(section), loose}}})
+	for _, s := range p.shared {
+		p.restore(s, section, carriers)
+	}
+	for _, name := range names {
+		if err := p.settle(section, what, name, carriers[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restore keeps the names of a shared document that somebody still has, in
+// their order.
+func (p *plan) restore(s *tree, section string, carriers map[string][]*tree) {
+	old := child(s.base, section)
+	kept := &yaml.Node{Kind: yaml.MappingNode}
+	for i := 0; old != nil && i+1 < len(old.Content); i += 2 {
+		if carriers[old.Content[i].Value] != nil {
+			kept.Content = append(kept.Content, old.Content[i], old.Content[i+1])
+		}
+	}
+	mapping{s.want}.put(section, kept)
+}
+
+// settle decides where one name stands, of those that carry it.
+func (p *plan) settle(section, what, name string, carriers []*tree) error {
+	home := p.home(section, name)
+	value := child(child(carriers[0].want, section), name)
+	for _, t := range carriers[1:] {
+		if same(child(child(t.want, section), name), value) {
+			continue
+		}
+		if home != nil || t.path == "" {
+			return fmt.Errorf("file: %s %q would be one thing in %s and another in %s; one name means one thing: use another name, or change both", what, name, carriers[0], t)
+		}
+		return nil // each policy has its own
+	}
+	if home == nil && (len(carriers) == 1 && carriers[0].path != "" || !slices.ContainsFunc(carriers, func(t *tree) bool { return !t.had(section, name) })) {
+		return nil
+	}
+	if home == nil {
+		home = p.newShared()
+	}
+	for _, t := range carriers {
+		drop(t.want, section, name)
+	}
+	put(home.want, section, name, value)
+	return nil
+}
+
+// String names a document for an error.
+func (t *tree) String() string {
+	if t.path == "" {
+		return "what stands beside the policies"
+	}
+	return fmt.Sprintf("policy %q", t.name)
+}
+
+// had reports whether the document itself defined a name before.
+func (t *tree) had(section, name string) bool { return child(child(t.base, section), name) != nil }
+
+// home returns the shared document that has a name, nil if none has.
+func (p *plan) home(section, name string) *tree {
+	for _, s := range p.shared {
+		if s.had(section, name) {
+			return s
+		}
+	}
+	return nil
+}
+
+// newShared returns the document for what is shared anew.
+func (p *plan) newShared() *tree {
+	if len(p.shared) == 0 {
+		t := &tree{path: p.newPath("shared"), want: encodeShared(&Shared{})}
+		p.shared = append(p.shared, t)
+		p.trees = append(p.trees, t)
+	}
+	return p.shared[0]
+}
+
+// drop takes a name out of a section, and the section if it was the last.
+func drop(n *yaml.Node, section, name string) {
+	s := child(n, section)
+	rest := &yaml.Node{Kind: yaml.MappingNode}
+	for i := 0; s != nil && i+1 < len(s.Content); i += 2 {
+		if s.Content[i].Value != name {
+			rest.Content = append(rest.Content, s.Content[i], s.Content[i+1])
+		}
+	}
+	i := indexOf(n.Content, section)
+	if len(rest.Content) == 0 && i >= 0 {
+		n.Content = slices.Delete(n.Content, i, i+2)
+	} else if i >= 0 {
+		n.Content[i+1] = rest
+	}
+}
+
+// put sets a name of a section.
+func put(n *yaml.Node, section, name string, value *yaml.Node) {
+	s := child(n, section)
+	if s == nil {
+		s = &yaml.Node{Kind: yaml.MappingNode}
+		n.Content = append(n.Content, textNode(section), s)
+	}
+	if i := indexOf(s.Content, name); i >= 0 {
+		s.Content[i+1] = value
+		return
+	}
+	s.Content = append(s.Content, textNode(name), value)
+}
+
+func (t *tree) change() (Change, error) {
+	c := Change{Path: t.path}
+	if t.doc != nil {
+		c.Old = t.doc.decoder.src.data
+	}
+	var err error
+	switch {
+	case t.want == nil:
+	case t.base == nil:
+		c.New, err = dump(t.want)
+	case same(t.base, t.want):
+		c.New = c.Old
+	default:
+		c.New, err = rewrite(t.doc, t.base, t.want)
+	}
+	return c, err
+}
