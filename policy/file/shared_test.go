@@ -114,3 +114,15 @@ func TestASharedDocumentIsNoPolicy(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestOpenTellsWhatASharedDocumentIs(t *testing.T) {
+	dir := folder(t, map[string]string{"s.yaml": sharedText, "t.yaml": sharedHeader})
+	d, err := Open(filepath.Join(dir, "s.yaml"))
+	if err != nil || d.Policy != nil || len(d.Shared.FilterLists) != 2 || d.Check() != nil {
+		t.Errorf("%+v, %v", d, err)
+	}
+	writeFile(t, filepath.Join(dir, "u.yaml"), sharedText)
+	if _, err := Open(filepath.Join(dir, "s.yaml")); err == nil || !strings.Contains(err.Error(), "also defined at "+filepath.Join(dir, "u.yaml")+":4") {
+		t.Error(err)
+	}
+}

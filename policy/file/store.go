@@ -21,10 +21,10 @@ type Folder struct {
 	docs []*document
 }
 
-// Open reads a folder to change it; one that is not there is empty. A document
+// OpenFolder reads a folder to change it; one that is not there is empty. A document
 // that is not valid is an error: what an edit would do to the policies could
 // not be told.
-func Open(path string) (*Folder, error) {
+func OpenFolder(path string) (*Folder, error) {
 	docs, err := documents(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &Folder{path: path}, nil

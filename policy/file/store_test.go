@@ -70,7 +70,7 @@ func edited(t *testing.T, text string, edit func(*policy.Store)) string {
 // returns the changes.
 func save(t *testing.T, dir string, edit func(*policy.Store)) []Change {
 	t.Helper()
-	f, err := Open(dir)
+	f, err := OpenFolder(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func save(t *testing.T, dir string, edit func(*policy.Store)) []Change {
 	if err := f.Write(changes); err != nil {
 		t.Fatal(err)
 	}
-	again, err := Open(dir)
+	again, err := OpenFolder(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +271,7 @@ func TestWhatIsRefusedChangesNothing(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			f, err := Open(dir)
+			f, err := OpenFolder(dir)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -285,7 +285,7 @@ func TestWhatIsRefusedChangesNothing(t *testing.T) {
 }
 
 func TestOpenRefusesAFolderWithMistakes(t *testing.T) {
-	if _, err := Open(folder(t, map[string]string{"a.yaml": header, "b.yaml": header + "x: 1\n"})); err == nil || !strings.Contains(err.Error(), "b.yaml:4:1") {
+	if _, err := OpenFolder(folder(t, map[string]string{"a.yaml": header, "b.yaml": header + "x: 1\n"})); err == nil || !strings.Contains(err.Error(), "b.yaml:4:1") {
 		t.Error(err)
 	}
 }
@@ -306,7 +306,7 @@ func TestWriteKeepsPermissionsAndLinksAndForeignChanges(t *testing.T) {
 	if target, err := os.Readlink(link); err != nil || target != "real" {
 		t.Errorf("the link: %q, %v", target, err)
 	}
-	f, err := Open(dir)
+	f, err := OpenFolder(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -347,7 +347,9 @@ func TestExamplesAreEditedInPlace(t *testing.T) {
 		}
 		for i := range e.Policy.FilterLists {
 			try("filter", func(p *policy.Policy) { p.FilterLists[i].Filters[0].Description = "changed" })
-			try("list", func(p *policy.Policy) { p.FilterLists[i].Filters = append(p.FilterLists[i].Filters, filterTo(t, "192.0.2.77")) })
+			try("list", func(p *policy.Policy) {
+				p.FilterLists[i].Filters = append(p.FilterLists[i].Filters, filterTo(t, "192.0.2.77"))
+			})
 		}
 		for i := range e.Policy.FilterActions {
 			try("action", func(p *policy.Policy) { p.FilterActions[i].Description = "changed" })
