@@ -3,6 +3,7 @@ package ike
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"ipsecagent/auth"
@@ -86,8 +87,7 @@ func (m *Machine) acceptMessage1(now time.Time, msg message, chain wire.Chain, r
 		return m.introduceResponder(now, x, msg, peer)
 	}
 	m.addHalfOpen(now, x)
-	m.sendMessage2(x, msg, peer.proposal, nil)
-	return nil
+	return m.sendMessage2(x, msg, peer.proposal, nil)
 }
 
 // choose picks the method and the suite.
@@ -97,8 +97,7 @@ func (x *mainMode) choose(own []mainChoice, peer received) (ok bool) {
 }
 
 // introduceResponder has the name of this host looked up, which its answer to
-// an offer of Kerberos carries. Should there be none, the offer is taken
-// without Kerberos.
+// an offer of Kerberos carries.
 func (m *Machine) introduceResponder(now time.Time, x *mainMode, msg message, peer received) error {
 	if !m.strangers.begin(x.remote.Addr()) {
 		return errStrangers
@@ -112,38 +111,65 @@ func (m *Machine) introduceResponder(now time.Time, x *mainMode, msg message, pe
 		if !ok {
 			i.err = errWork
 		}
-		if i.err != nil && !x.choose(withoutKerberos(x.offer.choices()), peer) {
-			m.notifyInClear(now, msg, x.rcookie, wire.NoProposalChosen)
-			m.failAuth(now, x, i.err)
-			return
-		}
-		m.sendMessage2(x, msg, peer.proposal, i.name)
+		m.answerKerberos(now, x, msg, peer, i)
 	})
 	return nil
 }
 
-var errStrangers = errors.New("too much work for peers that have proven nothing")
+// answerKerberos answers an offer of Kerberos with the name of this host.
+// Should there be none, or be no room for it, the offer is taken without
+// Kerberos.
+func (m *Machine) answerKerberos(now time.Time, x *mainMode, msg message, peer received, i introduction) {
+	if i.err == nil {
+		i.err = m.sendMessage2(x, msg, peer.proposal, i.name)
+	}
+	if i.err != nil && x.choose(withoutKerberos(x.offer.choices()), peer) {
+		i.err = m.sendMessage2(x, msg, peer.proposal, nil)
+	}
+	if i.err == nil {
+		return
+	}
+	m.notifyInClear(now, msg, x.rcookie, wire.NoProposalChosen)
+	if !errors.Is(i.err, errLarger) {
+		m.failAuth(now, x, i.err)
+		return
+	}
+	m.failMain(now, x, Failed{Code: FailLocal, Received: peer.words(),
+		Reason: fmt.Sprintf("the first message of %s has %d bytes, and our answer with the Kerberos name of this host is larger: it would serve to flood somebody in whose name it was asked for", x.remote.Addr(), msg.size),
+		Hint:   "have the peer offer more than one method, or have this host begin"})
+}
 
-// sendMessage2 answers an offer.
-func (m *Machine) sendMessage2(x *mainMode, msg message, p wire.Proposal, name []byte) {
+var (
+	errStrangers = errors.New("too much work for peers that have proven nothing")
+	errLarger    = errors.New("the answer would be larger than the question, whose sender has not shown to be where it says")
+)
+
+// sendMessage2 answers an offer. An answer larger than the question goes only to
+// whom has shown to be where it says. Who knows how to is asked to show it;
+// others get a smaller one.
+func (m *Machine) sendMessage2(x *mainMode, msg message, p wire.Proposal, name []byte) error {
 	answer := []wire.Payload{{Type: wire.SAPayload, Body: answerSA(p, *x.choice.raw, name)}}
-	x.choice.raw = nil // it has done its work
 	if x.choice.Method == auth.Kerberos {
 		answer = append(answer, vendorPayloads(vidGSSAPI)...) // says what the method's number means
 	}
-	answer = fit(answer, m.answeredVendors(x.peer), msg.size)
-	reply := wire.AppendClear(nil, x.header(), answer)
-	if len(reply) > maxAmplification*msg.size {
-		return // of our name: whoever asks in earnest asks with more than this
+	optional := m.answeredVendors(x.peer)
+	reply := wire.AppendClear(nil, x.header(), slices.Concat(answer, optional))
+	if msg.RCookie == [8]byte{} && len(reply) > msg.size {
+		if x.peer.returnsCookies() {
+			m.endMain(x)
+			m.sendDoSCookie(msg, x.rcookie)
+			return nil
+		}
+		reply = wire.AppendClear(nil, x.header(), fit(answer, optional, msg.size))
+		if len(reply) > msg.size {
+			return errLarger
+		}
 	}
+	x.choice.raw = nil // it has done its work
 	x.answers.remember(msg.sum, reply)
 	m.send(x.path, reply)
+	return nil
 }
-
-// maxAmplification is how many times larger than its question an answer may be
-// before a cookie has come back. All but the name of this host, in an answer
-// that takes Kerberos, is smaller than the question.
-const maxAmplification = 3
 
 // mainPolicy asks what main mode with a peer may look like.
 func (m *Machine) mainPolicy(p path) (MainOffer, error) {
