@@ -77,7 +77,7 @@ changes nothing of what is in force.`,
 		Args:             cobra.NoArgs,
 		SilenceUsage:     true,
 		SilenceErrors:    true,
-		Version:          control.ThisProgram().Version,
+		Version:          control.ThisProgram().String(),
 		PersistentPreRun: func(*cobra.Command, []string) { *parsed = true },
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := givenSettings(cmd.Flags(), config)

@@ -173,7 +173,7 @@ func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
 		HostChanged:       changed,
 		SetKeys:           w.keys.set,
 		Log:               w.log,
-		Version:           control.ThisProgram().Version,
+		Version:           control.ThisProgram().Source(),
 		Hostname:          name,
 	}
 }

@@ -62,7 +62,7 @@ func headFacts(p *printer, s control.Status) [][2]string {
 	}
 	return append(rows,
 		[2]string{"State", stateWord(s.Problems)},
-		[2]string{"Agent", fmt.Sprintf("%s on %s, process %d, started %s", s.Agent.Version, s.Agent.Host, s.Agent.PID, p.ago(s.Agent.Started))},
+		[2]string{"Agent", fmt.Sprintf("%s, on %s, process %d, started %s", s.Agent.Version, s.Agent.Host, s.Agent.PID, p.ago(s.Agent.Started))},
 		[2]string{"Data path", dataPathLine(p, s.DataPath)})
 }
 

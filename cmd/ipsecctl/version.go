@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"ipsecagent/agent/control"
@@ -37,20 +35,9 @@ func versionCommand(e *env) *cobra.Command {
 }
 
 func printVersions(p *printer, v versions) {
-	rows := [][2]string{{"ipsecctl", versionLine(v.Ipsecctl)}}
+	rows := [][2]string{{"ipsecctl", v.Ipsecctl.String()}}
 	if v.Agent != nil {
-		rows = append(rows, [2]string{"ipsecagent", versionLine(*v.Agent)})
+		rows = append(rows, [2]string{"ipsecagent", v.Agent.String()})
 	}
 	p.facts("", rows)
-}
-
-func versionLine(v control.VersionInfo) string {
-	line := v.Version
-	if v.Revision != "" {
-		line += ", revision " + v.Revision
-	}
-	if v.Modified {
-		line += " with changes"
-	}
-	return fmt.Sprintf("%s, %s", line, v.Go)
 }
