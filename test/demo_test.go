@@ -2,6 +2,7 @@ package test
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -128,6 +129,7 @@ func TestDemoLeavesNothingOnInterrupt(t *testing.T) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p := startProcess(t, "demo", cmd)
 	eventually(t, 40*time.Second, "the demo is at step 2", func() bool { return strings.Contains(p.output(), "2. alice") })
+	aSecondDemoIsRefused(t, cmd.Process.Pid)
 	// Ctrl-C goes to the whole group of the terminal.
 	syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)
 	time.Sleep(150 * time.Millisecond) // an impatient second one
@@ -138,6 +140,21 @@ func TestDemoLeavesNothingOnInterrupt(t *testing.T) {
 		t.Fatalf("the demo does not end:\n%s", p.output())
 	}
 	nothingLeft(t)
+}
+
+// aSecondDemoIsRefused: it names the one that runs and leaves it alone.
+func aSecondDemoIsRefused(t *testing.T, first int) {
+	t.Helper()
+	for _, demo := range []string{"./demo", "./demo-kerberos"} {
+		out, err := exec.Command(demo).CombinedOutput()
+		want := fmt.Sprintf("Another demo runs: process %d (bash ./demo)", first)
+		if err == nil || !strings.Contains(string(out), want) {
+			t.Errorf("%s beside a demo that runs: %v, it does not say %q:\n%s", demo, err, want, out)
+		}
+	}
+	if out := must(t, "ip", "netns", "list"); !strings.Contains(out, "alice") {
+		t.Error("the second demo has removed hosts of the first")
+	}
 }
 
 // nothingLeft looks for what the demo makes: namespaces, processes, files.
