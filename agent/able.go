@@ -32,7 +32,8 @@ type abilities struct {
 
 // hostFor returns the facts that compiling a policy needs.
 func (a *Agent) hostFor(p *policy.Policy) policy.Host {
-	h := policy.Host{Addresses: a.facts.Addresses, NoUplift: a.cfg.NoUplift}
+	h := policy.Host{Addresses: a.facts.Addresses, NoUplift: a.cfg.NoUplift, Exempt: a.cfg.Exemptions, Broadcasts: a.facts.Broadcasts,
+		Names: addresses(a.lookups.Names), Sets: addresses(a.lookups.Sets)}
 	h.Outer = a.outer(p, h)
 	return h
 }
@@ -66,7 +67,8 @@ func (a *Agent) watchTunnels(now time.Time) {
 		case maps.Equal(began, a.hostFor(p).Outer):
 			a.watchTunnels(now)
 		default:
-			a.reload(now, "the way to a tunnel endpoint has changed")
+			a.recompile(now, "the way to a tunnel endpoint has changed")
+			a.watchTunnels(now)
 		}
 	})
 }

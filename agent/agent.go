@@ -78,6 +78,10 @@ type Config struct {
 	// Exempt lists which connections of this process no filter touches, in
 	// words; may be nil.
 	Exempt func() []string
+	// Exemptions are what passes before the policy is asked.
+	Exemptions policy.Exemptions
+	// Names resolves DNS names; the zero value: none resolves.
+	Names Names
 	// Host reads the facts of this machine; HostChanged hints that they may
 	// have changed.
 	Host        func() (host.Facts, error)
@@ -107,6 +111,8 @@ type Agent struct {
 	held       string // why the driver's former filters are left as they are; "": they are not
 	inForce    inForce
 	facts      host.Facts
+	lookups    lookups
+	following  map[string]host.Answer // the names asked for; nil: not said yet
 	timers     timers
 	journal    *journal
 	book       *sadb.Book
@@ -181,7 +187,8 @@ func New(cfg Config) (*Agent, error) {
 		journal: newJournal(cfg.Log), book: sadb.NewBook(), talks: newTalks(), proven: proven{},
 		halves: map[sadb.PairID]half{}, overlays: map[sadb.FilterID]overlay{}, lastEnds: lastEnds{}, returned: map[sadb.FilterID]returned{},
 		failures: newFailures(), adopted: map[sadb.PairID]bool{}, rekeying: map[sadb.PairID]bool{},
-		joined: make(chan joined, 1), tracers: map[*tracer]bool{}, modern: newModern(kept.Modern), idle: map[sadb.PairID]bool{}, asked: map[netip.Addr]time.Time{}, problems: map[string]string{}}
+		joined: make(chan joined, 1), tracers: map[*tracer]bool{}, modern: newModern(kept.Modern), idle: map[sadb.PairID]bool{}, asked: map[netip.Addr]time.Time{}, problems: map[string]string{},
+		lookups: newLookups(kept.Lookups)}
 	a.inForce.snapshot = newSnapshot(&policy.Compiled{}, nil)
 	for _, p := range kept.Pairs {
 		a.book.Put(p)
@@ -231,6 +238,8 @@ func (a *Agent) step(ctx context.Context) error {
 		a.joinDriver(time.Now(), j)
 	case _, ok := <-a.cfg.HostChanged:
 		a.hostChanged(time.Now(), ok)
+	case <-a.cfg.Names.Changed:
+		a.namesChanged(time.Now())
 	case _, ok := <-a.cfg.IdentitiesChanged:
 		a.identitiesChanged(time.Now(), ok)
 	case <-a.source.Changed():

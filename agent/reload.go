@@ -171,18 +171,66 @@ func (a *Agent) tryTests(p *policy.Policy) error {
 	return policy.RunTests(c, p.Tests)
 }
 
-// put enforces a candidate: filters first, then associations that are no
-// longer wanted, then what the key exchange may agree to.
+// put enforces a candidate and keeps what must outlive the process.
 func (a *Agent) put(now time.Time, c candidate, cause string) error {
+	changed, err := a.enforce(now, c)
+	if err != nil {
+		return err
+	}
+	a.pollLater(now)
+	a.watchTunnels(now)
+	if changed {
+		a.keep(now, c)
+		a.reportApplied(now, cause)
+	}
+	return nil
+}
+
+// recompile compiles the policy in force for what the host is now, whatever has
+// become of its source since. When that cannot be, the filters stay that are in
+// force.
+func (a *Agent) recompile(now time.Time, cause string) {
+	former := a.inForce
+	if former.state != policy.Assigned || a.lost != "" {
+		a.reload(now, cause)
+		return
+	}
+	c := candidate{state: former.state, origin: former.origin, policy: former.policy,
+		as: assignment{Name: former.name, Auth: former.auth, Compat: former.compat}}
+	rejected := a.problems["policy"]
+	changed, err := false, a.compile(&c)
+	if err == nil {
+		err = a.carried(c.compiled)
+	}
+	if err == nil {
+		changed, err = a.enforce(now, c)
+	}
+	if err != nil {
+		a.problem("recompile", "the filters of the policy do not follow this host, those before stay in force: "+firstLine(err.Error()))
+		return
+	}
+	a.problem("recompile", "")
+	// A newer version of the policy that was refused stays refused.
+	a.inForce.rejected, a.inForce.applied = former.rejected, former.applied
+	a.problem("policy", rejected)
+	if changed {
+		a.reportApplied(now, cause)
+	}
+}
+
+// enforce puts a candidate in force: filters first, then associations that are
+// no longer wanted, then what the key exchange may agree to.
+func (a *Agent) enforce(now time.Time, c candidate) (changed bool, err error) {
 	if a.lost != "" {
-		return a.noDataPath()
+		return false, a.noDataPath()
 	}
 	if err := a.setFilters(c.compiled); err != nil {
 		a.retryLater(now, retryDriver)
-		return &control.Error{Code: control.Failed, Message: fmt.Sprintf("the data path did not take the filters, the former ones stay in force: %v", err)}
+		return false, &control.Error{Code: control.Failed, Message: fmt.Sprintf("the data path did not take the filters, the former ones stay in force: %v", err)}
 	}
 	former := a.inForce.state
-	changed := a.adopt(now, c)
+	changed = a.adopt(now, c)
+	a.followNames()
 	a.settle(now)
 	a.sweep(now)
 	a.cfg.IKE.Submit(ike.SetPolicy{Policy: a.inForce.snapshot.ikePolicy(c.state)})
@@ -192,13 +240,7 @@ func (a *Agent) put(now time.Time, c candidate, cause string) error {
 	if c.state == policy.None && former == policy.Assigned {
 		a.cfg.IKE.Submit(ike.Close{Main: true, Reason: "no policy is assigned any more"})
 	}
-	a.pollLater(now)
-	a.watchTunnels(now)
-	if changed {
-		a.keep(now, c)
-		a.reportApplied(now, cause)
-	}
-	return nil
+	return changed, nil
 }
 
 // keep writes what is assigned, and the policy itself for the day its source
@@ -371,7 +413,7 @@ func (a *Agent) followHost(now time.Time) {
 	if !a.readHost(now) || reflect.DeepEqual(former, a.facts) {
 		return
 	}
-	a.reload(now, "the addresses of this host have changed")
+	a.recompile(now, "the addresses or the configuration of this host have changed")
 	for _, p := range a.book.All() {
 		if former.Owns(p.Local) && !a.facts.Owns(p.Local) {
 			a.endPair(now, p.ID, ending{reason: "this host has lost the address " + p.Local.String(), tell: true})
@@ -380,7 +422,9 @@ func (a *Agent) followHost(now time.Time) {
 	}
 }
 
-// readHost reads the facts of the host; it keeps the last ones on an error.
+// readHost reads the facts of the host. It keeps the last ones on an error, and
+// while the host has no address at all: a link that is down says nothing about
+// what the policy is to mean.
 func (a *Agent) readHost(now time.Time) bool {
 	facts, err := a.cfg.Host()
 	if err != nil {
@@ -389,7 +433,12 @@ func (a *Agent) readHost(now time.Time) bool {
 		return false
 	}
 	a.problem("host", "")
+	if hasAddress(a.facts) && !hasAddress(facts) {
+		a.problem("host", "this host has lost all its addresses: what is in force stays as it is until it has one")
+		return false
+	}
 	a.facts = facts
+	a.lookups.takeSets(now, facts.Sets)
 	return true
 }
 

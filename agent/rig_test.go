@@ -60,9 +60,11 @@ func (f *facts) read() (host.Facts, error) {
 	return f.now, nil
 }
 
-func (f *facts) set(addrs ...netip.Addr) {
+func (f *facts) set(addrs ...netip.Addr) { f.put(host.Facts{Addresses: addrs}) }
+
+func (f *facts) put(now host.Facts) {
 	f.mu.Lock()
-	f.now = host.Facts{Addresses: addrs}
+	f.now = now
 	f.mu.Unlock()
 	f.changed <- struct{}{}
 }

@@ -30,6 +30,10 @@ func (a *Agent) status(now time.Time) control.Status {
 		problems = append(problems, "the state of the data path cannot be read: "+err.Error())
 	}
 	problems = append(problems, a.unsecurable()...)
+	problems = append(problems, a.unresolved()...)
+	if words := a.cfg.Exemptions.Warning(); words != "" {
+		problems = append(problems, words)
+	}
 	if state.ClearLost {
 		problems = append(problems, "more peers than can be listed exchange traffic in clear with this host")
 	}

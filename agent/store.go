@@ -53,6 +53,8 @@ type kept struct {
 	Assigned *assignment // nil: never said
 	Last     *lastGood
 	Pairs    []sadb.Pair
+	// Lookups is what names and sets stood for; nil: nothing is known.
+	Lookups *lookups
 	// Modern is when each of some identities was last met with modern methods.
 	Modern map[string]time.Time
 }
@@ -62,6 +64,7 @@ func pairsBucket() []byte  { return []byte("pairs") }
 func modernBucket() []byte { return []byte("modern") }
 func assignedKey() []byte  { return []byte("assigned") }
 func lastGoodKey() []byte  { return []byte("last-good") }
+func lookupsKey() []byte   { return []byte("lookups") }
 func idKey(id sadb.PairID) []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(id))
 }
@@ -143,6 +146,9 @@ func (k *kept) read(tx *bbolt.Tx) error {
 	if err := decode(state.Get(lastGoodKey()), &k.Last); err != nil {
 		return err
 	}
+	if err := decode(state.Get(lookupsKey()), &k.Lookups); err != nil {
+		return err
+	}
 	if err := k.readModern(tx.Bucket(modernBucket())); err != nil {
 		return err
 	}
@@ -191,6 +197,11 @@ func (s *store) assign(as assignment, last *lastGood) error {
 		}
 		return put(b, lastGoodKey(), last)
 	})
+}
+
+// keepLookups keeps what names and sets stand for.
+func (s *store) keepLookups(l lookups) error {
+	return s.update(func(tx *bbolt.Tx) error { return put(tx.Bucket(stateBucket()), lookupsKey(), l) })
 }
 
 // write makes pairs the pairs the store holds, and remembers when identities

@@ -44,10 +44,10 @@ func (a *Agent) policies() ([]control.PolicyInfo, error) {
 
 // Policy shows one policy; "" is the one in force.
 func (a *Agent) Policy(ctx context.Context, name string, effective bool) (control.PolicyView, error) {
-	return ask(ctx, a, func(time.Time) (control.PolicyView, error) { return a.view(name, effective) })
+	return ask(ctx, a, func(now time.Time) (control.PolicyView, error) { return a.view(now, name, effective) })
 }
 
-func (a *Agent) view(name string, effective bool) (control.PolicyView, error) {
+func (a *Agent) view(now time.Time, name string, effective bool) (control.PolicyView, error) {
 	c, err := a.viewed(name)
 	if err != nil {
 		return control.PolicyView{}, err
@@ -68,7 +68,7 @@ func (a *Agent) view(name string, effective bool) (control.PolicyView, error) {
 			return v, refused(fmt.Sprintf("policy %q is not valid", c.as.Name), err)
 		}
 	}
-	return a.effective(v, c.compiled)
+	return a.effective(now, v, c.compiled)
 }
 
 // viewed returns the policy to show, the one in force as it is in force.
@@ -89,7 +89,7 @@ func (a *Agent) viewed(name string) (candidate, error) {
 
 // effective adds the compiled order to a view; of the policy in force with its
 // overlays and counters.
-func (a *Agent) effective(v control.PolicyView, c *policy.Compiled) (control.PolicyView, error) {
+func (a *Agent) effective(now time.Time, v control.PolicyView, c *policy.Compiled) (control.PolicyView, error) {
 	state, err := a.driverState()
 	if err != nil {
 		return v, fmt.Errorf("agent: show policy %q: %w", v.Name, err)
@@ -98,13 +98,16 @@ func (a *Agent) effective(v control.PolicyView, c *policy.Compiled) (control.Pol
 	if a.cfg.Exempt != nil {
 		v.Exempt = slices.Concat(v.Exempt, a.cfg.Exempt())
 	}
+	for _, u := range c.Unresolved {
+		v.Unresolved = append(v.Unresolved, u.String())
+	}
 	byID := make(map[sadb.FilterID]policy.CompiledFilter, len(c.Filters))
 	for _, f := range c.Filters {
 		byID[f.ID] = f
 	}
 	if !v.Assigned {
 		for _, f := range c.Filters {
-			v.Filters = append(v.Filters, filterView(f, driver.FilterStat{Filter: f.Filter}))
+			a.show(now, &v, f, driver.FilterStat{Filter: f.Filter})
 		}
 		return v, nil
 	}
@@ -113,9 +116,16 @@ func (a *Agent) effective(v control.PolicyView, c *policy.Compiled) (control.Pol
 		if !ok {
 			f = a.overlayView(s.Filter, byID)
 		}
-		v.Filters = append(v.Filters, filterView(f, s))
+		a.show(now, &v, f, s)
 	}
 	return v, nil
+}
+
+// show adds a filter to a view, with where its addresses come from.
+func (a *Agent) show(now time.Time, v *control.PolicyView, f policy.CompiledFilter, s driver.FilterStat) {
+	shown := filterView(f, s)
+	shown.Origins = a.origins(now, f)
+	v.Filters = append(v.Filters, shown)
 }
 
 // overlayView describes a temporary filter like a compiled one.

@@ -19,6 +19,7 @@ const (
 	maxAuth        = 16
 	maxPrincipals  = 1000
 	maxTests       = 10_000
+	maxNames       = 1000 // different DNS names
 	maxName        = 255  // bytes
 	maxDescription = 4096 // bytes
 
@@ -43,6 +44,9 @@ func Validate(p *Policy) error {
 	p.validateRules(r)
 	p.validateDefaultResponse(r)
 	p.validateTests(r)
+	if n := len(p.Names()); n > maxNames {
+		r.add("filterLists", "the rules name %d different DNS names, more than %d", n, maxNames)
+	}
 	p.notEnforced(r)
 	return r.err()
 }

@@ -278,6 +278,11 @@ func TestValidateBoundsThePolicy(t *testing.T) {
 			p.FilterLists = append(p.FilterLists, policy.FilterList{Name: "more", Filters: many})
 		}, "filterLists[1]", "more than 100000 filters"},
 		{"filters of rules", func(p *policy.Policy) { p.FilterLists[0].Filters = many }, "rules[1]", "use more than 100000 filters"},
+		{"names", func(p *policy.Policy) {
+			for i := range 1001 {
+				p.FilterLists[0].Filters = append(p.FilterLists[0].Filters, policy.Filter{From: me, To: policy.Endpoint{Kind: policy.Name, Name: fmt.Sprint("h", i)}, Mirrored: true})
+			}
+		}, "filterLists", "1001 different DNS names"},
 		{"lists", func(p *policy.Policy) { p.FilterLists = make([]policy.FilterList, 10_001) }, "filterLists", "more than 10000"},
 		{"actions", func(p *policy.Policy) { p.FilterActions = make([]policy.FilterAction, 10_001) }, "filterActions", "more than 10000"},
 		{"rules", func(p *policy.Policy) { p.Rules = make([]policy.Rule, 10_001) }, "rules", "more than 10000"},

@@ -29,6 +29,7 @@ const (
 	EventPolicyApplied   = "policy-applied"
 	EventPolicyRejected  = "policy-rejected"
 	EventPolicyRemoved   = "policy-unassigned"
+	EventName            = "name-resolution"
 	EventMainModeUp      = "main-mode-up"
 	EventMainModeDown    = "main-mode-down"
 	EventIdentityChanged = "identity-changed"
@@ -69,6 +70,7 @@ func EventTypes() []EventType {
 		{EventPolicyApplied, 201, 615, 5460, "a policy is in force"},
 		{EventPolicyRejected, 202, 615, 5461, "a policy, or a change of it, is not put in force"},
 		{EventPolicyRemoved, 203, 615, 0, "no policy is in force any more"},
+		{EventName, 204, 0, 0, "a DNS name of the policy does not resolve any more, or does again"},
 		{EventMainModeUp, 301, 541, 4650, "a peer has proven its identity"},
 		{EventMainModeDown, 302, 543, 4655, "an ISAKMP security association has ended"},
 		{EventIdentityChanged, 303, 0, 0, "the peer at an address has proven another identity than before"},

@@ -273,23 +273,29 @@ type PolicyView struct {
 	// only). Of these and of a filter's, "(uplifted)" marks what the policy
 	// does not list.
 	MainMode []string `json:"mainMode,omitempty"`
+	// Unresolved is the names and sets that stand for nothing now, with the
+	// filters that match nothing for it (effective only).
+	Unresolved []string `json:"unresolved,omitempty"`
 }
 
 // FilterView is one compiled filter.
 type FilterView struct {
-	ID        string   `json:"id"`
-	Weight    int      `json:"weight"`
-	Reason    string   `json:"reason"`
-	Rule      string   `json:"rule"`
-	List      string   `json:"filterList"`
-	Selector  string   `json:"selector"`
-	Direction string   `json:"direction"`
-	Action    string   `json:"action"`
-	Tunnel    string   `json:"tunnel,omitempty"` // "OWN - OTHER", the two gateways
-	Methods   []string `json:"methods,omitempty"`
-	Auth      []string `json:"authentication,omitempty"`
-	Packets   uint64   `json:"packets"`
-	Dropped   uint64   `json:"dropped"`
+	ID        string `json:"id"`
+	Weight    int    `json:"weight"`
+	Reason    string `json:"reason"`
+	Rule      string `json:"rule"`
+	List      string `json:"filterList"`
+	Selector  string `json:"selector"`
+	Direction string `json:"direction"`
+	Action    string `json:"action"`
+	Tunnel    string `json:"tunnel,omitempty"` // "OWN - OTHER", the two gateways
+	// Origins is the names and sets that the addresses come from, each with
+	// when it was resolved, in words.
+	Origins []string `json:"origins,omitempty"`
+	Methods []string `json:"methods,omitempty"`
+	Auth    []string `json:"authentication,omitempty"`
+	Packets uint64   `json:"packets"`
+	Dropped uint64   `json:"dropped"`
 	// Overlay: temporary, above the filter of ID Parent.
 	Overlay bool      `json:"overlay,omitempty"`
 	Parent  string    `json:"parent,omitempty"`

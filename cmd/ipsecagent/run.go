@@ -21,6 +21,7 @@ import (
 	"ipsecagent/host"
 	"ipsecagent/ike"
 	"ipsecagent/ike/udp"
+	"ipsecagent/policy"
 )
 
 // agent runs the agent until ctx ends. What is in force then stays in force.
@@ -65,6 +66,7 @@ type wiring struct {
 	transport  *udp.Transport
 	driver     driver.Driver
 	ike        *ike.Server
+	names      *host.Names
 	agent      *agent.Agent
 }
 
@@ -155,6 +157,7 @@ func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
 		w.log.Warn("changes of addresses are not watched; 'ipsecctl reload' reads them", "error", err.Error())
 	}
 	dir := w.settings.PoliciesDir
+	w.names = host.NewNames(host.NamesConfig{Dial: w.settings.dialer().DialContext, Servers: host.Nameservers})
 	return agent.Config{
 		Driver:            w.driver,
 		Reconnect:         func(ctx context.Context) (driver.Driver, error) { return w.attach(ctx, data) },
@@ -169,6 +172,8 @@ func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
 		Unusable:          w.identities.unusable,
 		IdentitiesChanged: w.identities.changed,
 		Exempt:            w.identities.exempted,
+		Exemptions:        w.exemptions(),
+		Names:             agent.Names{Follow: w.names.Follow, Answers: w.names.Answers, Changed: w.names.Changed()},
 		Host:              host.Read,
 		HostChanged:       changed,
 		SetKeys:           w.keys.set,
@@ -176,6 +181,19 @@ func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
 		Version:           control.ThisProgram().Source(),
 		Hostname:          name,
 	}
+}
+
+// exemptions returns what passes before the policy is asked; anything at all is
+// worth a line in the log.
+func (w *wiring) exemptions() policy.Exemptions {
+	e, err := policy.ExemptionsOf(w.settings.NoDefaultExempt)
+	if err != nil {
+		return 0 // the settings are valid: never
+	}
+	if e != 0 {
+		w.log.Warn("traffic is exempt from every policy", "noDefaultExempt", w.settings.NoDefaultExempt, "exempt", e.String(), "warning", e.Warning())
+	}
+	return e
 }
 
 // close closes what was opened. It takes nothing out of force.
@@ -235,6 +253,7 @@ func (w *wiring) run(ctx context.Context) error {
 	return together(ctx,
 		w.ike.Run,
 		w.agent.Run,
+		w.names.Run,
 		func(ctx context.Context) error {
 			return control.Serve(ctx, w.socket, control.ServerConfig{Backend: b, Log: w.log, Group: w.settings.Readers, Version: control.ThisProgram()})
 		},

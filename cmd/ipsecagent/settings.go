@@ -18,6 +18,7 @@ import (
 	"ipsecagent/auth/cert"
 	"ipsecagent/auth/kerberos"
 	"ipsecagent/driver/user"
+	"ipsecagent/policy"
 )
 
 // defaultConfig is the settings file. That it is not there is no error.
@@ -45,6 +46,9 @@ type settings struct {
 	// SilentTime is how long a peer that is sent to may send nothing before it
 	// is asked whether it lives; 0: it is not asked.
 	SilentTime time.Duration `yaml:"silentTime"`
+	// NoDefaultExempt is what passes before the policy is asked, 0 to 3 as the
+	// Windows value of that name: policy.ExemptionsOf.
+	NoDefaultExempt int `yaml:"noDefaultExempt"`
 	// ForceEncapsulation: ESP goes in UDP with every peer that can, as if this
 	// host were behind an address translator.
 	ForceEncapsulation bool `yaml:"forceEncapsulation"`
@@ -78,17 +82,18 @@ type dataPath struct {
 
 func defaults() settings {
 	return settings{
-		StateDir:     "/var/lib/ipsecagent",
-		RunDir:       "/run/ipsecagent",
-		PoliciesDir:  "/etc/ipsecagent/policies.d",
-		SecretsDir:   "/etc/ipsecagent/secrets.d",
-		Readers:      control.DefaultGroup,
-		Uplift:       true,
-		IdleTime:     5 * time.Minute,
-		Certificates: certificates{Dir: "/etc/ipsecagent/certificates", Revocation: "known", Usage: "windows", Identity: "strict", Accounts: map[string]string{}, AccountRealms: []string{}},
-		SilentTime:   30 * time.Second,
-		Kerberos:     kerberosSettings{Keytab: kerberos.DefaultKeytab, Krb5Conf: kerberos.DefaultKrb5Conf, Realms: []string{}},
-		Log:          logging{Level: slog.LevelInfo, Format: "text"},
+		StateDir:        "/var/lib/ipsecagent",
+		RunDir:          "/run/ipsecagent",
+		PoliciesDir:     "/etc/ipsecagent/policies.d",
+		SecretsDir:      "/etc/ipsecagent/secrets.d",
+		Readers:         control.DefaultGroup,
+		Uplift:          true,
+		IdleTime:        5 * time.Minute,
+		Certificates:    certificates{Dir: "/etc/ipsecagent/certificates", Revocation: "known", Usage: "windows", Identity: "strict", Accounts: map[string]string{}, AccountRealms: []string{}},
+		NoDefaultExempt: 3,
+		SilentTime:      30 * time.Second,
+		Kerberos:        kerberosSettings{Keytab: kerberos.DefaultKeytab, Krb5Conf: kerberos.DefaultKrb5Conf, Realms: []string{}},
+		Log:             logging{Level: slog.LevelInfo, Format: "text"},
 		DataPath: dataPath{
 			TUN: user.DefaultTUN, Table: user.DefaultTable, SteerMark: user.DefaultSteer, ExemptMark: user.DefaultExempt,
 			RulePreference: user.DefaultPreference, RouteTable: user.DefaultRouteTable, LogGroup: user.DefaultLogGroup,
@@ -265,6 +270,9 @@ func (s *settings) validate() error {
 	}
 	if s.SilentTime != 0 && (s.SilentTime < 10*time.Second || s.SilentTime > time.Hour) {
 		bad("silentTime %v: between 10s and 1h, or 0 to ask nobody", s.SilentTime)
+	}
+	if _, err := policy.ExemptionsOf(s.NoDefaultExempt); err != nil {
+		bad("noDefaultExempt: %w", err)
 	}
 	set, err := s.Certificates.settings(nil)
 	if err == nil {

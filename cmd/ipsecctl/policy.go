@@ -104,8 +104,19 @@ func printPolicy(p *printer, v control.PolicyView, effective bool) {
 		p.gap()
 		p.line("Main mode: %s", strings.Join(v.MainMode, ", "))
 	}
+	printUnresolved(p, v.Unresolved)
 	p.heading("Passes whatever the filters say", len(v.Exempt))
 	for _, x := range v.Exempt {
+		p.line("  - %s", x)
+	}
+}
+
+func printUnresolved(p *printer, unresolved []string) {
+	if len(unresolved) == 0 {
+		return
+	}
+	p.heading("Names and sets that stand for nothing now", len(unresolved))
+	for _, x := range unresolved {
 		p.line("  - %s", x)
 	}
 }
@@ -144,6 +155,9 @@ func printFilterDetails(p *printer, filters []control.FilterView) {
 		add("place:", fmt.Sprintf("weight %d: %s", f.Weight, f.Reason))
 		add("above:", f.Parent)
 		add("tunnel:", f.Tunnel)
+		for _, o := range f.Origins {
+			add("address of:", o)
+		}
 		add("methods:", strings.Join(f.Methods, ", "))
 		add("authentication:", strings.Join(f.Auth, ", "))
 		p.facts("   ", rows)
