@@ -176,14 +176,27 @@ func TestMemoryOfEstablishedPeers(t *testing.T) {
 
 // TestMemoryOfHalfOpenPeers has as many peers fall silent at each stage as the
 // table takes: after their first message, beyond which it answers with cookies
-// alone, and once they have got our half of the key exchange. No average is
-// taken: a flood would go for the stage that costs the most.
+// alone, once they have got our half of the key exchange, and with a proof that
+// cannot be read. No average is taken: a flood would go for the stage that costs
+// the most.
 func TestMemoryOfHalfOpenPeers(t *testing.T) {
-	for stage, of := range map[string]struct{ peers, answers int }{
-		"message 1": {500, 1}, "message 3": {1024, 2},
+	for stage, of := range map[string]struct {
+		peers int
+		reach func(h *host, n int)
+	}{
+		"message 1": {500, func(h *host, n int) { halfOpen(h, n, 1) }},
+		"message 3": {1024, func(h *host, n int) { halfOpen(h, n, 2) }},
+		"message 5": {1024, func(h *host, n int) {
+			damaged := halfOpen(h, n, 2)
+			damaged.Data[28] ^= 1 // the first byte behind the header
+			h.take(damaged)
+		}},
 	} {
 		h := newHost(t)
-		got := perPeer(of.peers, func(n int) { halfOpen(h, n, of.answers) })
+		got := perPeer(of.peers, func(n int) { of.reach(h, n) })
+		if n := len(h.m.SAs()); n != 0 {
+			t.Fatalf("%d peers are not half-open any more", n)
+		}
 		t.Logf("figure: %d bytes per half-open peer after %s", got, stage)
 		if got > maxHalfOpen {
 			t.Errorf("after %s a half-open peer takes %d bytes, at most %d are wanted", stage, got, maxHalfOpen)
@@ -192,8 +205,9 @@ func TestMemoryOfHalfOpenPeers(t *testing.T) {
 	}
 }
 
-// halfOpen has a new peer go as far with h as so many answers.
-func halfOpen(h *host, n, answers int) {
+// halfOpen has a new peer go as far with h as so many answers, and returns what
+// it would say next.
+func halfOpen(h *host, n, answers int) ike.Packet {
 	other := newHost(h.t)
 	sent := other.take(wish(h.t, there(n), here()))
 	for range answers {
@@ -206,6 +220,7 @@ func halfOpen(h *host, n, answers int) {
 		}
 		sent = other.take(toward(answered[0]))
 	}
+	return toward(sent[0])
 }
 
 // toward is a datagram as its receiver gets it.

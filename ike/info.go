@@ -261,8 +261,10 @@ func (m *Machine) refusedProof(msg message) error {
 	m.tracePayloads(x.path, false, msg.Header, chain.Payloads)
 	for _, body := range chain.All(wire.NotifyPayload) {
 		if n, err := wire.ParseNotify(body); err == nil && n.Type == wire.AuthenticationFailed {
-			x.suspect = &Failed{Code: FailPrincipal, Hint: hintRefusedThere,
-				Reason: fmt.Sprintf("%s does not accept the identity that this host has proven", x.remote.Addr())}
+			x.suspect = func() Failed {
+				return Failed{Code: FailPrincipal, Hint: hintRefusedThere,
+					Reason: fmt.Sprintf("%s does not accept the identity that this host has proven", x.remote.Addr())}
+			}
 			x.resend.shorten()
 			return nil
 		}

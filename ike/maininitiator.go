@@ -143,7 +143,7 @@ func (x *mainMode) silence() Failed {
 	proving := x.step == awaitMessage6
 	switch {
 	case x.suspect != nil:
-		return *x.suspect
+		return x.suspect()
 	case x.hint != 0 && proving && x.choice.Method == auth.PSK:
 		return Failed{Code: FailPSK, Reason: fmt.Sprintf("%s answered with %s when it saw our proof of identity: probably the preshared keys differ; enter the same key on both hosts", peer, notifyName(x.hint))}
 	case x.hint != 0 && proving:
@@ -349,8 +349,9 @@ func (m *Machine) doubt(x *mainMode, err error) {
 	if !errors.As(err, &refused) || x.suspect != nil {
 		return
 	}
-	f := authFailure(x.choice.Method, err)
-	x.suspect, x.hint = &f, wire.AuthenticationFailed
+	method := x.choice.Method
+	x.suspect = func() Failed { return authFailure(method, err) }
+	x.hint = wire.AuthenticationFailed
 	x.resend.shorten()
 }
 

@@ -87,7 +87,7 @@ type mainMode struct {
 
 	resend  *repeater
 	answers answers
-	suspect *Failed // responder: what it looks like if nothing better comes
+	suspect func() Failed // what it looks like if nothing better comes
 	waiting []*request
 	attempt int
 }
@@ -243,7 +243,7 @@ func (m *Machine) keepAlive(now time.Time, x *mainMode, life time.Duration) {
 func (m *Machine) mainExpired(now time.Time, x *mainMode) {
 	switch {
 	case x.suspect != nil:
-		m.failMain(now, x, *x.suspect)
+		m.failMain(now, x, x.suspect())
 	case x.busy:
 		m.failMain(now, x, Failed{Code: FailLocal, Reason: "what this host has to compute or to ask for did not end in time: see whether its key distribution centre, revocation lists or smart card answer, and how busy it is"})
 	case !x.initiator && x.step == awaitMessage3:

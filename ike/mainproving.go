@@ -229,8 +229,8 @@ func (m *Machine) suspectToken(now time.Time, x *mainMode, msg message, err erro
 		return
 	}
 	m.notifyInClear(now, msg, x.rcookie, wire.AuthenticationFailed)
-	f := authFailure(x.choice.Method, err)
-	x.suspect = &f
+	method := x.choice.Method
+	x.suspect = func() Failed { return authFailure(method, err) }
 }
 
 // errWork is the result of work that ended in a way that it must not.
@@ -349,6 +349,13 @@ func (m *Machine) suspectKey(now time.Time, x *mainMode, msg message, cause erro
 	if x.suspect != nil {
 		return
 	}
+	x.suspect = func() Failed { return x.wrongKey(cause) }
+	m.keepAlive(now, x, suspectLife)
+}
+
+// wrongKey says what a message 5 that cannot be read means, or one that proves
+// nothing, of which cause is why.
+func (x *mainMode) wrongKey(cause error) Failed {
 	f := Failed{Code: FailAuth, Reason: "the peer's proof of identity cannot be read or does not hold"}
 	if x.choice.Method == auth.PSK {
 		f = Failed{Code: FailPSK, Reason: fmt.Sprintf("preshared key does not match that of %s: enter the same key on both hosts", x.remote.Addr())}
@@ -360,8 +367,7 @@ func (m *Machine) suspectKey(now time.Time, x *mainMode, msg message, cause erro
 	case cause != nil:
 		f.Reason += " (" + cause.Error() + ")"
 	}
-	x.suspect = &f
-	m.keepAlive(now, x, suspectLife)
+	return f
 }
 
 // suspectLife is what is left to an exchange once its keys look wrong.

@@ -233,7 +233,7 @@ func localCode(method auth.Method, err error) FailCode {
 func (m *Machine) failAuth(now time.Time, x *mainMode, err error) {
 	f := authFailure(x.choice.Method, err)
 	if f.Code != FailLocal {
-		x.suspect = &f
+		x.suspect = func() Failed { return f }
 	}
 	m.failMain(now, x, f)
 }

@@ -91,8 +91,7 @@ func (r *repeater) shorten() {
 // answers is what an exchange has answered lately: a datagram seen before is
 // known by its hash, before anything is decrypted, and gets the same answer.
 type answers struct {
-	last [2]answer
-	next int
+	last [2]answer // the newest last
 }
 
 // answer is what a datagram of this hash gets again.
@@ -102,7 +101,7 @@ type answer struct {
 }
 
 // latest returns the answer to the last new datagram; zero: there was none.
-func (a *answers) latest() answer { return a.last[1-a.next] }
+func (a *answers) latest() answer { return a.last[1] }
 
 // remember notes the answer to a datagram; nil: none yet, or none at all.
 func (a *answers) remember(sum [32]byte, reply []byte) {
@@ -112,8 +111,7 @@ func (a *answers) remember(sum [32]byte, reply []byte) {
 			return
 		}
 	}
-	a.last[a.next].sum, a.last[a.next].reply = sum, reply
-	a.next = (a.next + 1) % len(a.last)
+	a.last[0], a.last[1] = a.last[1], answer{sum, reply}
 }
 
 // seen reports whether a datagram was answered before, and how. Nil has seen
