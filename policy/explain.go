@@ -49,14 +49,14 @@ type Aspects uint8
 
 // What a filter asks for.
 const (
-	Direction Aspects = 1 << iota
-	Connection
-	RemoteAddress
-	LocalAddress
-	Protocol
-	RemotePort
-	LocalPort
-	ICMPType // or code
+	OtherDirection Aspects = 1 << iota
+	OtherConnection
+	OtherRemote
+	OtherLocal
+	OtherProtocol
+	OtherRemotePort
+	OtherLocalPort
+	OtherICMP // or code
 )
 
 // Words names the aspects, in the order of the constants.
@@ -143,30 +143,30 @@ func differs(f *sadb.Filter, q *Question) Aspects {
 	var d Aspects
 	s, p := &f.Selector, &q.Flow
 	if f.Dir&q.Dir == 0 {
-		d |= Direction
+		d |= OtherDirection
 	}
 	if !f.Connections.Matches(p.Connection) {
-		d |= Connection
+		d |= OtherConnection
 	}
 	if !s.Remote.Matches(p.Remote, p.RemoteMe) {
-		d |= RemoteAddress
+		d |= OtherRemote
 	}
 	if !s.Local.Matches(p.Local, p.LocalMe) {
-		d |= LocalAddress
+		d |= OtherLocal
 	}
 	if s.Proto != 0 && s.Proto != p.Proto {
-		return d | Protocol // ports and types of another protocol mean nothing
+		return d | OtherProtocol // ports and types of another protocol mean nothing
 	}
 	if sadb.HasPorts(p.Proto) {
 		if !s.RemotePorts.Matches(p.RemotePort) {
-			d |= RemotePort
+			d |= OtherRemotePort
 		}
 		if !s.LocalPorts.Matches(p.LocalPort) {
-			d |= LocalPort
+			d |= OtherLocalPort
 		}
 	}
 	if sadb.HasICMP(p.Proto) && !(s.ICMPType.Matches(p.ICMPType) && s.ICMPCode.Matches(p.ICMPCode)) {
-		d |= ICMPType
+		d |= OtherICMP
 	}
 	return d
 }
@@ -271,11 +271,11 @@ func (x Explanation) Notes() []string {
 	if x.Destination {
 		add("the packet is forwarded; no filter holds it by its source, this one has its destination on this side")
 	}
-	other := func(p Passed) bool { return p.Differs == Connection }
+	other := func(p Passed) bool { return p.Differs == OtherConnection }
 	if slices.ContainsFunc(x.Passed, other) {
 		add("the type of connection decides here: this is about a packet of a %s connection", connectionOf(x.Question.Flow))
 	}
-	own := func(p Passed) bool { return p.Differs&LocalAddress != 0 }
+	own := func(p Passed) bool { return p.Differs&OtherLocal != 0 }
 	if !x.Question.Flow.Local.IsValid() && slices.ContainsFunc(x.Passed, own) {
 		add("me is no particular address here: filters that name addresses of this side are passed over; say me=ADDRESS")
 	}
