@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"ipsecagent/sadb"
 )
@@ -79,18 +80,19 @@ func (l *linter) ownSSH(q Question) {
 // anySSH looks at SSH from anywhere: somebody has to get in.
 func (l *linter) anySSH() {
 	const do = "permit port 22 for the network of the administrators, if the host has no console"
-	for _, a := range []string{"198.51.100.1", "2001:db8:1::1"} {
+	worst, by := blocked, (*CompiledFilter)(nil)
+	for _, a := range []string{"198.51.100.1", "2001:db8:1::1"} { // RFC 5737, RFC 3849
 		q := Question{Flow: sadb.Flow{LocalMe: true, Remote: netip.MustParseAddr(a), Proto: sadb.TCP, LocalPort: sshPort, RemotePort: ephemeralPort}}
-		s, by := l.fares(q)
-		if s == passes || l.admits() {
-			return
+		if s, f := l.fares(q); s <= worst {
+			worst, by = s, f
 		}
-		if s == blocked {
-			l.aboutFilter(FoundCutOffSSH, ErrorSeverity, by, do, "blocks SSH to this host from everywhere")
-			return
-		}
+	}
+	switch {
+	case worst == passes || l.admits():
+	case worst == blocked:
+		l.aboutFilter(FoundCutOffSSH, ErrorSeverity, by, do, "blocks SSH to this host from everywhere")
+	default:
 		l.aboutFilter(FoundSSHSecured, NoteSeverity, by, do, "lets SSH to this host through only from peers that negotiate security")
-		return
 	}
 }
 
@@ -118,4 +120,29 @@ func (l *linter) server(s NeededServer) {
 	case how == secured && !(l.env.Secured != nil && l.env.Secured(s.Addr)):
 		l.aboutFilter(FoundServerSecured, WarningSeverity, by, do, "requires security for %s, which this host needs: other programs than the agent reach it only if it negotiates", what)
 	}
+}
+
+// ParseServer reads a server that a host needs, "dns=10.0.0.53", "kdc=…" or
+// "ldap=…", as the connections that the host makes to it.
+func ParseServer(text string) ([]NeededServer, error) {
+	role, host, _ := strings.Cut(text, "=")
+	addr, err := netip.ParseAddr(host)
+	if err != nil || addr.Zone() != "" {
+		return nil, fmt.Errorf("server %q: write ROLE=ADDRESS, for example dns=10.0.0.53", text)
+	}
+	addr = addr.Unmap()
+	switch role {
+	case "dns":
+		return DNSServer(addr), nil
+	case "kdc":
+		return []NeededServer{{"KDC", addr, sadb.UDP, 88}, {"KDC", addr, sadb.TCP, 88}}, nil
+	case "ldap":
+		return []NeededServer{{"directory server", addr, sadb.TCP, 389}, {"directory server", addr, sadb.TCP, 636}}, nil
+	}
+	return nil, fmt.Errorf("server %q: the roles are dns, kdc and ldap", text)
+}
+
+// DNSServer returns the connections that a host makes to a DNS server.
+func DNSServer(addr netip.Addr) []NeededServer {
+	return []NeededServer{{"DNS server", addr, sadb.UDP, 53}, {"DNS server", addr, sadb.TCP, 53}}
 }

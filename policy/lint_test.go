@@ -332,3 +332,20 @@ func TestLintOfManyFiltersEnds(t *testing.T) {
 		t.Errorf("it takes %v", took)
 	}
 }
+
+func TestParseServer(t *testing.T) {
+	for text, want := range map[string]string{
+		"dns=10.0.0.53":   "[{DNS server 10.0.0.53 17 53} {DNS server 10.0.0.53 6 53}]",
+		"kdc=2001:db8::1": "[{KDC 2001:db8::1 17 88} {KDC 2001:db8::1 6 88}]",
+		"ldap=10.0.0.1":   "[{directory server 10.0.0.1 6 389} {directory server 10.0.0.1 6 636}]",
+	} {
+		if got, err := policy.ParseServer(text); err != nil || fmt.Sprint(got) != want {
+			t.Errorf("%s: %v %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "dns", "dns=", "dns=x", "wins=10.0.0.1", "dns=fe80::1%eth0", "10.0.0.1"} {
+		if got, err := policy.ParseServer(text); err == nil {
+			t.Errorf("%q is taken: %v", text, got)
+		}
+	}
+}
