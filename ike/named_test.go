@@ -110,3 +110,26 @@ func TestNamedShareIsBounded(t *testing.T) {
 		t.Errorf("%d exchanges", len(f.b.m.mains))
 	}
 }
+
+// TestNamedPeersAreComputedForFirst: the key exchange with a peer that policy
+// names does not wait behind those of all that return a cookie.
+func TestNamedPeersAreComputedForFirst(t *testing.T) {
+	for named, low := range map[string]bool{"192.0.2.1/32": false, "192.0.2.9/32": true} {
+		f := newNamedFlood(t, netip.MustParsePrefix(named))
+		var first *Work
+		f.watch = func(h *host, o Output) {
+			if work, ok := o.(Work); ok && h == f.b && first == nil {
+				first = &work
+			}
+		}
+		f.ask(f.a, f.b, 1)
+		f.run(time.Second)
+		f.checkPaired(f.a, f.b)
+		if first.Low != low || first.Unproven == low {
+			t.Errorf("%s is named, and the work is %+v", named, first)
+		}
+		if n := f.b.m.strangers.total + f.b.m.provers.total + len(f.b.m.strangers.waiting) + len(f.b.m.provers.waiting); n != 0 {
+			t.Errorf("%d pieces of work are still counted", n)
+		}
+	}
+}
