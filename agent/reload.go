@@ -142,12 +142,9 @@ func (a *Agent) prepare(as assignment, got policy.Assignment) (candidate, error)
 }
 
 func (a *Agent) compile(c *candidate) error {
-	if err := policy.Validate(c.policy); err != nil {
-		return err
-	}
 	compiled, err := policy.Compile(c.policy, a.hostFor(c.policy))
 	if err != nil {
-		return err
+		return each(err)
 	}
 	if err := a.tryTests(c.policy); err != nil {
 		return err
@@ -157,6 +154,19 @@ func (a *Agent) compile(c *candidate) error {
 		c.warnings = append(c.warnings, w.Error())
 	}
 	return nil
+}
+
+// each returns the problems of a policy as an error that joins them, without
+// what stands before them.
+func each(err error) error {
+	var all []error
+	for _, p := range policy.Problems(err) {
+		all = append(all, p)
+	}
+	if all == nil {
+		return err
+	}
+	return errors.Join(all...)
 }
 
 // tryTests runs the tests of a policy, as if every tunnel had its way.

@@ -91,18 +91,17 @@ func (p *Policy) effectiveKeyExchange(uplift bool) (k KeyExchange, uplifted int)
 func (c *Compiled) compileRules(p *Policy, h Host) error {
 	o := p.objects()
 	ways := p.oneWays(o)
-	c.Filters = h.Exempt.filters(h.Broadcasts)
+	exempt := h.Exempt.filters(h.Broadcasts)
+	c.Filters = append(make([]CompiledFilter, 0, len(exempt)+p.used(o)), exempt...)
 	for i := range p.Rules {
 		rule := &p.Rules[i]
 		if rule.Disabled {
 			continue
 		}
 		action := o.action(rule.FilterAction)
-		r := ruleCompiler{host: h, rule: rule, list: &p.FilterLists[o.list(rule.FilterList)], action: action,
+		r := ruleCompiler{to: c, host: h, rule: rule, list: &p.FilterLists[o.list(rule.FilterList)], action: action,
 			negotiation: negotiationOf(action, rule, p.uplifts(h)), ways: ways, at: map[sadb.FilterID]int{}}
 		r.compile()
-		c.Filters = append(c.Filters, r.filters...)
-		c.Unresolved = append(c.Unresolved, r.unresolved...)
 		if len(c.Filters) > maxExpanded {
 			return fmt.Errorf("on this host the policy has more than %d filters: use fewer, or names and sets that stand for fewer addresses", maxExpanded)
 		}
@@ -114,49 +113,67 @@ func (c *Compiled) compileRules(p *Policy, h Host) error {
 	return nil
 }
 
-// ruleCompiler makes the filters of one rule.
+// used returns how many filters the rules that are enabled use.
+func (p *Policy) used(o objects) int {
+	n := 0
+	for _, rule := range p.Rules {
+		if !rule.Disabled {
+			n += len(p.FilterLists[o.list(rule.FilterList)].Filters)
+		}
+	}
+	return n
+}
+
+// ruleCompiler adds the filters of one rule to a compiled policy.
 type ruleCompiler struct {
+	to          *Compiled
 	host        Host
 	rule        *Rule
 	list        *FilterList
 	action      *FilterAction
 	negotiation *Negotiation
 	ways        map[oneWay]*Rule
-
-	filters    []CompiledFilter
-	at         map[sadb.FilterID]int // of filters
-	unresolved []Unresolved
+	at          map[sadb.FilterID]int // of the rule's filters, in to.Filters
 }
 
 func (r *ruleCompiler) compile() {
 	if r.host.lost(r.rule, r.list) {
-		r.unresolved = append(r.unresolved, Unresolved{Rule: r.rule.label(), FilterList: r.list.Name, Endpoint: Endpoint{Kind: Name, Name: r.rule.Tunnel.Name}})
+		r.say(0, Endpoint{Kind: Name, Name: r.rule.Tunnel.Name})
 	}
-	for i, f := range r.list.Filters {
+	for i := range r.list.Filters {
+		f := &r.list.Filters[i]
+		if !f.From.Dynamic() && !f.To.Dynamic() {
+			r.add(f, f)
+			continue
+		}
 		expanded := r.host.expand(f)
-		for _, one := range expanded {
-			r.add(f, one)
+		for j := range expanded {
+			r.add(f, &expanded[j])
 		}
 		if len(expanded) > 0 {
 			continue
 		}
 		for _, e := range r.host.missing(f) {
-			r.unresolved = append(r.unresolved, Unresolved{Rule: r.rule.label(), FilterList: r.list.Name, Filter: i + 1, Endpoint: e})
+			r.say(i+1, e)
 		}
 	}
+}
+
+func (r *ruleCompiler) say(filter int, e Endpoint) {
+	r.to.Unresolved = append(r.to.Unresolved, Unresolved{Rule: r.rule.label(), FilterList: r.list.Name, Filter: filter, Endpoint: e})
 }
 
 // add adds the filters of one that names addresses alone; written is the one
 // that it comes from. Filters that come out alike (a filter and its own mirror,
 // two names of one address) are one.
-func (r *ruleCompiler) add(written, f Filter) {
+func (r *ruleCompiler) add(written, f *Filter) {
 	for _, o := range r.host.oriented(r.rule, f) {
 		id := sadb.NewFilterID(identityOf(r.rule, r.list, o)...)
 		if i, again := r.at[id]; again {
-			r.filters[i].addExpanded(written)
+			r.to.Filters[i].addExpanded(written)
 			continue
 		}
-		r.at[id] = len(r.filters)
+		r.at[id] = len(r.to.Filters)
 		name := r.rule.label()
 		c := CompiledFilter{Rule: name, FilterList: r.list.Name, Negotiation: r.negotiation,
 			Filter: sadb.Filter{ID: id, Name: name + " / " + r.list.Name, Selector: o.selector, Dir: o.dir,
@@ -164,12 +181,12 @@ func (r *ruleCompiler) add(written, f Filter) {
 		c.addExpanded(written)
 		r.host.shape(&c, r.rule, r.ways[wayOf(written).back()])
 		c.Weight, c.Reason = weigh(c.Filter, placeOf(r.rule))
-		r.filters = append(r.filters, c)
+		r.to.Filters = append(r.to.Filters, c)
 	}
 }
 
 // addExpanded notes the names and sets of the filter as it is written.
-func (c *CompiledFilter) addExpanded(written Filter) {
+func (c *CompiledFilter) addExpanded(written *Filter) {
 	for _, e := range expandedOf(written) {
 		if !slices.Contains(c.Expanded, e) {
 			c.Expanded = append(c.Expanded, e)
@@ -255,7 +272,7 @@ type orientation struct {
 // orientations turns source and destination into local and remote. With Me on
 // one side there is one way to see it. Without, this host may be the source or
 // the destination (or forward between them), so there are two.
-func orientations(f Filter) []orientation {
+func orientations(f *Filter) []orientation {
 	source := sadb.Selector{
 		Local: f.From.addrs(), Remote: f.To.addrs(),
 		Proto:      f.Protocol,

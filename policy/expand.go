@@ -131,16 +131,13 @@ func unicast(a netip.Addr) bool {
 	return a.IsValid() && !a.IsUnspecified() && !a.IsLoopback() && !multicast(sadb.Addr(a))
 }
 
-// expand returns f for each address that its names and sets stand for; f itself
-// if it has none. What no packet could match is left out.
-func (h Host) expand(f Filter) []Filter {
-	if !f.From.Dynamic() && !f.To.Dynamic() {
-		return []Filter{f}
-	}
+// expand returns f for each address that its names and sets stand for. What no
+// packet could match is left out.
+func (h Host) expand(f *Filter) []Filter {
 	var all []Filter
 	for _, from := range h.concrete(f.From) {
 		for _, to := range h.concrete(f.To) {
-			one := f
+			one := *f
 			one.From, one.To = from, to
 			if matchable(&one) {
 				all = append(all, one)
@@ -170,7 +167,7 @@ func matchable(f *Filter) bool {
 }
 
 // expandedOf returns the names and sets of a filter.
-func expandedOf(f Filter) []Endpoint {
+func expandedOf(f *Filter) []Endpoint {
 	var all []Endpoint
 	for _, e := range []Endpoint{f.From, f.To} {
 		if e.Dynamic() && !slices.Contains(all, e) {
@@ -182,7 +179,7 @@ func expandedOf(f Filter) []Endpoint {
 
 // missing returns which names and sets of a filter stand for nothing; all of
 // them where they do and no packet matches them together.
-func (h Host) missing(f Filter) []Endpoint {
+func (h Host) missing(f *Filter) []Endpoint {
 	dynamic := expandedOf(f)
 	empty := slices.DeleteFunc(slices.Clone(dynamic), func(e Endpoint) bool { return len(h.addresses(e)) > 0 })
 	if len(empty) == 0 {

@@ -109,7 +109,7 @@ func (h Host) lost(rule *Rule, list *FilterList) bool {
 // oriented returns how this host sees a filter under a rule. In a tunnel the
 // source is this side and the destination the other, whatever else could be
 // meant: the endpoint says which gateway is the other one.
-func (h Host) oriented(rule *Rule, f Filter) []orientation {
+func (h Host) oriented(rule *Rule, f *Filter) []orientation {
 	if rule.Tunnel.IsZero() {
 		return orientations(f)
 	}
@@ -146,7 +146,7 @@ type oneWay struct {
 	icmpType, icmpCode sadb.Octets
 }
 
-func wayOf(f Filter) oneWay {
+func wayOf(f *Filter) oneWay {
 	return oneWay{f.From, f.To, f.Protocol, f.FromPorts, f.ToPorts, f.ICMPType, f.ICMPCode}
 }
 
@@ -166,7 +166,8 @@ func (p *Policy) oneWays(o objects) map[oneWay]*Rule {
 		if rule.Disabled || rule.Tunnel.IsZero() || list < 0 {
 			continue
 		}
-		for _, f := range p.FilterLists[list].Filters {
+		for i := range p.FilterLists[list].Filters {
+			f := &p.FilterLists[list].Filters[i]
 			former := ways[wayOf(f)]
 			if !f.Mirrored && (former == nil || rule.identity() < former.identity()) {
 				ways[wayOf(f)] = rule
@@ -214,7 +215,8 @@ func (p *Policy) validateTunnel(r *report, ways map[oneWay]*Rule, i, list int, a
 	if rule.Tunnel.Name != "" {
 		checkDNSName(r, path, what+": its tunnel endpoint", rule.Tunnel.Name)
 	}
-	for j, f := range p.FilterLists[list].Filters {
+	for j := range p.FilterLists[list].Filters {
+		f := &p.FilterLists[list].Filters[j]
 		if other := ways[wayOf(f).back()]; !f.Mirrored && !rule.Disabled && (other == nil || other == rule) {
 			r.add(at(at("filterLists", list, "filters"), j, "mirrored"), "filter list %q, filter %d is not mirrored, and no other tunnel rule has the filter from %s to %s: %s would secure one direction only; add that rule, with this gateway as its tunnel endpoint, or mirror the filter", p.FilterLists[list].Name, j+1, f.To, f.From, what)
 		}

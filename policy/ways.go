@@ -74,13 +74,14 @@ func (k AuthKind) ways() string {
 // borders returns those of all filters in order; where one begins at the
 // address that another ends at, both hold it.
 func (c *Compiled) borders() []border {
-	var all []border
+	all := make([]border, 0, 2*len(c.Filters)+4)
 	add := func(a sadb.Addrs, methods []AuthMethod) {
 		for _, r := range ranges(a) {
 			all = append(all, border{r[0], false, methods}, border{r[1], true, methods})
 		}
 	}
-	for _, f := range c.Filters {
+	for i := range c.Filters {
+		f := &c.Filters[i]
 		switch {
 		case f.Negotiation == nil:
 		case f.Mode == sadb.Tunnel:
@@ -92,7 +93,7 @@ func (c *Compiled) borders() []border {
 	if c.DefaultResponse != nil {
 		add(sadb.AnyAddrs(), c.DefaultResponse.Authentication)
 	}
-	slices.SortStableFunc(all, func(a, b border) int {
+	slices.SortFunc(all, func(a, b border) int {
 		if by := a.at.Compare(b.at); by != 0 || a.end == b.end {
 			return by
 		}
