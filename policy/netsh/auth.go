@@ -9,8 +9,12 @@ import (
 	"ipsecagent/sadb"
 )
 
-// maxKeyName is the length of a name of a preshared key.
-const maxKeyName = 64
+// What the agent takes as a preshared key and as its name, in bytes.
+const (
+	maxKeyName = 64
+	minKey     = 8
+	maxKey     = 1024
+)
 
 // authentication is what the authentication tags of a line give.
 type authentication struct {
@@ -45,8 +49,8 @@ func (got *authentication) add(g arg) error {
 			got.methods = append(got.methods, policy.AuthMethod{Kind: policy.Kerberos})
 		}
 	case "psk":
-		if g.value == "" {
-			return errors.New("psk= is empty")
+		if len(g.value) < minKey || len(g.value) > maxKey {
+			return fmt.Errorf("the preshared key has not %d to %d bytes; choose a longer one on both ends", minKey, maxKey)
 		}
 		got.given = true
 		got.keys, got.keyOf = append(got.keys, sadb.NewSecret([]byte(g.value))), append(got.keyOf, len(got.methods))

@@ -70,6 +70,7 @@ func commands() []command {
 		{"add filteraction", "name " + actionTags, "", addFilterAction},
 		{"add policy", "name " + policyTags, "", addPolicy},
 		{"add rule", "name " + ruleTags, "", addRule},
+		{"set filter", "filterlist " + filterTags, "", refuse("a filter is not changed; delete it and add it anew")},
 		{"set filterlist", "name guid newname description", "", setFilterList},
 		{"set filteraction", "name guid newname " + actionTags, "", setFilterAction},
 		{"set policy", "name guid newname gponame " + policyTags, "", setPolicy},
@@ -175,9 +176,24 @@ func (m *machine) command(words []string) (*command, []string, error) {
 	case 1:
 		return found[0], words[used:], nil
 	case 0:
-		return nil, nil, fmt.Errorf("%q is no command of ipsec static", shown)
+		return nil, nil, fmt.Errorf("%q is no command of ipsec static (known: %s)", shown, m.knownCommands(words[0]))
 	}
 	return nil, nil, fmt.Errorf("%q may mean %q or %q; write it out", shown, found[0].name, found[1].name)
+}
+
+// knownCommands lists the commands of a verb, of all verbs if it is none.
+func (m *machine) knownCommands(verb string) string {
+	var same, every []string
+	for _, c := range m.commands {
+		every = append(every, c.name)
+		if strings.HasPrefix(c.name, verb+" ") {
+			same = append(same, c.name)
+		}
+	}
+	if same == nil {
+		same = every
+	}
+	return strings.Join(same, ", ")
 }
 
 func (c *command) length() int { return len(strings.Fields(c.name)) }

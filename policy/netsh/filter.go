@@ -248,7 +248,7 @@ func (a *args) ports(tag string, into *sadb.Ports) {
 		return
 	}
 	from, to, err := parseRange(text, 16)
-	if err != nil || from == 0 && to != 0 {
+	if err != nil {
 		a.fail(fmt.Errorf("%s=%q is not a port, a range such as 8000-8100, or 0 for any", tag, text))
 		return
 	}

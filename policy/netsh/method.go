@@ -94,18 +94,24 @@ func parseSuite(name string) (sadb.Suite, error) {
 	if !ok {
 		return sadb.ParseSuite(strings.ToLower(name))
 	}
-	inside, ok := strings.CutSuffix(rest, "]")
+	inside, closed := strings.CutSuffix(rest, "]")
 	parts := strings.Split(inside, ",")
+	hash := hashWord(parts[len(parts)-1])
 	switch {
-	case ok && head == "ah" && len(parts) == 1:
-		return sadb.ParseSuite("ah-" + hashWord(parts[0]))
-	case ok && head == "esp" && len(parts) == 2:
-		if parts[1] == "none" {
-			return sadb.Suite{}, errors.New("ESP without integrity is not carried, not even inside AH: an attacker could change what it hides; write, for example, ESP[3DES,SHA1]")
-		}
-		return sadb.ParseSuite("esp-" + strings.Replace(parts[0], "none", "null", 1) + "-" + hashWord(parts[1]))
+	case !closed || !(head == "ah" && len(parts) == 1 || head == "esp" && len(parts) == 2):
+		return sadb.Suite{}, errors.New("it is not of the form ESP[3DES,SHA1]:100000k/3600s, AH[SHA1] or AH[SHA1]+ESP[3DES,SHA1], nor the name of a suite such as esp-aes256gcm")
+	case hash == "none":
+		return sadb.Suite{}, errors.New("ESP without integrity is not carried, not even inside AH: an attacker could change what it hides; write, for example, ESP[3DES,SHA1]")
+	case hash != "md5" && hash != "sha1":
+		return sadb.Suite{}, errors.New("in brackets the integrity is MD5 or SHA1; modern suites are written by their names, such as esp-aes256-sha256")
+	case head == "ah":
+		return sadb.ParseSuite("ah-" + hash)
+	case parts[0] == "des" || parts[0] == "3des":
+		return sadb.ParseSuite("esp-" + parts[0] + "-" + hash)
+	case parts[0] == "none":
+		return sadb.ParseSuite("esp-null-" + hash)
 	}
-	return sadb.Suite{}, errors.New("it is not of the form ESP[3DES,SHA1]:100000k/3600s, AH[SHA1] or AH[SHA1]+ESP[3DES,SHA1], nor the name of a suite such as esp-aes256gcm")
+	return sadb.Suite{}, errors.New("in brackets the encryption is 3DES, DES or None; modern suites are written by their names, such as esp-aes256gcm")
 }
 
 // hashWord takes the SHA of older tools for SHA1.
@@ -173,6 +179,9 @@ func parseMainMode(word string) (sadb.ISAKMPSuite, error) {
 		return sadb.ISAKMPSuite{}, errors.New("it is not of the form 3DES-SHA1-2, nor of the form aes256-sha256-ecp256")
 	}
 	parts[1] = hashWord(parts[1])
+	if n, err := strconv.Atoi(parts[2]); err == nil && windowsGroups()[n] == 0 {
+		return sadb.ISAKMPSuite{}, errors.New("the groups of netsh are 1 (768 bits), 2 (1024) and 3 (2048); others are written by their names, such as aes256-sha256-ecp256")
+	}
 	for number, g := range windowsGroups() {
 		if parts[2] == strconv.Itoa(number) {
 			parts[2] = g.String()

@@ -299,12 +299,23 @@ func (m *machine) references(h *held, r *policy.Rule, a *args, c *ruleChange) er
 	}
 	if builtin(name) && h.action(name) == nil && !m.actions.has(name) {
 		r.FilterAction = name
-		return nil
+		return m.checkBuiltin(name)
 	}
 	if c.action, err = m.reference(h, h.actions, &m.actions, name); err != nil {
 		return err
 	}
 	r.FilterAction = c.action.name()
+	return nil
+}
+
+// checkBuiltin refuses the name of a built-in action where an action that does
+// something else differs from it in case only: Windows would take that one.
+func (m *machine) checkBuiltin(name string) error {
+	for _, o := range m.actions.named(name) {
+		if o.action.Kind.String() != name {
+			return fmt.Errorf("%q may mean the built-in action, or filter action %q, which is %v; rename that one", name, o.name(), o.action.Kind)
+		}
+	}
 	return nil
 }
 

@@ -46,12 +46,14 @@ func (a *args) choice(tag, yes, no string, into *bool) {
 // fact prints one line of an object shown in full; an empty value is left out.
 func (m *machine) fact(name, format string, values ...any) {
 	if text := fmt.Sprintf(format, values...); text != "" {
-		fmt.Fprintf(&m.out, "%-26s: %s\n", name, strings.ReplaceAll(text, "\n", " "))
+		fmt.Fprintf(&m.out, "%-26s: %s\n", name, oneLine(text))
 	}
 }
 
+func oneLine(text string) string { return strings.ReplaceAll(text, "\n", " ") }
+
 func (m *machine) row(format string, values ...any) {
-	fmt.Fprintf(&m.out, format+"\n", values...)
+	m.out.WriteString(strings.TrimRight(fmt.Sprintf(format, values...), " ") + "\n")
 }
 
 // chosen returns the objects that a show command asks for.
@@ -80,14 +82,14 @@ func showFilterList(m *machine, a *args) error {
 	for _, o := range found {
 		m.showList(o, v)
 	}
-	m.row("%d filter list(s)", len(found))
+	m.row("Filter lists: %d", len(found))
 	return nil
 }
 
 func (m *machine) showList(o *object, v view) {
 	l := o.list
 	if !v.full {
-		m.row("%-40s %6d filter(s)  %s", l.Name, len(l.Filters), l.Description)
+		m.row("%-40s filters: %-6d %s", l.Name, len(l.Filters), oneLine(l.Description))
 		return
 	}
 	m.showObject("Filter list", o, l.Description)
@@ -122,7 +124,7 @@ func describeFilter(f policy.Filter) string {
 		s += fmt.Sprintf(", type %v, code %v", f.ICMPType, f.ICMPCode)
 	}
 	if f.Description != "" {
-		s += " (" + strings.ReplaceAll(f.Description, "\n", " ") + ")"
+		s += " (" + oneLine(f.Description) + ")"
 	}
 	return s
 }
@@ -146,14 +148,14 @@ func showFilterAction(m *machine, a *args) error {
 	for _, o := range found {
 		m.showAction(o, v)
 	}
-	m.row("%d filter action(s)", len(found))
+	m.row("Filter actions: %d", len(found))
 	return nil
 }
 
 func (m *machine) showAction(o *object, v view) {
 	act := o.action
 	if !v.full {
-		m.row("%-40s %-9v  %s", act.Name, act.Kind, act.Description)
+		m.row("%-40s %-9v  %s", act.Name, act.Kind, oneLine(act.Description))
 		return
 	}
 	m.showObject("Filter action", o, act.Description)
@@ -191,14 +193,14 @@ func showPolicy(m *machine, a *args) error {
 	for _, h := range found {
 		m.showHeld(h, v)
 	}
-	m.row("%d policy(ies)", len(found))
+	m.row("Policies: %d", len(found))
 	return nil
 }
 
 func (m *machine) showHeld(h *held, v view) {
 	assigned := m.assigned == h.Name
 	if !v.full {
-		m.row("%-40s %3d rule(s)  assigned: %-3s  %s", h.Name, len(h.Rules), yesNo(assigned), h.Description)
+		m.row("%-40s rules: %-3d  assigned: %-3s  %s", h.Name, len(h.Rules), yesNo(assigned), oneLine(h.Description))
 		return
 	}
 	m.fact("Policy name", "%s", h.Name)
@@ -316,7 +318,7 @@ func showAll(m *machine, a *args) error {
 	for _, o := range m.actions.all {
 		m.showAction(o, v)
 	}
-	m.row("%d policy(ies), %d filter list(s), %d filter action(s)", len(m.policies), len(m.lists.all), len(m.actions.all))
+	m.row("Policies: %d, filter lists: %d, filter actions: %d", len(m.policies), len(m.lists.all), len(m.actions.all))
 	return nil
 }
 

@@ -389,7 +389,8 @@ func (s *output) authentication(methods []policy.AuthMethod) *output {
 		case policy.Certificate:
 			s.text("rootca", fmt.Sprintf("%s certmap:%s excludecaname:%s", m.CA, yesNo(m.MapToAccount), yesNo(m.ExcludeCAName)))
 		case policy.PresharedKey:
-			s.ours("pskname", quote(m.Key))
+			s.w.lose(s.object, "the key itself is no part of a store; for Windows put psk= with the key in the place of pskname=")
+			s.text("pskname", m.Key)
 		}
 		for _, p := range m.AcceptPrincipals {
 			s.ours("acceptprincipal", quote(p))
