@@ -78,7 +78,7 @@ func inFolder(dir, name string) (found, error) {
 		switch {
 		case entry.Err != nil:
 			broken = append(broken, entry.Path)
-		case entry.Policy.Name == name:
+		case entry.Policy != nil && entry.Policy.Name == name:
 			return found{entry.Policy, entry.Path}, nil
 		}
 	}

@@ -12,7 +12,8 @@ import (
 )
 
 func policyCommand(e *env) *cobra.Command {
-	return group("policy", "List, show and check policies", policyListCommand(e), policyShowCommand(e), validateCommand(e))
+	return group("policy", "List, show, check and edit policies",
+		append([]*cobra.Command{policyListCommand(e), policyShowCommand(e), validateCommand(e)}, e.policyVerbs()...)...)
 }
 
 func policyListCommand(e *env) *cobra.Command {

@@ -32,7 +32,8 @@ what it does. For most hosts one command is the whole job:
 	flags.StringVar(&e.socket, "socket", e.defaultSocket(), "control socket of the agent; also IPSECAGENT_SOCKET")
 	flags.DurationVar(&e.timeout, "timeout", defaultTimeout, "how long to wait for the agent")
 	root.AddCommand(assignCommand(e), unassignCommand(e), statusCommand(e), policyCommand(e), saCommand(e), whyCommand(e), explainCommand(e), traceCommand(e),
-		eventsCommand(e), reloadCommand(e), versionCommand(e))
+		eventsCommand(e), reloadCommand(e), versionCommand(e),
+		ruleCommand(e), listCommand(e), filterCommand(e), actionCommand(e))
 	root.SetOut(e.out)
 	root.SetErr(e.err)
 	root.InitDefaultHelpCmd()

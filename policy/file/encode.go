@@ -193,6 +193,10 @@ func encodeAction(a policy.FilterAction) *yaml.Node {
 	if a.Kind != sadb.Negotiate {
 		m.plain("action", a.Kind.String())
 	}
+	if a.Kind == sadb.Negotiate { // without any setting, too: it says what the action is
+		m.node.Content = append(m.node.Content, textNode("negotiate"), negotiate)
+		return m.node
+	}
 	m.put("negotiate", negotiate)
 	return m.node
 }

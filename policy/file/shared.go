@@ -33,9 +33,15 @@ func (d *decoder) shared(n *yaml.Node) *Shared {
 }
 
 // validateShared checks the lists and actions as those of a policy without
-// rules.
+// rules. A list may still be empty: a policy that uses it is then refused.
 func (d *decoder) validateShared(s *Shared) {
-	p := &policy.Policy{Name: sharedKind, FilterLists: s.FilterLists, FilterActions: s.FilterActions}
+	p := &policy.Policy{Name: sharedKind, FilterActions: s.FilterActions}
+	for _, l := range s.FilterLists {
+		if len(l.Filters) == 0 {
+			l.Filters = []policy.Filter{{}}
+		}
+		p.FilterLists = append(p.FilterLists, l)
+	}
 	for _, problem := range policy.Problems(policy.Validate(p)) {
 		d.problem(problem)
 	}

@@ -84,7 +84,7 @@ func TestMistakesAroundSharedDocuments(t *testing.T) {
 		}},
 		{"nobody defines it", map[string]string{"a.yaml": user, "s.yaml": sharedHeader}, map[string]string{"a.yaml": `"require"`}},
 		{"another version", map[string]string{"s.yaml": strings.Replace(sharedText, "v1", "v2", 1)}, map[string]string{"s.yaml": "apiVersion"}},
-		{"an empty list", map[string]string{"s.yaml": sharedHeader + "filterLists: {a: []}\n"}, map[string]string{"s.yaml": "is empty"}},
+		{"an empty list", map[string]string{"a.yaml": user, "s.yaml": sharedHeader + "filterLists: {management: [], x: {description: y}}\nfilterActions: {require: block}\n"}, map[string]string{"a.yaml": `s.yaml:3:15: filter list "management" is empty`}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

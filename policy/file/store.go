@@ -76,6 +76,21 @@ func (f *Folder) Store() policy.Store {
 	return s
 }
 
+// Shares reports whether a shared document has a filter list of that name.
+func (f *Folder) Shares(list string) bool {
+	return slices.ContainsFunc(f.docs, func(doc *document) bool {
+		return doc.shared != nil && slices.ContainsFunc(doc.shared.FilterLists, func(l policy.FilterList) bool { return l.Name == list })
+	})
+}
+
+// SharesAction reports whether a shared document has a filter action of that
+// name.
+func (f *Folder) SharesAction(action string) bool {
+	return slices.ContainsFunc(f.docs, func(doc *document) bool {
+		return doc.shared != nil && slices.ContainsFunc(doc.shared.FilterActions, func(a policy.FilterAction) bool { return a.Name == action })
+	})
+}
+
 // own encodes what a document itself holds.
 func (doc *document) own() *yaml.Node {
 	if doc.shared != nil {
@@ -266,7 +281,7 @@ func (p *plan) place(section, what string, loose *yaml.Node) error {
 		p.restore(s, section, carriers)
 	}
 	for _, name := range names {
-		if err := p.settle(section, what, name, carriers[name]); err != nil {
+		if err := p.settle(section, what, name, carriers); err != nil {
 			return err
 		}
 	}
@@ -287,9 +302,13 @@ func (p *plan) restore(s *tree, section string, carriers map[string][]*tree) {
 }
 
 // settle decides where one name stands, of those that carry it.
-func (p *plan) settle(section, what, name string, carriers []*tree) error {
-	home := p.home(section, name)
+func (p *plan) settle(section, what, name string, all map[string][]*tree) error {
+	carriers := all[name]
 	value := child(child(carriers[0].want, section), name)
+	home := p.home(section, name)
+	if home == nil {
+		home = p.renamed(section, value, all)
+	}
 	for _, t := range carriers[1:] {
 		if same(child(child(t.want, section), name), value) {
 			continue
@@ -328,6 +347,20 @@ func (p *plan) home(section, name string) *tree {
 	for _, s := range p.shared {
 		if s.had(section, name) {
 			return s
+		}
+	}
+	return nil
+}
+
+// renamed returns the shared document that has a value under a name which
+// nobody carries any more: the name has changed. nil if none has.
+func (p *plan) renamed(section string, value *yaml.Node, carriers map[string][]*tree) *tree {
+	for _, s := range p.shared {
+		old := child(s.base, section)
+		for i := 0; old != nil && i+1 < len(old.Content); i += 2 {
+			if carriers[old.Content[i].Value] == nil && same(old.Content[i+1], value) {
+				return s
+			}
 		}
 	}
 	return nil

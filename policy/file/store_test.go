@@ -231,6 +231,12 @@ func TestWhereThingsAreKept(t *testing.T) {
 			s.Policies[1].FilterLists = append(s.Policies[1].FilterLists, s.Policies[0].FilterLists[0])
 			use(s, 1, "own")
 		}},
+		{"a shared list is renamed", "a.yaml b.yaml s.yaml", func(s *policy.Store) {
+			for i := range s.Policies {
+				s.Policies[i].FilterLists[1].Name = "new"
+				s.Policies[i].Rules[1].FilterList = "new"
+			}
+		}},
 		{"a policy goes", "-b.yaml", func(s *policy.Store) { s.Policies = s.Policies[:1] }},
 		{"a policy is new", "+quite-new.yaml", func(s *policy.Store) { s.Policies = append(s.Policies, policy.Policy{Name: "Quite (new)"}) }},
 		{"a policy is renamed", "a.yaml", func(s *policy.Store) { s.Policies[0].Name = "renamed" }},
