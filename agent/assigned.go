@@ -8,14 +8,18 @@ import (
 	"runtime/debug"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"ipsecagent/auth"
 	"ipsecagent/policy"
 )
 
+// ErrInUse is a state file that a running agent holds.
+var ErrInUse = errors.New("a running agent uses the file")
+
 // Assigned returns the policy that is assigned by a state file, for who looks at
-// a host on which no agent runs: an agent holds its file. It changes nothing. A
-// file that is not there assigns none.
+// a host on which no agent runs: an agent holds its file (ErrInUse). It changes
+// nothing. A file that is not there assigns none.
 func Assigned(stateFile string, library Library) (policy.Assignment, error) {
 	none := policy.Assignment{State: policy.None}
 	if _, err := os.Stat(stateFile); errors.Is(err, fs.ErrNotExist) {
@@ -44,6 +48,9 @@ func readAssigned(path string) (as *assignment, err error) {
 		}
 	}()
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: openTimeout})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, ErrInUse
+	}
 	if err != nil {
 		return nil, classify(err)
 	}

@@ -244,7 +244,7 @@ func (a *Agent) enforce(now time.Time, c candidate) (changed bool, err error) {
 	a.settle(now)
 	a.sweep(now)
 	a.cfg.IKE.Submit(ike.SetPolicy{Policy: a.inForce.snapshot.ikePolicy(c.state)})
-	if changed {
+	if changed && c.state == policy.Assigned {
 		a.cfg.IKE.Submit(ike.Recheck{})
 	}
 	if c.state == policy.None && former == policy.Assigned {

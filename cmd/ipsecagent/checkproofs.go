@@ -100,6 +100,9 @@ func (p *proofs) checkRules(ctx context.Context, s *settings, policies []*policy
 		return nil, nil
 	}
 	inUse, err := policyInUse(ctx, s)
+	if errors.Is(err, agent.ErrInUse) {
+		notes, err = append(notes, fmt.Sprintf("the policy in use is not checked: %v, and none answers on %s", err, s.Socket)), nil
+	}
 	if err != nil {
 		err = fmt.Errorf("the policy in use is not checked: %w", err)
 	}

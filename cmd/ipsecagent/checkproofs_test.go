@@ -154,3 +154,19 @@ func TestASettingsFileThatIsNamedMustBeThere(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckBesideAnAgentOnAnotherSocket: its state file is its own.
+func TestCheckBesideAnAgentOnAnotherSocket(t *testing.T) {
+	dir := t.TempDir()
+	args := proofFolders(t, dir)
+	assigned(t, dir, `{"name":"client"}`)
+	db, err := bbolt.Open(filepath.Join(dir, "state", "state.db"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	_, stderr, code := run(t, args...)
+	if code != 0 || !strings.Contains(stderr, "a running agent uses the file") || !strings.Contains(stderr, "agent.sock") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}

@@ -54,9 +54,10 @@ func (p *program) stopDataPath(ctx context.Context, s *settings) error {
 		return fmt.Errorf("the agent runs (%s) and would start the data path again: stop it first (systemctl stop ipsecagent)", s.Socket)
 	}
 	pid, err := control.Listener(ctx, s.dataPathSocket())
+	removed := true
 	switch {
 	case notRunning(err):
-		err = p.removeLeft(s)
+		removed, err = p.removeLeft(s)
 	case err == nil:
 		err = p.takeDown(ctx, s, pid)
 	}
@@ -69,6 +70,9 @@ func (p *program) stopDataPath(ctx context.Context, s *settings) error {
 	}
 	if holder {
 		fmt.Fprintln(p.out, "The holder of the nftables table has ended.")
+	}
+	if !removed && !holder {
+		return nil
 	}
 	fmt.Fprintln(p.out, "TRAFFIC THERE IS NOT PROTECTED. To protect it again: systemctl start ipsecagent")
 	return nil
@@ -110,23 +114,24 @@ func whereRuns(pid int) string {
 }
 
 // removeLeft takes out of force what a data path that runs no more has left in
-// the kernel, in this network namespace, and says what it was.
-func (p *program) removeLeft(s *settings) error {
+// the kernel, in this network namespace, and says what it was; was reports that
+// there was something.
+func (p *program) removeLeft(s *settings) (was bool, err error) {
 	log := s.logger(p.err)
 	cfg, table := s.userConfig(log), newLease(s, log, p.err)
 	defer table.close()
 	cfg.TableSocket = table.take
 	removed, err := user.Remove(cfg)
 	if err != nil {
-		return fmt.Errorf("take out of force what a data path has left: %w", err)
+		return false, fmt.Errorf("take out of force what a data path has left: %w", err)
 	}
 	nobody := fmt.Sprintf("No data path runs (nobody listens on %s). ", s.dataPathSocket())
 	if len(removed) == 0 {
-		fmt.Fprintln(p.out, nobody+"Nothing of one was left in this network namespace: nothing was changed.")
-		return nil
+		fmt.Fprintln(p.out, nobody+"Nothing of one was left in this network namespace: nothing was changed. If one ran in another network namespace and was killed, repeat this command there.")
+		return false, nil
 	}
 	fmt.Fprintln(p.out, nobody+"What one had left in this network namespace is removed: "+strings.Join(removed, ", ")+".")
-	return nil
+	return true, nil
 }
 
 // endListener ends the process that listens on the socket and waits until it
