@@ -11,7 +11,7 @@ import (
 )
 
 // question is a first message that takes what of a and of its policy it is given.
-func question(t *testing.T, h wire.Header, offer MainOffer, name string, vendors []wire.Payload) []byte {
+func question(t testing.TB, h wire.Header, offer MainOffer, name string, vendors []wire.Payload) []byte {
 	t.Helper()
 	choices := offer.choices()
 	for i := range choices {
@@ -22,8 +22,16 @@ func question(t *testing.T, h wire.Header, offer MainOffer, name string, vendors
 	return wire.AppendClear(nil, h, append([]wire.Payload{{Type: wire.SAPayload, Body: mainSA(choices)}}, vendors...))
 }
 
+// implementations are what peers say of themselves.
+func implementations() map[string][]wire.Payload {
+	return map[string][]wire.Payload{
+		"ipsecagent": vendorPayloads(vidAgent+ourCapabilities, vidGSSAPI), "Windows": vendorPayloads(vidWindows + "\x00\x00\x00\x05"),
+		"racoon": vendorPayloads(vidGSSAPI, vidRacoon, vidDPD+"\x01\x00"), "silent": vendorPayloads(vidGSSLong, vidRFC3947), "none": nil,
+	}
+}
+
 // offersOf are offers of every size that these methods make.
-func offersOf(t *testing.T) map[string]MainOffer {
+func offersOf(t testing.TB) map[string]MainOffer {
 	all := map[string]MainOffer{}
 	for _, methods := range [][]auth.Method{{auth.Kerberos}, {auth.Kerberos, auth.PSK}, {auth.PSK, auth.Kerberos}, {auth.PSK}} {
 		for suites := range 2 {
@@ -42,17 +50,13 @@ func offersOf(t *testing.T) map[string]MainOffer {
 // implementation, and however long the names are. What is sent before a cookie
 // has come back could be sent on to anybody.
 func TestNoFirstAnswerIsLargerThanItsQuestion(t *testing.T) {
-	implementations := map[string][]wire.Payload{
-		"ipsecagent": vendorPayloads(vidAgent+ourCapabilities, vidGSSAPI), "Windows": vendorPayloads(vidWindows + "\x00\x00\x00\x05"),
-		"racoon": vendorPayloads(vidGSSAPI, vidRacoon, vidDPD+"\x01\x00"), "silent": vendorPayloads(vidGSSLong, vidRFC3947), "none": nil,
-	}
 	asked, answered := 0, 0
 	for offered, offer := range offersOf(t) {
 		for _, name := range []int{0, 4, 40, 120, 500} {
 			ticket := newTicket(strings.Repeat("b", name))
 			w, a, b := kerberosPair(t, 1, newTicket("a"), ticket, offer, offer, &method{number: auth.PSK})
 			n := byte(0)
-			for who, vendors := range implementations {
+			for who, vendors := range implementations() {
 				for _, theirs := range []string{"", "a", strings.Repeat("a", 200)} {
 					n++
 					data := question(t, wire.Header{ICookie: [8]byte{n}, Version: wire.Version1, Exchange: wire.MainMode}, offer, theirs, vendors)
@@ -142,4 +146,36 @@ func TestLongNameToAnybody(t *testing.T) {
 	if len(a.failed) != 1 || a.failed[0].Code != FailNoProposal || len(b.m.mains) != 0 {
 		t.Errorf("the initiator says %+v", a.failed)
 	}
+}
+
+// FuzzFirstMessage: whatever comes from nobody knows where, with a cookie or
+// without, twice, what goes there is never more.
+func FuzzFirstMessage(f *testing.F) {
+	for _, offer := range offersOf(f) {
+		for _, vendors := range implementations() {
+			f.Add(uint8(90), question(f, wire.Header{ICookie: [8]byte{1}, Version: wire.Version1, Exchange: wire.MainMode}, offer, "gss:a", vendors))
+		}
+	}
+	f.Fuzz(func(t *testing.T, name uint8, data []byte) {
+		offer := kerberosOffer(t, auth.Requirement{Method: auth.Kerberos}, auth.Requirement{Method: auth.PSK})
+		w, a, b := kerberosPair(t, 1, newTicket("a"), newTicket(strings.Repeat("b", int(name))), offer, offer, &method{number: auth.PSK})
+		for range 2 {
+			sent := 0
+			b.m.Handle(w.now, Packet{Local: w.at(b), Remote: w.at(a), Data: data})
+			for o, ok := b.m.Poll(); ok; o, ok = b.m.Poll() {
+				switch o := o.(type) {
+				case Work:
+					b.m.Handle(w.now, WorkDone{o.ID, o.Run()})
+				case Send:
+					sent += len(o.Data)
+				}
+			}
+			if sent > len(data) {
+				t.Fatalf("%d bytes for %d", sent, len(data))
+			}
+		}
+		if len(b.m.mains) > 1 {
+			t.Fatalf("%d exchanges", len(b.m.mains))
+		}
+	})
 }
