@@ -114,6 +114,10 @@ func (r *reader) file(name string, data []byte) {
 			continue
 		}
 		e.spot = s
+		if (name == private || name == privateOrClear) && s.group() {
+			r.fail(e, "%s is multicast or broadcast, for which nobody can negotiate security; put it into clear or block", s.prefix)
+			continue
+		}
 		if before, double := r.at[s]; double {
 			r.fail(e, "%s stands in %s, line %d, already", s, before.file, before.line)
 			continue

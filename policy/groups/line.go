@@ -34,6 +34,16 @@ func (s spot) meets(t spot) bool {
 	return (s.protocol == 0 || t.protocol == 0 || s.protocol == t.protocol) && either(s.own, t.own) && either(s.theirs, t.theirs)
 }
 
+// group reports whether every address is multicast, or the broadcast one.
+func (s spot) group() bool {
+	a := s.prefix.Addr()
+	least := 4 // 224.0.0.0/4
+	if a.Is6() {
+		least = 8 // ff00::/8
+	}
+	return a.IsMulticast() && s.prefix.Bits() >= least || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
 // filter is the traffic in both directions.
 func (s spot) filter() policy.Filter {
 	return policy.Filter{
