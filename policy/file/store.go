@@ -306,7 +306,7 @@ func (p *plan) settle(section, what, name string, all map[string][]*tree) error 
 	carriers := all[name]
 	value := child(child(carriers[0].want, section), name)
 	home := p.home(section, name)
-	if home == nil {
+	if home == nil && !slices.ContainsFunc(carriers, func(t *tree) bool { return t.had(section, name) }) {
 		home = p.renamed(section, value, all)
 	}
 	for _, t := range carriers[1:] {
@@ -352,16 +352,26 @@ func (p *plan) home(section, name string) *tree {
 	return nil
 }
 
-// renamed returns the shared document that has a value under a name which
-// nobody carries any more: the name has changed. nil if none has.
+// renamed returns the shared document that had a value, new in all documents,
+// under a name which nobody carries any more: the same value, or the only name
+// that is gone. nil if none had.
 func (p *plan) renamed(section string, value *yaml.Node, carriers map[string][]*tree) *tree {
+	var home *tree
+	gone := 0
 	for _, s := range p.shared {
 		old := child(s.base, section)
 		for i := 0; old != nil && i+1 < len(old.Content); i += 2 {
-			if carriers[old.Content[i].Value] == nil && same(old.Content[i+1], value) {
+			if carriers[old.Content[i].Value] != nil {
+				continue
+			}
+			if same(old.Content[i+1], value) {
 				return s
 			}
+			home, gone = s, gone+1
 		}
+	}
+	if gone == 1 {
+		return home
 	}
 	return nil
 }
