@@ -196,7 +196,7 @@ func (a *Agent) identitiesChanged(now time.Time, watching bool) {
 	if a.inForce.compiled == nil {
 		return
 	}
-	a.inForce.snapshot = newSnapshot(a.inForce.compiled, a.cfg.Unusable)
+	a.inForce.snapshot = newSnapshot(a.inForce.compiled, a.cfg.Unusable).at(a.facts)
 	a.cfg.IKE.Submit(ike.SetPolicy{Policy: a.inForce.snapshot.ikePolicy(a.inForce.state)})
 	a.forgiveAll(now)
 	a.noteUnprovable(now)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"reflect"
 	"strconv"
 	"strings"
@@ -150,6 +151,9 @@ func (a *Agent) compile(c *candidate) error {
 		return err
 	}
 	c.compiled = compiled
+	if n := len(compiled.Unresolved); n > 0 {
+		c.warnings = append(c.warnings, fmt.Sprintf("names or sets of the policy that stand for nothing at this moment: %d; names are asked for now, ipsecctl status lists those that do not resolve", n))
+	}
 	for _, w := range policy.Warnings(c.policy) {
 		c.warnings = append(c.warnings, w.Error())
 	}
@@ -304,11 +308,14 @@ func (a *Agent) adopt(now time.Time, c candidate) (changed bool) {
 	a.held = ""
 	a.problem("policy", "")
 	if !changed {
+		if !maps.Equal(a.inForce.snapshot.remoteAccess, remoteAccess(a.facts)) {
+			a.inForce.snapshot = newSnapshot(a.inForce.compiled, a.cfg.Unusable).at(a.facts)
+		}
 		a.inForce.policy, a.inForce.warnings, a.inForce.rejected, a.inForce.origin = c.policy, c.warnings, "", c.origin
 		return false
 	}
 	a.inForce = inForce{state: c.state, name: c.as.Name, auth: c.as.Auth, compat: c.as.Compat, origin: c.origin, applied: now, policy: c.policy,
-		compiled: c.compiled, snapshot: newSnapshot(c.compiled, a.cfg.Unusable), warnings: c.warnings, reloads: a.inForce.reloads}
+		compiled: c.compiled, snapshot: newSnapshot(c.compiled, a.cfg.Unusable).at(a.facts), warnings: c.warnings, reloads: a.inForce.reloads}
 	a.forgiveAll(now)
 	a.noteUnprovable(now)
 	return true

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"ipsecagent/auth"
+	"ipsecagent/host"
 	"ipsecagent/ike"
 	"ipsecagent/policy"
 	"ipsecagent/sadb"
@@ -34,6 +35,8 @@ type snapshot struct {
 	// accepts is what the rule of each filter accepts, made once: a stranger's
 	// main mode keeps it, of which there may be thousands.
 	accepts map[sadb.FilterID][]auth.Requirement
+	// remoteAccess are the own addresses on connections of that type.
+	remoteAccess map[netip.Addr]bool
 	// unprovable are the requirements that this host cannot satisfy.
 	unprovable map[provable]bool
 }
@@ -63,6 +66,34 @@ func newSnapshot(c *policy.Compiled, unusable func(auth.Requirement) string) *sn
 	}
 	s.tryIdentities(unusable)
 	return s
+}
+
+// at has s know by which type of connection this host has its addresses.
+func (s *snapshot) at(f host.Facts) *snapshot {
+	s.remoteAccess = remoteAccess(f)
+	return s
+}
+
+// remoteAccess returns the addresses of interfaces of that kind.
+func remoteAccess(f host.Facts) map[netip.Addr]bool {
+	all := map[netip.Addr]bool{}
+	for _, i := range f.Interfaces {
+		if i.Kind == host.RemoteAccess {
+			for _, a := range i.Addresses {
+				all[plain(a)] = true
+			}
+		}
+	}
+	return all
+}
+
+// connection returns the type of connection that an own address belongs to: a
+// peer that is spoken to from it is reached by that.
+func (s *snapshot) connection(local netip.Addr) sadb.ConnectionType {
+	if s.remoteAccess[plain(local)] {
+		return sadb.RemoteAccess
+	}
+	return sadb.LAN
 }
 
 // tryIdentities finds out, once, which requirements this host can satisfy: a
@@ -139,7 +170,7 @@ func (s *snapshot) main(q ike.MainQuery) (ike.MainOffer, error) {
 	var accepted []auth.Requirement
 	var named bool
 	for f := range s.about(q.Remote) {
-		if f.Negotiation != nil && covers(f.Filter, q.Local, q.Remote) {
+		if f.Negotiation != nil && covers(f.Filter, q.Local, q.Remote) && f.Connections.Matches(s.connection(q.Local)) {
 			accepted = union(accepted, s.accepts[f.ID])
 			named = named || names(f.Filter)
 		}
@@ -236,8 +267,9 @@ func (s *snapshot) decide(q ike.QuickQuery, d sadb.Directions) (policy.CompiledF
 	if q.Mode == sadb.Tunnel {
 		filters = slices.Values(s.filters) // the traffic is not the peer's own
 	}
+	connection := s.connection(q.Local)
 	for f := range filters {
-		if f.Dir&d != 0 && holds(f.Selector, q.Selector) {
+		if f.Dir&d != 0 && f.Connections.Matches(connection) && holds(f.Selector, q.Selector) {
 			return f, true
 		}
 	}
