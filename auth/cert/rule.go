@@ -133,11 +133,12 @@ func (r *rule) none(method auth.Method, asked [][]byte, now time.Time) error {
 	if len(because) == 0 {
 		because = []string{"there is no certificate with a private key"}
 	}
-	wanted := ""
+	wanted, hint := "", "put a certificate of that authority with its private key into the directory of own certificates"
 	if len(asked) > 0 {
 		wanted = "; the peer asks for " + namesText(asked)
+		hint = "name the same authority in the rules of both hosts, or " + hint
 	}
-	return refuse(codeNoCertificate, "put a certificate of that authority with its private key into the directory of own certificates",
+	return refuse(codeNoCertificate, hint,
 		"no certificate of this host serves %v under the authority %s%s: %s", method, r.name, wanted, strings.Join(because, "; "))
 }
 
