@@ -25,6 +25,7 @@ func imports() map[string][]string {
 		"policy/file":       {"policy", "sadb"},
 		"policy/netsh":      {"policy", "sadb"},
 		"policy/groups":     {"policy", "sadb"},
+		"policy/gpipsec":    {"policy", "sadb"},
 		"auth":              {},
 		"auth/psk":          {"auth"},
 		"auth/cert":         {"auth"},
@@ -53,7 +54,7 @@ func imports() map[string][]string {
 
 // implementations are imported by cmd, test and bench alone.
 func implementations() []string {
-	return []string{"policy/file", "auth/psk", "auth/cert", "auth/kerberos", "ike/udp", "driver/user", "agent"}
+	return []string{"policy/file", "policy/gpipsec", "auth/psk", "auth/cert", "auth/kerberos", "ike/udp", "driver/user", "agent"}
 }
 
 type listed struct {

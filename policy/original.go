@@ -25,16 +25,20 @@ func Original(name string) (*Policy, bool) {
 
 const (
 	guidTail2000 = "-70FA-11D1-864C-14A300000000}"
+	guidTail5EE3 = "-5EE3-11D2-ACE8-0060B0ECCA17}"
 	guidTail0D1D = "-071D-11D3-AD22-0060B0ECCA17}"
 )
 
 func originalClient() *Policy {
-	return &Policy{
+	p := &Policy{
 		GUID: "{72385236" + guidTail2000, Name: "Client (Respond Only)",
 		Description: "Communicate normally (unsecured). Use the default response rule to negotiate with servers " +
 			"that request security. Only the requested protocol and port traffic with that server is secured.",
 		PollingInterval: defaultPolling, KeyExchange: originalMainMode(), DefaultResponse: originalResponse(), Uplift: true,
 	}
+	p.KeyExchange.GUID, p.KeyExchange.Identity = "{72385237"+guidTail2000, "{5F41EC73"+guidTail0D1D
+	p.DefaultResponse.GUID, p.DefaultResponse.ActionGUID = "{59319C04"+guidTail5EE3, "{59319C01"+guidTail5EE3
+	return p
 }
 
 func originalServer() *Policy {
@@ -47,6 +51,8 @@ func originalServer() *Policy {
 		},
 		AcceptUnsecured: true, AllowClear: true,
 	}, "{594272E2"+guidTail0D1D, "{72385232"+guidTail2000, "Request Security (Optional) Rule")
+	p.KeyExchange.GUID, p.KeyExchange.Identity = "{72385231"+guidTail2000, "{5119D268"+guidTail0D1D
+	p.DefaultResponse.GUID, p.DefaultResponse.ActionGUID = "{59319BE2"+guidTail5EE3, "{59319BDF"+guidTail5EE3
 	p.GUID, p.Name = "{72385230"+guidTail2000, "Server (Request Security)"
 	p.Description = "For all IP traffic, always request security using Kerberos trust. Allow unsecured communication with clients that do not respond to request."
 	return p
@@ -61,6 +67,8 @@ func originalSecureServer() *Policy {
 		},
 		AcceptUnsecured: true,
 	}, "{594272FD"+guidTail0D1D, "{7238523E"+guidTail2000, require)
+	p.KeyExchange.GUID, p.KeyExchange.Identity = "{7238523D"+guidTail2000, "{594272F9"+guidTail0D1D
+	p.DefaultResponse.GUID, p.DefaultResponse.ActionGUID = "{59319BF3"+guidTail5EE3, "{59319BF0"+guidTail5EE3
 	p.GUID, p.Name = "{7238523C"+guidTail2000, "Secure Server (Require Security)"
 	p.Description = "For all IP traffic, always require security using Kerberos trust. Do NOT allow unsecured communication with untrusted clients."
 	return p
@@ -77,12 +85,12 @@ func originalServerPolicy(action FilterAction, icmpGUID, ruleGUID, ruleName stri
 		FilterLists: []FilterList{
 			{
 				GUID: "{72385235" + guidTail2000, Name: allICMP, Description: "Matches all ICMP packets between this computer and any other computer.",
-				Filters: []Filter{{GUID: "{5119d263-071d-11d3-ad22-0060b0ecca17}", Description: "ICMP", From: Endpoint{Kind: Me}, Protocol: sadb.ICMP, Mirrored: true}},
+				Filters: []Filter{{GUID: "{5119D263" + guidTail0D1D, Description: "ICMP", From: Endpoint{Kind: Me}, Protocol: sadb.ICMP, Mirrored: true}},
 			},
 			{
 				GUID: "{7238523A" + guidTail2000, Name: allIP,
 				Description: "Matches all IP packets from this computer to any other computer, except broadcast, multicast, Kerberos, RSVP and ISAKMP (IKE).",
-				Filters:     []Filter{{GUID: "{59319bdd-5ee3-11d2-ace8-0060b0ecca17}", From: Endpoint{Kind: Me}, Mirrored: true}},
+				Filters:     []Filter{{GUID: "{59319BDD" + guidTail5EE3, From: Endpoint{Kind: Me}, Mirrored: true}},
 			},
 		},
 		FilterActions:   []FilterAction{permitted, action},

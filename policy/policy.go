@@ -34,6 +34,10 @@ type Policy struct {
 
 // KeyExchange is the main-mode settings.
 type KeyExchange struct {
+	GUID string // of the directory object
+	// Identity is the GUID that the settings carry themselves: not that of
+	// the object.
+	Identity string
 	Methods  []sadb.ISAKMPSuite // in order of preference
 	Lifetime time.Duration      // 0: 8 h
 	// Sessions is the number of quick modes under one main mode; 0: no limit.
@@ -168,6 +172,8 @@ type Rule struct {
 // DefaultResponse is the default response rule: it never initiates and
 // answers a peer that asks for security where no rule says anything.
 type DefaultResponse struct {
+	GUID           string // of the rule's directory object
+	ActionGUID     string // of its filter action's
 	Active         bool
 	Methods        []SecurityMethod
 	Authentication []AuthMethod

@@ -73,6 +73,8 @@ func (d *decoder) keyExchange(n *yaml.Node, path string, k *policy.KeyExchange) 
 		"lifetime":     value(d, &k.Lifetime, parseDuration),
 		"sessions":     value(d, &k.Sessions, parseCount),
 		"masterKeyPFS": d.bool(&k.MasterKeyPFS),
+		"guid":         d.text(&k.GUID),
+		"identity":     d.text(&k.Identity),
 	})
 }
 
@@ -259,6 +261,8 @@ func (d *decoder) tunnel(to *policy.TunnelSetting) field {
 
 func (d *decoder) defaultResponse(n *yaml.Node, path string, r *policy.DefaultResponse) {
 	d.mapping(n, path, fields{
+		"guid":           d.text(&r.GUID),
+		"actionGuid":     d.text(&r.ActionGUID),
 		"active":         d.bool(&r.Active),
 		"methods":        sequence(d, &r.Methods, d.method),
 		"authentication": sequence(d, &r.Authentication, d.authentication),

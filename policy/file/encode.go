@@ -98,6 +98,8 @@ func list[T any](values []T, one func(T) *yaml.Node) *yaml.Node {
 
 func encodeKeyExchange(k policy.KeyExchange) *yaml.Node {
 	m := newMapping()
+	m.text("guid", k.GUID)
+	m.text("identity", k.Identity)
 	m.put("methods", flow(list(k.Methods, func(s sadb.ISAKMPSuite) *yaml.Node { return plainNode(s.String()) })))
 	if k.Lifetime != 0 {
 		m.plain("lifetime", formatDuration(k.Lifetime))
@@ -282,6 +284,8 @@ func encodeAuthentication(a policy.AuthMethod) *yaml.Node {
 
 func encodeDefaultResponse(d policy.DefaultResponse) *yaml.Node {
 	m := newMapping()
+	m.text("guid", d.GUID)
+	m.text("actionGuid", d.ActionGUID)
 	m.flag("active", d.Active)
 	m.put("methods", list(d.Methods, encodeMethod))
 	m.put("authentication", flow(list(d.Authentication, encodeAuthentication)))

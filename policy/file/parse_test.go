@@ -158,7 +158,7 @@ func TestTheWholeModelSurvivesMarshal(t *testing.T) {
 	policies := []*policy.Policy{policy.Client(), policy.Server(), policy.SecureServer(), {
 		Name:        "everything: \"quoted\" #1",
 		Description: " two\nlines ",
-		KeyExchange: policy.KeyExchange{Sessions: 1, MasterKeyPFS: true},
+		KeyExchange: policy.KeyExchange{GUID: "settings", Identity: "own", Sessions: 1, MasterKeyPFS: true},
 		FilterLists: []policy.FilterList{
 			{Name: "1", Filters: []policy.Filter{
 				{From: policy.Endpoint{Kind: policy.Name, Name: "db.example"}, To: policy.Endpoint{Kind: policy.DNSServers}},
