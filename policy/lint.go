@@ -175,7 +175,7 @@ func filterName(f *CompiledFilter) string {
 	if f.Dir != sadb.Both {
 		dir = " " + f.Dir.String()
 	}
-	return fmt.Sprintf("%s%s of rule %q, list %q", f.Selector, dir, f.Rule, f.FilterList)
+	return fmt.Sprintf("filter %s%s (rule %q, list %q)", f.Selector, dir, f.Rule, f.FilterList)
 }
 
 // written turns the warnings about the policy as it is written into findings.

@@ -23,6 +23,7 @@ func (l *linter) rules() {
 	if d := l.policy.DefaultResponse; d.Active {
 		l.identity("defaultResponse.authentication", "the default response rule", d.Authentication)
 	}
+	l.suites("defaultResponse.methods", "the default response rule", l.compiled.DefaultResponse)
 	for i := range l.compiled.Filters {
 		f := &l.compiled.Filters[i]
 		l.carried(f)
@@ -68,14 +69,19 @@ func (l *linter) carried(f *CompiledFilter) {
 	if l.env.NoTunnels && f.Mode == sadb.Tunnel {
 		l.aboutFilter(FoundNotCarried, ErrorSeverity, f, "use transport mode, or another data path", "the data path of this host carries no tunnels")
 	}
-	if l.env.Suites == nil || f.Negotiation == nil {
+	l.suites(l.pathOf(f), fmt.Sprintf("rule %q", f.Rule), f.Negotiation)
+}
+
+// suites finds methods of a negotiation that the data path has not got.
+func (l *linter) suites(path, what string, n *Negotiation) {
+	if l.env.Suites == nil || n == nil {
 		return
 	}
-	for _, p := range f.Negotiation.Proposals {
+	for _, p := range n.Proposals {
 		for _, s := range p.Suites {
 			if !slices.Contains(l.env.Suites, s) {
-				l.add(Finding{Code: FoundNotCarried, Severity: ErrorSeverity, Problem: Problem{Path: l.pathOf(f), Message: fmt.Sprintf("rule %q: the data path of this host does not carry %s", f.Rule, s)},
-					Object: fmt.Sprintf("rule %q", f.Rule), Do: "remove the method"})
+				l.add(Finding{Code: FoundNotCarried, Severity: ErrorSeverity, Object: what, Do: "remove the method",
+					Problem: Problem{Path: path, Message: fmt.Sprintf("%s: the data path of this host does not carry %s", what, s)}})
 			}
 		}
 	}

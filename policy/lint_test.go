@@ -1,9 +1,13 @@
 package policy_test
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -145,7 +149,7 @@ func TestLintOfRandomPolicies(t *testing.T) {
 			if x.Decided.Dir != sadb.Both {
 				dir = " " + x.Decided.Dir.String()
 			}
-			name := fmt.Sprintf("%s%s of rule %q, list %q", x.Decided.Selector, dir, x.Decided.Rule, x.Decided.FilterList)
+			name := fmt.Sprintf("filter %s%s (rule %q, list %q)", x.Decided.Selector, dir, x.Decided.Rule, x.Decided.FilterList)
 			if never[name] && !twin(c, x.Place-1) {
 				t.Fatalf("%s decides about %v, and lint says it never does", name, q)
 			}
@@ -346,6 +350,27 @@ func TestParseServer(t *testing.T) {
 	for _, text := range []string{"", "dns", "dns=", "dns=x", "wins=10.0.0.1", "dns=fe80::1%eth0", "10.0.0.1"} {
 		if got, err := policy.ParseServer(text); err == nil {
 			t.Errorf("%q is taken: %v", text, got)
+		}
+	}
+}
+
+// The reference explains every code.
+func TestTheReferenceListsTheCodes(t *testing.T) {
+	source, err := os.ReadFile("lint.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reference, err := os.ReadFile(filepath.Join("..", "docs", "policy.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`Code = "([a-z-]+)"`).FindAllSubmatch(source, -1)
+	if len(found) < 20 {
+		t.Fatalf("%d codes", len(found))
+	}
+	for _, m := range found {
+		if !bytes.Contains(reference, []byte("| `"+string(m[1])+"` |")) {
+			t.Errorf("code %s is not in docs/policy.md", m[1])
 		}
 	}
 }

@@ -79,6 +79,10 @@ func (f *fake) Explain(_ context.Context, r ExplainRequest) (Explanation, error)
 	return Explanation{SchemaVersion: SchemaVersion, Flow: r.Flow, Direction: r.Direction, Outcome: r.Connection}, f.err
 }
 
+func (f *fake) Lint(_ context.Context, r LintRequest) (LintResult, error) {
+	return LintResult{SchemaVersion: SchemaVersion, Policy: r.Policy, Origin: r.Document}, f.err
+}
+
 func (f *fake) Trace(ctx context.Context, r TraceRequest) (<-chan TraceLine, error) {
 	out := make(chan TraceLine, 2)
 	out <- TraceLine{Text: r.By, Remote: r.Peer.String()}

@@ -104,6 +104,7 @@ func (s *server) handler() http.Handler {
 	mux.Handle("GET /v1/sas", s.read(func(r *http.Request) (any, error) { return b.SAs(r.Context()) }))
 	mux.Handle("GET /v1/why", s.read(s.why))
 	mux.Handle("GET /v1/explain", s.read(s.explain))
+	mux.Handle("POST /v1/lint", s.read(s.lint))
 	mux.Handle("GET /v1/events", s.permit(accessRead, http.HandlerFunc(s.events)))
 	mux.Handle("GET /v1/trace", s.permit(accessRead, http.HandlerFunc(s.trace)))
 	mux.Handle("POST /v1/assign", s.change(s.assign))

@@ -34,6 +34,8 @@ type Backend interface {
 	Why(ctx context.Context, peer netip.Addr) (Why, error)
 	// Explain says how a packet is treated by what is in force.
 	Explain(ctx context.Context, r ExplainRequest) (Explanation, error)
+	// Lint says what is probably not meant in a policy, on this host.
+	Lint(ctx context.Context, r LintRequest) (LintResult, error)
 	// Events returns past events from the agent's ring, oldest first, and,
 	// with follow, those that come until ctx ends; then it closes.
 	Events(ctx context.Context, follow bool) (<-chan Event, error)
