@@ -6,11 +6,12 @@ import (
 	"ipsecagent/ike/wire"
 )
 
-// A responder under load answers the first message of a peer that knows how to
-// go on with a cookie alone, and keeps nothing: the peer repeats its message
-// with the cookie in the place of the responder's ([MS-IKEE]). The cookie is
-// the one that the exchange would have had anyway. Peers that do not know this
-// share the table of half-open exchanges.
+// A responder under load, or whose answer would be larger than the question,
+// answers the first message of a peer that knows how to go on with a cookie
+// alone, and keeps nothing: the peer repeats its message with the cookie in the
+// place of the responder's ([MS-IKEE]). The cookie is the one that the exchange
+// would have had anyway. Peers that do not know this share the table of
+// half-open exchanges, and get no answer larger than the question.
 
 // crowdedAt is how many exchanges of peers that have shown nothing make a load.
 const crowdedAt = 500

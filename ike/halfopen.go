@@ -16,7 +16,8 @@ const perAddress = 35
 
 // halfOpen is the table of the main modes that peers have begun, of fixed
 // size. It never refuses: what has waited longest goes. An address of which no
-// rule speaks never gets in at all. What has returned our cookie is counted apart, so that a flood of forged addresses cannot push it out, and so are the
+// rule speaks never gets in at all. What has returned our cookie is counted
+// apart, so that a flood of forged addresses cannot push it out, and so are the
 // addresses that a rule names, so that nobody else can push them out, forged or
 // not. A quarter of the table each is kept for these three; the rest, and what
 // they leave empty, is the crowd's, which gives way to all.
@@ -29,7 +30,7 @@ type halfOpen struct {
 
 type waitingList struct {
 	list list.List
-	max  int // of the crowd: what is left by the others
+	max  int // of the crowd: the whole table, if the others leave it
 }
 
 func (w *waitingList) front() *mainMode { return w.list.Front().Value.(*mainMode) }
