@@ -3,6 +3,7 @@ package netsh
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"ipsecagent/policy"
@@ -126,19 +127,19 @@ func (m *machine) named(got authentication, policyName, rule string) (authentica
 // keyName returns the name of a key: that of an equal one before, else one
 // made of its policy and rule.
 func (m *machine) keyName(s Secret, beside []Secret) string {
-	known := append(append([]Secret(nil), m.secrets...), beside...)
-	taken := map[string]bool{}
+	known := slices.Concat(m.secrets, beside)
 	for _, k := range known {
 		if k.Key.Equal(s.Key) {
 			return k.Name
 		}
-		taken[k.Name] = true
 	}
 	rule := s.Rule
 	if rule == "" {
 		rule = "default response"
 	}
-	return freeName(s.Policy+", "+rule, maxKeyName, func(name string) bool { return taken[name] })
+	return freeName(s.Policy+", "+rule, maxKeyName, func(name string) bool {
+		return slices.ContainsFunc(known, func(k Secret) bool { return k.Name == name })
+	})
 }
 
 // freeName returns name, cut to a length, with a number behind it where it is
@@ -159,19 +160,10 @@ func freeName(name string, most int, taken func(string) bool) string {
 // handOver adds keys that a rule has taken.
 func (m *machine) handOver(secrets []Secret) {
 	for _, s := range secrets {
-		if !m.handed(s) {
+		if !slices.ContainsFunc(m.secrets, func(k Secret) bool { return k.Name == s.Name }) {
 			m.secrets = append(m.secrets, s)
 		}
 	}
-}
-
-func (m *machine) handed(s Secret) bool {
-	for _, k := range m.secrets {
-		if k.Name == s.Name {
-			return true
-		}
-	}
-	return false
 }
 
 func kerberosOnly() []policy.AuthMethod { return []policy.AuthMethod{{Kind: policy.Kerberos}} }

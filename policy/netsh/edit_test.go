@@ -325,3 +325,21 @@ func TestOwnWords(t *testing.T) {
 		t.Errorf("%v", losses)
 	}
 }
+
+// An active default response rule of which nothing is said is Windows' own, one
+// of which something is said is what that says.
+func TestActivation(t *testing.T) {
+	client, _ := policy.Original(policy.ClientName)
+	s := run(t, policy.Store{}, "add policy name=p activatedefaultrule=no", "set defaultrule policy=p activate=yes").Store
+	same(t, s.Policies[0].DefaultResponse, client.DefaultResponse)
+	s = run(t, policy.Store{}, "add policy name=p activatedefaultrule=no", "set policy name=p activatedefaultrule=yes").Store
+	same(t, s.Policies[0].DefaultResponse, client.DefaultResponse)
+	ca := []policy.AuthMethod{{Kind: policy.Certificate, CA: "CN=x,O=y"}}
+	s = run(t, policy.Store{}, "add policy name=p activatedefaultrule=no", `set defaultrule policy=p activate=yes rootca="CN=x,O=y"`).Store
+	same(t, s.Policies[0].DefaultResponse, policy.DefaultResponse{Active: true, Methods: client.DefaultResponse.Methods, Authentication: ca})
+	s = run(t, policy.Store{}, "add policy name=p", `set defaultrule policy=p qmsecmethods=modern rootca="CN=x,O=y"`, "set policy name=p description=d").Store
+	same(t, s.Policies[0].DefaultResponse, policy.DefaultResponse{Active: true, Authentication: ca})
+	modern := policy.Store{Policies: []policy.Policy{{Name: "p"}}}
+	s = run(t, modern, "set defaultrule policy=p activate=yes").Store
+	same(t, s.Policies[0].DefaultResponse, policy.DefaultResponse{Active: true, Authentication: []policy.AuthMethod{{Kind: policy.Kerberos}}})
+}

@@ -25,7 +25,7 @@ func FuzzRun(f *testing.F) {
 			f.Add(script)
 		}
 	}
-	for line := range refused() {
+	for line := range refused(f) {
 		if len(line) < 1000 {
 			f.Add([]byte(line))
 		}

@@ -170,139 +170,35 @@ func base(t *testing.T) policy.Store {
 	).Store
 }
 
-// Lines that say something wrong, and the reason given.
-func refused() map[string]string {
-	return map[string]string{
-		"add filter filterlist=web srcaddr=me":                                                    "dstaddr= is missing",
-		"add filter filterlist=web srcaddr=me dstaddr=":                                           "nothing follows",
-		"add filter srcaddr=me dstaddr=any":                                                       "filterlist= is missing",
-		"add filter filterlist=web srcaddr=me dstaddr=10.0.0.300":                                 "or a DNS name",
-		"add filter filterlist=web srcaddr=me dstaddr=10.0.0":                                     "or a DNS name",
-		"add filter filterlist=web srcaddr=me dstaddr=-x-":                                        "or a DNS name",
-		"add filter filterlist=web srcaddr=me dstaddr=10.0.0.9-10.0.0.1":                          "not a range",
-		"add filter filterlist=web srcaddr=me dstaddr=10.0.0.9-2001:db8::":                        "not a range",
-		"add filter filterlist=web srcaddr=me dstaddr=10.0.0.0 dstmask=255.0.255.0":               "has gaps",
-		"add filter filterlist=web srcaddr=me dstaddr=10.0.0.0 dstmask=33":                        "neither the length",
-		"add filter filterlist=web srcaddr=me dstaddr=2001:db8:: dstmask=255.255.0.0":             "neither the length",
-		"add filter filterlist=web srcaddr=me dstaddr=any dstmask=24":                             "a mask belongs to",
-		"add filter filterlist=web srcaddr=me dstaddr=fe80::1%eth0":                               "no zone",
-		"add filter filterlist=web srcaddr=me dstaddr=::ffff:10.0.0.1":                            "no zone, and IPv4 is",
-		"add filter filterlist=web srcaddr=me dstaddr=me":                                         "from me to me",
-		"add filter filterlist=web srcaddr=me dstaddr=0.0.0.0":                                    "not an address of a host",
-		"add filter filterlist=web srcaddr=10.0.0.1 dstaddr=2001:db8::1":                          "no packet matches",
-		"add filter filterlist=web srcaddr=me dstaddr=any srcport=80":                             "ports need protocol",
-		"add filter filterlist=web srcaddr=me dstaddr=any protocol=tcp srcport=80000":             "not a port",
-		"add filter filterlist=web srcaddr=me dstaddr=any protocol=tcp srcport=9-8":               "not a port",
-		"add filter filterlist=web srcaddr=me dstaddr=any protocol=tpc":                           "is not any, icmp",
-		"add filter filterlist=web srcaddr=me dstaddr=any protocol=256":                           "is not any, icmp",
-		"add filter filterlist=web srcaddr=me dstaddr=any mirrored=maybe":                         "neither yes nor no",
-		"add filter filterlist=web srcaddr=me dstaddr=any icmptype=8":                             "need protocol icmp",
-		"add filter filterlist=web srcaddr=me dstaddr=any srcaddr=any":                            "given twice",
-		"add filter filterlist=web srcaddr=me dstaddr=any tunnel=10.0.0.1":                        "unknown tag tunnel=",
-		"add filter filterlist=web sr=me dstaddr=any":                                             "may mean srcaddr= or srcmask=",
-		"add filter filterlist=all srcaddr=me dstaddr=any":                                        "is no name",
-		"add filterlist name=web":                                                                 "already",
-		"add filterlist name=ALL":                                                                 "is no name",
-		"add filterlist name=\"\"":                                                                "name= is missing",
-		"add filterlist":                                                                          "name= is missing",
-		"add filterlist name=" + strings.Repeat("x", 256):                                         "more than 255",
-		"add filteraction name=open":                                                              "already",
-		"add filteraction name=a action=allow":                                                    "is not permit",
-		"add filteraction name=permit action=block":                                               "is built in",
-		"add filteraction name=a qmsecmethods=\"\"":                                               "lists 0 methods",
-		"add filteraction name=a qmsecmethods=ESP[3DES,None]":                                     "without integrity",
-		"add filteraction name=a qmsecmethods=ESP[None,None]":                                     "without integrity",
-		"add filteraction name=a qmsecmethods=ESP[AES,SHA1]":                                      "3DES, DES or None",
-		"add filteraction name=a qmsecmethods=ESP[3DES,SHA256]":                                   "MD5 or SHA1",
-		"add filteraction name=a qmsecmethods=ESP[3DES]":                                          "not of the form",
-		"add filteraction name=a qmsecmethods=ESP[3DES,SHA1":                                      "not of the form",
-		"add filteraction name=a qmsecmethods=AH[SHA1,MD5]":                                       "not of the form",
-		"add filteraction name=a qmsecmethods=esp-rot13":                                          "unknown suite",
-		"add filteraction name=a qmsecmethods=ESP[3DES,SHA1]+ESP[DES,MD5]":                        "nor one of each",
-		"add filteraction name=a qmsecmethods=ESP[3DES,SHA1]:10k/3600s":                           "10240 bytes",
-		"add filteraction name=a qmsecmethods=ESP[3DES,SHA1]:100000k/1s":                          "lifetime of 1s",
-		"add filteraction name=a qmsecmethods=ESP[3DES,SHA1]:100000":                              "not a number of kilobytes",
-		"add filteraction name=a qmsecmethods=ESP[3DES,SHA1]:/3600s":                              "missing beside the slash",
-		"add filteraction name=a qmpfs=perhaps":                                                   "neither yes nor no",
-		"add filteraction name=a cleardelay=3":                                                    "not a duration",
-		"add filteraction name=a cleardelay=3s":                                                   "needs allowClear",
-		"add policy name=first":                                                                   "already",
-		"add policy name=p mmsecmethods=3DES-SHA1-4":                                              "the groups of netsh",
-		"add policy name=p mmsecmethods=3DES-SHA1":                                                "not of the form",
-		"add policy name=p mmsecmethods=RC4-SHA1-2":                                               "unknown main-mode cipher",
-		"add policy name=p mmsecmethods=\"3DES-SHA1-2 3DES-SHA-2\"":                               "listed twice",
-		"add policy name=p mmlifetime=1h":                                                         "not a number of minutes",
-		"add policy name=p mmlifetime=9999":                                                       "not between 1m and 48h",
-		"add policy name=p pollinginterval=99999":                                                 "not between 1m and 7d",
-		"add policy name=p qmpermm=-1":                                                            "not a number",
-		"add rule name=r policy=none filterlist=web filteraction=open":                            "no policy",
-		"add rule name=r policy=first filterlist=none filteraction=open":                          "no filter list",
-		"add rule name=r policy=first filterlist=web filteraction=none":                           "no filter action",
-		"add rule name=r policy=first filterlist=web":                                             "filteraction= is missing",
-		`add rule name="the web" policy=first filterlist=web filteraction=open`:                   "has a rule",
-		"add rule name=r policy=first filterlist=web filteraction=secure kerberos=no":             "needs an authentication method",
-		"add rule name=r policy=first filterlist=web filteraction=open conntype=wlan":             "is not lan",
-		"add rule name=r policy=first filterlist=web filteraction=open tunnel=me!":                "neither an IP address",
-		"add rule name=r policy=first filterlist=web filteraction=open tunnel=0.0.0.0":            "cannot be the address",
-		"add rule name=r policy=first filterlist=web filteraction=open rootca=Root":               "no distinguished name",
-		"add rule name=r policy=first filterlist=web filteraction=open rootca=\"\"":               "names its authority",
-		"add rule name=r policy=first filterlist=web filteraction=open psk=short":                 "not 8 to 1024",
-		"add rule name=r policy=first filterlist=web filteraction=open acceptprincipal":           "not of the form",
-		"add rule name=r policy=first filterlist=web filteraction=open acceptp=x":                 "behind the authentication method",
-		"add rule name=r policy=first filterlist=web filteraction=open kerberos=yes kerberos=yes": "twice",
-		"set filter filterlist=web":                                                               "delete it and add it",
-		"set filterlist name=none newname=x":                                                      "no filter list",
-		"set filterlist name=web newname=empty":                                                   "already",
-		"set filterlist guid={1} newname=x":                                                       "with the GUID",
-		"set filteraction name=open newname=secure":                                               "already",
-		"set filteraction name=open newname=block":                                                "is built in",
-		"set filteraction name=secure qmsecmethods=x":                                             "unknown suite",
-		"set policy name=first newname=second":                                                    "already",
-		"set policy name=none assign=yes":                                                         "no policy",
-		"set policy name=first gponame=x":                                                         "done in the directory",
-		"set rule name=none policy=first activate=no":                                             "has no rule",
-		"set rule id=2 policy=first activate=no":                                                  "no rule with the id",
-		"set rule id=0 policy=first activate=no":                                                  "no rule with the id",
-		`set rule name="the web" activate=no`:                                                     "policy= is missing",
-		"set defaultrule policy=first qmpfs=yes":                                                  "as the peer proposes",
-		"set defaultrule policy=first kerberos=no":                                                "needs an authentication method",
-		"set defaultrule policy=none activate=no":                                                 "no policy",
-		"set store location=domain domain=example.com":                                            "ipsecctl import",
-		"set store location=persistent":                                                           "location=local",
-		"delete filter filterlist=web srcaddr=me dstaddr=10.0.0.1":                                "no filter of filter list",
-		"delete filterlist name=web":                                                              `used by rule "the web" of policy "first"`,
-		"delete filterlist all":                                                                   "used by rule",
-		"delete filteraction name=all":                                                            "used by rule",
-		"delete policy name=none":                                                                 "no policy",
-		"delete rule all":                                                                         "policy= is missing",
-		"delete rule name=none policy=first":                                                      "has no rule",
-		"delete everything":                                                                       "no command",
-		"exportpolicy file=c:\\x.ipsec":                                                           "ipsecctl export",
-		"importpolicy file=c:\\x.ipsec":                                                           "ipsecctl import",
-		"restorepolicyexamples":                                                                   "release= is missing",
-		"restorepolicyexamples release=vista":                                                     "neither win2k",
-		"show filterlist name=none":                                                               "no filter list",
-		"show filterlist all resolvedns=yes":                                                      "policy show --effective",
-		"show policy name=first level=loud":                                                       "neither verbose nor normal",
-		"show rule all":                                                                           "policy= is missing",
-		"show gpoassignedpolicy":                                                                  "ipsecctl status",
-		"show":                                                                                    "show filterlist",
-		"add f name=x":                                                                            "write it out",
-		"add filterlist name=x y":                                                                 "not of the form",
-		"add filterlist x":                                                                        "not expected here",
-		"add filterlist name=\"x":                                                                 "not closed",
-		"add filterlist description= name=x":                                                      "another tag follows",
-		"add filterlist name=\"x\x07\"":                                                           "control character",
-		"add filterlist name=\xff":                                                                "not UTF-8",
-		"netsh ipsec dynamic show all":                                                            "say it with the static ones",
-		"netsh advfirewall show allprofiles":                                                      "no command of ipsec static",
-		"add filterlist name=" + strings.Repeat("x", 70000):                                       "longer than",
-		"add filterlist " + strings.Repeat("name=x ", 300):                                        "more than 256 words",
+// refused returns lines that say something wrong, and what the reason says.
+func refused(t testing.TB) map[string]string {
+	t.Helper()
+	data, err := os.ReadFile("testdata/refused.txt")
+	if err != nil {
+		t.Fatal(err)
 	}
+	lines := map[string]string{
+		"add filterlist name=" + strings.Repeat("x", 256):   "more than 255",
+		"exportpolicy file=c:\\x.ipsec":                     "ipsecctl export",
+		"importpolicy file=c:\\x.ipsec":                     "ipsecctl import",
+		"add filterlist name=\"x\x07\"":                     "control character",
+		"add filterlist name=\xff":                          "not UTF-8",
+		"add filterlist name=" + strings.Repeat("x", 70000): "longer than",
+		"add filterlist " + strings.Repeat("name=x ", 300):  "more than 256 words",
+	}
+	for _, row := range strings.Split(string(data), "\n") {
+		if line, reason, ok := strings.Cut(row, " => "); ok {
+			lines[line] = reason
+		}
+	}
+	if len(lines) < 100 {
+		t.Fatalf("only %d lines", len(lines))
+	}
+	return lines
 }
 
 func TestRefused(t *testing.T) {
-	for line, want := range refused() {
+	for line, want := range refused(t) {
 		s := base(t)
 		r, err := netsh.Exec(s, line)
 		if err == nil || !strings.Contains(err.Error(), want) {

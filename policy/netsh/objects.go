@@ -221,7 +221,7 @@ func (w *objects) users(o *object) []string {
 	for _, h := range w.policies {
 		for i := range h.Rules {
 			r := &h.Rules[i]
-			if h.list(r.FilterList) == o || h.action(r.FilterAction) == o {
+			if r.FilterList == o.name() && h.list(r.FilterList) == o || r.FilterAction == o.name() && h.action(r.FilterAction) == o {
 				all = append(all, fmt.Sprintf("rule %q of policy %q", r.Name, h.Name))
 			}
 		}

@@ -113,10 +113,7 @@ func describeFilter(f policy.Filter) string {
 	if f.Mirrored {
 		arrow = "<->"
 	}
-	s := fmt.Sprintf("%s %s %s, protocol %s", endpointWord(f.From), arrow, endpointWord(f.To), strings.ToLower(protocolWord(f.Protocol)))
-	if f.Protocol == 0 {
-		s = strings.TrimSuffix(s, "0") + "any"
-	}
+	s := fmt.Sprintf("%s %s %s, protocol %s", endpointWord(f.From), arrow, endpointWord(f.To), sadb.ProtoName(f.Protocol))
 	if sadb.HasPorts(f.Protocol) {
 		s += fmt.Sprintf(", source port %v, destination port %v", f.FromPorts, f.ToPorts)
 	}

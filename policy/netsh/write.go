@@ -2,10 +2,8 @@ package netsh
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"ipsecagent/policy"
 	"ipsecagent/sadb"
@@ -67,25 +65,35 @@ func newWriter(store policy.Store) *writer {
 	for _, s := range []*shelf{&w.lists, &w.actions} {
 		free := w.namer(s.kind)
 		for _, o := range s.all {
-			w.names[o] = free(o.name())
+			w.names[o] = free(o.name(), misleading(o))
 		}
 	}
 	free := w.namer("policy")
 	for _, h := range w.policies {
-		w.policyNames[h] = free(h.Name)
+		w.policyNames[h] = free(h.Name, false)
 	}
 	return w
 }
 
+// misleading reports whether an action has, for Windows, the name of a built-in
+// one and does something else.
+func misleading(o *object) bool {
+	name := strings.ToLower(o.name())
+	return o.action != nil && builtin(name) && o.action.Kind.String() != name
+}
+
 // namer returns a function that gives each object of a kind a name of its own,
-// as Windows compares them.
-func (w *writer) namer(kind string) func(string) string {
+// as Windows compares them; it may be told to avoid the one the object has.
+func (w *writer) namer(kind string) func(name string, avoid bool) string {
 	taken := map[string]bool{all: true}
-	return func(name string) string {
+	return func(name string, avoid bool) string {
+		if avoid {
+			taken[strings.ToLower(name)] = true
+		}
 		given := freeName(plainText(name), maxName, func(s string) bool { return taken[strings.ToLower(s)] })
 		taken[strings.ToLower(given)] = true
 		if given != name {
-			w.lose(fmt.Sprintf("%s %q", kind, name), fmt.Sprintf("the name is taken or not sayable, and written as %q", given))
+			w.lose(fmt.Sprintf("%s %q", kind, name), fmt.Sprintf("the name is taken or cannot be said, and is written as %q", given))
 		}
 		return given
 	}
@@ -112,74 +120,6 @@ func (w *writer) builtins() []string {
 	}
 	slices.Sort(names)
 	return names
-}
-
-// output is a line in the making.
-type output struct {
-	w      *writer
-	object string   // for losses
-	words  []string // of the line
-	own    []string // words that Windows does not know
-}
-
-func (w *writer) statement(command string) *output {
-	return &output{w: w, words: []string{command}}
-}
-
-// of says what the line is about.
-func (s *output) of(object string, name string) *output {
-	s.object = fmt.Sprintf("%s %q", object, name)
-	return s
-}
-
-// text adds free text, quoted.
-func (s *output) text(tag, value string) *output {
-	if plainText(value) != value {
-		s.w.lose(s.object, tag+"= holds characters that netsh cannot say; they are written as blanks")
-	}
-	return s.word(tag, quote(value))
-}
-
-// word adds a value as it is.
-func (s *output) word(tag, value string) *output {
-	s.words = append(s.words, tag+"="+value)
-	return s
-}
-
-// ours adds a word that Windows does not know.
-func (s *output) ours(tag, value string) *output {
-	s.own = append(s.own, tag+"="+value)
-	return s.word(tag, value)
-}
-
-// description adds a description if there is one.
-func (s *output) description(text string) *output {
-	if text == "" {
-		return s
-	}
-	return s.text("description", text)
-}
-
-// flag adds yes or no where it is not what netsh takes by itself.
-func (s *output) flag(tag string, value, normal bool) *output {
-	if value == normal {
-		return s
-	}
-	return s.word(tag, yesNo(value))
-}
-
-func yesNo(v bool) string {
-	if v {
-		return "yes"
-	}
-	return "no"
-}
-
-func (s *output) end() {
-	if s.own != nil {
-		s.w.lose(s.object, "Windows does not know these words and refuses the line: "+strings.Join(s.own, " "))
-	}
-	s.w.print(strings.Join(s.words, " "))
 }
 
 func (w *writer) list(o *object) {
@@ -215,61 +155,6 @@ func protocolWord(p uint8) string {
 	return fmt.Sprint(p)
 }
 
-func (s *output) ports(tag string, p sadb.Ports) *output {
-	if p == (sadb.Ports{}) {
-		return s
-	}
-	if p.From == p.To {
-		return s.word(tag, fmt.Sprint(p.From))
-	}
-	return s.word(tag, fmt.Sprintf("%d-%d", p.From, p.To))
-}
-
-func (s *output) endpoint(tag, maskTag string, e policy.Endpoint) *output {
-	switch e.Kind {
-	case policy.Addresses:
-		return s.addresses(tag, maskTag, e.Addrs)
-	case policy.Name:
-		return s.text(tag, nameWord(e.Name))
-	}
-	for _, k := range keywords() {
-		if k.kind == e.Kind {
-			return s.word(tag, k.word)
-		}
-	}
-	return s
-}
-
-// nameWord writes a DNS name that is one of netsh's words with a dot behind
-// it, which means the same name.
-func nameWord(name string) string {
-	for _, k := range keywords() {
-		if strings.EqualFold(name, k.word) {
-			return name + "."
-		}
-	}
-	return name
-}
-
-func (s *output) addresses(tag, maskTag string, a sadb.Addrs) *output {
-	if one, ok := a.Single(); ok {
-		return s.word(tag, one.String())
-	}
-	p, ok := a.Prefix()
-	if !ok {
-		return s.word(tag, a.String())
-	}
-	return s.word(tag, p.Addr().String()).word(maskTag, maskWord(p))
-}
-
-func maskWord(p netip.Prefix) string {
-	if !p.Addr().Is4() {
-		return fmt.Sprint(p.Bits())
-	}
-	mask := ^uint32(0) << (32 - p.Bits())
-	return netip.AddrFrom4([4]byte{byte(mask >> 24), byte(mask >> 16), byte(mask >> 8), byte(mask)}).String()
-}
-
 func (w *writer) action(o *object) {
 	a := o.action
 	s := w.statement("add filteraction").of("filter action", a.Name).text("name", w.names[o]).description(a.Description)
@@ -287,26 +172,6 @@ func (w *writer) action(o *object) {
 		s.ours("cleardelay", a.ClearDelay.String())
 	}
 	s.word("action", "negotiate").quickModes(a.Methods).end()
-}
-
-func (s *output) quickModes(methods []policy.SecurityMethod) *output {
-	return methodWords(s, "qmsecmethods", methods, formatQuickMode)
-}
-
-// methodWords adds methods; the words of ours among them are noted.
-func methodWords[T any](s *output, tag string, methods []T, format func(T) (string, bool)) *output {
-	if len(methods) == 0 {
-		return s.ours(tag, modern)
-	}
-	var words []string
-	for _, m := range methods {
-		word, windows := format(m)
-		words = append(words, word)
-		if !windows {
-			s.own = append(s.own, word)
-		}
-	}
-	return s.word(tag, `"`+strings.Join(words, " ")+`"`)
 }
 
 func (w *writer) policy(h *held) {
@@ -327,16 +192,6 @@ func (w *writer) policy(h *held) {
 	}
 	w.defaultRule(h)
 	w.rules(h)
-}
-
-func (s *output) minutes(tag string, d time.Duration) *output {
-	switch {
-	case d == 0:
-		return s
-	case d%time.Minute == 0:
-		return s.word(tag, fmt.Sprint(int64(d/time.Minute)))
-	}
-	return s.ours(tag, fmt.Sprintf("%ds", d/time.Second))
 }
 
 // uplift says that a policy has no uplift where Windows refuses the line
@@ -377,37 +232,16 @@ func sameAuth(a, b policy.AuthMethod) bool {
 		a.ExcludeCAName == b.ExcludeCAName && a.MapToAccount == b.MapToAccount
 }
 
-// authentication adds methods in order; none at all is said too.
-func (s *output) authentication(methods []policy.AuthMethod) *output {
-	if len(methods) == 0 {
-		return s.word("kerberos", "no")
-	}
-	for _, m := range methods {
-		switch m.Kind {
-		case policy.Kerberos:
-			s.word("kerberos", "yes")
-		case policy.Certificate:
-			s.text("rootca", fmt.Sprintf("%s certmap:%s excludecaname:%s", m.CA, yesNo(m.MapToAccount), yesNo(m.ExcludeCAName)))
-		case policy.PresharedKey:
-			s.w.lose(s.object, "the key itself is no part of a store; for Windows put psk= with the key in the place of pskname=")
-			s.text("pskname", m.Key)
-		}
-		for _, p := range m.AcceptPrincipals {
-			s.ours("acceptprincipal", quote(p))
-		}
-	}
-	return s
-}
-
 func (w *writer) rules(h *held) {
-	free := w.namer("rule of policy " + h.Name + ",")
+	free := w.namer(fmt.Sprintf("policy %q, rule", h.Name))
 	for i := range h.Rules {
 		r := &h.Rules[i]
-		if r.Name == "" {
-			w.rule(h, r, free(r.GUID))
-			continue
+		name := r.Name
+		if name == "" {
+			name = r.GUID
+			w.lose(fmt.Sprintf("policy %q, rule %s", h.Name, r.GUID), "it has no name, and gets its GUID for one")
 		}
-		w.rule(h, r, free(r.Name))
+		w.rule(h, r, free(name, false))
 	}
 }
 
@@ -416,7 +250,7 @@ func (w *writer) rule(h *held, r *policy.Rule, name string) {
 	if action == "" && builtin(r.FilterAction) {
 		action = r.FilterAction
 	}
-	s := w.statement("add rule").of("policy "+w.policyNames[h]+", rule", name)
+	s := w.statement("add rule").of(fmt.Sprintf("policy %q, rule", h.Name), name)
 	if list == "" || action == "" {
 		w.lose(s.object, fmt.Sprintf("it is not written, because its policy does not carry filter list %q or filter action %q", r.FilterList, r.FilterAction))
 		return
@@ -424,7 +258,7 @@ func (w *writer) rule(h *held, r *policy.Rule, name string) {
 	s.text("name", name).text("policy", w.policyNames[h]).description(r.Description)
 	s.text("filterlist", list).text("filteraction", action)
 	if t := r.Tunnel; t.Name != "" {
-		s.text("tunnel", t.Name)
+		s.dnsName("tunnel", t.Name)
 	} else if t.Endpoint.IsValid() {
 		s.word("tunnel", t.Endpoint.String())
 	}
