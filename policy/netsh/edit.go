@@ -204,7 +204,9 @@ func defaultQuickModes() []policy.SecurityMethod {
 // defaultResponse is the default response rule of a policy that Windows makes.
 func defaultResponse() policy.DefaultResponse {
 	client, _ := policy.Original(policy.ClientName)
-	return client.DefaultResponse
+	d := client.DefaultResponse
+	d.GUID, d.ActionGUID = "", ""
+	return d
 }
 
 func (a *args) actionKind(into *sadb.ActionKind) {

@@ -329,14 +329,14 @@ func TestOwnWords(t *testing.T) {
 // An active default response rule of which nothing is said is Windows' own, one
 // of which something is said is what that says.
 func TestActivation(t *testing.T) {
-	client, _ := policy.Original(policy.ClientName)
+	windows := windowsResponse()
 	s := run(t, policy.Store{}, "add policy name=p activatedefaultrule=no", "set defaultrule policy=p activate=yes").Store
-	same(t, s.Policies[0].DefaultResponse, client.DefaultResponse)
+	same(t, s.Policies[0].DefaultResponse, windows)
 	s = run(t, policy.Store{}, "add policy name=p activatedefaultrule=no", "set policy name=p activatedefaultrule=yes").Store
-	same(t, s.Policies[0].DefaultResponse, client.DefaultResponse)
+	same(t, s.Policies[0].DefaultResponse, windows)
 	ca := []policy.AuthMethod{{Kind: policy.Certificate, CA: "CN=x,O=y"}}
 	s = run(t, policy.Store{}, "add policy name=p activatedefaultrule=no", `set defaultrule policy=p activate=yes rootca="CN=x,O=y"`).Store
-	same(t, s.Policies[0].DefaultResponse, policy.DefaultResponse{Active: true, Methods: client.DefaultResponse.Methods, Authentication: ca})
+	same(t, s.Policies[0].DefaultResponse, policy.DefaultResponse{Active: true, Methods: windows.Methods, Authentication: ca})
 	s = run(t, policy.Store{}, "add policy name=p", `set defaultrule policy=p qmsecmethods=modern rootca="CN=x,O=y"`, "set policy name=p description=d").Store
 	same(t, s.Policies[0].DefaultResponse, policy.DefaultResponse{Active: true, Authentication: ca})
 	modern := policy.Store{Policies: []policy.Policy{{Name: "p"}}}

@@ -92,8 +92,7 @@ func TestDefaults(t *testing.T) {
 		"add rule name=R policy=P filterlist=L filteraction=A",
 	).Store
 	p := s.Policies[0]
-	client, _ := policy.Original(policy.ClientName)
-	same(t, p.DefaultResponse, client.DefaultResponse)
+	same(t, p.DefaultResponse, windowsResponse())
 	same(t, p.Rules, []policy.Rule{{Name: "R", FilterList: "L", FilterAction: "A", Authentication: []policy.AuthMethod{{Kind: policy.Kerberos}}}})
 	same(t, p.KeyExchange, policy.KeyExchange{Methods: []sadb.ISAKMPSuite{
 		{Encryption: sadb.TripleDES, Hash: sadb.SHA1, Group: sadb.MODP1024}, {Encryption: sadb.TripleDES, Hash: sadb.SHA1, Group: sadb.MODP2048},

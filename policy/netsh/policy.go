@@ -157,42 +157,45 @@ func deletePolicy(m *machine, a *args) error {
 
 func setDefaultRule(m *machine, a *args) error {
 	name := a.need("policy")
-	got := a.authentication()
-	var pfs policy.FilterAction
-	if a.pfs(&pfs); a.err != nil {
+	if a.err != nil {
 		return a.err
-	}
-	if pfs.SessionKeyPFS {
-		return errors.New("qmpfs=yes is not known for the default response rule, which answers with or without PFS as the peer proposes")
 	}
 	h, err := m.policyNamed(name)
 	if err != nil {
 		return err
 	}
-	got, secrets, err := m.named(got, h.Name, "")
+	got, secrets, err := m.named(a.authentication(), h.Name, "")
 	if err != nil {
 		return err
 	}
 	p := h.Policy
-	d := &p.DefaultResponse
-	a.flag("activate", &d.Active)
-	a.quickModes(&d.Methods)
 	if got.given {
-		d.Authentication = got.methods
+		p.DefaultResponse.Authentication = got.methods
 	}
-	if a.err != nil {
-		return a.err
-	}
-	if got.given && d.Active && len(got.methods) == 0 {
-		return errors.New("an active default response rule needs an authentication method")
-	}
-	*d = a.activated(&p, h.DefaultResponse)
-	check := scratch()
-	check.DefaultResponse = *d
-	if err := firstProblem(check); err != nil {
+	d, err := a.defaultRule(&p, h.DefaultResponse, got)
+	if err != nil {
 		return err
 	}
-	h.DefaultResponse = *d
+	h.DefaultResponse = d
 	m.handOver(secrets)
 	return nil
+}
+
+// defaultRule returns the default response rule of p as the line changes it.
+func (a *args) defaultRule(p *policy.Policy, was policy.DefaultResponse, got authentication) (policy.DefaultResponse, error) {
+	var pfs policy.FilterAction
+	a.pfs(&pfs)
+	a.flag("activate", &p.DefaultResponse.Active)
+	a.quickModes(&p.DefaultResponse.Methods)
+	switch {
+	case a.err != nil:
+		return was, a.err
+	case pfs.SessionKeyPFS:
+		return was, errors.New("qmpfs=yes is not known for the default response rule; a filter action has it")
+	case got.given && p.DefaultResponse.Active && len(got.methods) == 0:
+		return was, errors.New("an active default response rule needs an authentication method")
+	}
+	check := scratch()
+	check.DefaultResponse = a.activated(p, was)
+	return check.DefaultResponse, firstProblem(check)
 }

@@ -148,8 +148,7 @@ func (g generator) response() policy.DefaultResponse {
 	case 0:
 		return policy.DefaultResponse{}
 	case 1:
-		client, _ := policy.Original(policy.ClientName)
-		return client.DefaultResponse
+		return windowsResponse()
 	case 2:
 		return policy.DefaultResponse{Active: true, Authentication: g.authentication()}
 	}

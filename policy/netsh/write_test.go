@@ -23,7 +23,8 @@ func originals() policy.Store {
 }
 
 func withoutGUIDs(p policy.Policy) policy.Policy {
-	p.GUID = ""
+	p.GUID, p.KeyExchange.GUID, p.KeyExchange.Identity = "", "", ""
+	p.DefaultResponse.GUID, p.DefaultResponse.ActionGUID = "", ""
 	for i := range p.FilterLists {
 		p.FilterLists[i].GUID = ""
 		for j := range p.FilterLists[i].Filters {
@@ -38,6 +39,9 @@ func withoutGUIDs(p policy.Policy) policy.Policy {
 	}
 	return p
 }
+
+// windowsResponse is the default response rule of a policy that Windows makes.
+func windowsResponse() policy.DefaultResponse { return originals().Policies[0].DefaultResponse }
 
 // again writes a store and reads the script.
 func again(t *testing.T, s policy.Store) (policy.Store, []netsh.Loss) {
