@@ -1,10 +1,6 @@
 package nft
 
-import (
-	"net/netip"
-
-	"ipsecagent/sadb"
-)
+import "ipsecagent/sadb"
 
 // span is an inclusive range of one field of a packet.
 type span struct{ from, to uint16 }
@@ -25,11 +21,11 @@ const (
 // box is a set of packets of one family: a product of ranges, so that it can
 // be one element of a set. A filter is one box or a few.
 type box struct {
-	filter        int // index in the list
 	local, remote sadb.Addrs
 	proto         span
 	kind          l4
 	a, b          span // kind says what; full ranges where nothing is said
+	connections   sadb.ConnectionType
 }
 
 var (
@@ -38,14 +34,15 @@ var (
 	anyOctet = span{0, 255}
 )
 
-// boxes returns what selector s covers in a family, as boxes that do not
-// overlap. Ports and ICMP types restrict only the protocols that have them
+// boxes returns what a filter covers in a family, as boxes that do not overlap.
+// Ports and ICMP types restrict only the protocols that have them
 // (sadb.Selector.Matches).
-func boxes(filter int, s sadb.Selector, v6 bool) []box {
+func boxes(f sadb.Filter, v6 bool) []box {
+	s := f.Selector
 	if !inFamily(s.Local, v6) || !inFamily(s.Remote, v6) {
 		return nil
 	}
-	plain := box{filter: filter, local: s.Local, remote: s.Remote}
+	plain := box{local: s.Local, remote: s.Remote, connections: f.Connections}
 	var out []box
 	add := func(p span, kind l4, a, b span) {
 		x := plain
@@ -115,6 +112,9 @@ func (x *box) overlaps(y *box) bool {
 	if !addrsOverlap(x.remote, y.remote) || !x.proto.overlaps(y.proto) || !addrsOverlap(x.local, y.local) {
 		return false
 	}
+	if x.connections != y.connections && x.connections != sadb.AllConnections && y.connections != sadb.AllConnections {
+		return false
+	}
 	if x.kind == noFields || y.kind == noFields {
 		return true
 	}
@@ -128,37 +128,4 @@ func addrsOverlap(a, b sadb.Addrs) bool {
 		return true
 	}
 	return af.Compare(bt) <= 0 && bf.Compare(at) <= 0
-}
-
-// layers gives each box the smallest number greater than that of every earlier
-// box of another filter it overlaps. Within a layer no two boxes overlap, and
-// an earlier filter is always in a layer above.
-func layers(all []box) []int {
-	layer := make([]int, len(all))
-	hosts := map[netip.Addr][]int{} // boxes of one remote address
-	var wide []int                  // the others
-	for i := range all {
-		x := &all[i]
-		look := func(list []int) {
-			for _, j := range list {
-				if layer[j] >= layer[i] && all[j].filter != x.filter && x.overlaps(&all[j]) {
-					layer[i] = layer[j] + 1
-				}
-			}
-		}
-		look(wide)
-		host, single := x.remote.Single()
-		if single {
-			look(hosts[host])
-			hosts[host] = append(hosts[host], i)
-			continue
-		}
-		for h, list := range hosts {
-			if from, to, ok := x.remote.Bounds(); !ok || from.Compare(h) <= 0 && h.Compare(to) <= 0 {
-				look(list)
-			}
-		}
-		wide = append(wide, i)
-	}
-	return layer
 }

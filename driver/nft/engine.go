@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"time"
@@ -21,11 +20,13 @@ import (
 type engine struct {
 	cfg     Config
 	conn    *conn
-	filters []sadb.Filter
-	plan    *plan // in force; nil before the first apply
-	epoch   string
+	filters []sadb.Filter // in force
+	layout  *layout       // where they stand; nil before the first apply
 	// based: the base chains are ours, not an earlier process's.
-	based   bool
+	based bool
+	// broken: a change has failed half way, so that the layout is to be made
+	// anew.
+	broken  bool
 	retired map[sadb.FilterID]figures // counted in sets that are gone
 	since   map[peerKey]time.Time     // when peers in clear were first seen
 	unswept bool                      // sets or chains not in use are still there
@@ -56,7 +57,6 @@ func open(cfg Config) (_ *Table, err error) {
 		requests: make(chan func(*engine)), done: make(chan struct{}),
 		asked: make(chan Asked, 64), tampered: make(chan driver.Tampered, 16),
 	}
-	e.newEpoch()
 	if err = e.claim(); err != nil {
 		e.conn.nl.Close()
 		return nil, err
@@ -68,12 +68,11 @@ func open(cfg Config) (_ *Table, err error) {
 	return t, nil
 }
 
-// newEpoch makes names that nothing made before has.
-func (e *engine) newEpoch() {
+// newEpoch returns what names are made of that nothing made before has.
+func newEpoch() string {
 	var b [4]byte
 	rand.Read(b[:]) // never fails (crypto/rand)
-	e.epoch = hex.EncodeToString(b[:])
-	e.plan, e.based = nil, false
+	return hex.EncodeToString(b[:])
 }
 
 // claim makes the table ours.
@@ -153,29 +152,45 @@ func (e *engine) remove() error {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	e.plan, e.filters = nil, nil
+	e.layout, e.filters = nil, nil
 	return err
 }
 
-// apply puts filters in force; see the package comment on replacement.
+// apply puts filters in force; see the package comment on changes.
 func (e *engine) apply(filters []sadb.Filter) error {
-	if e.unswept {
+	known := e.layout != nil && !e.broken
+	if known && e.unswept {
 		e.sweep()
 	}
-	if e.plan != nil && slices.Equal(filters, e.filters) {
+	if known && slices.Equal(filters, e.filters) {
 		return nil
 	}
 	if err := validate(filters); err != nil {
 		return err
 	}
-	next := newPlan(e.cfg, e.epoch, filters)
-	if !e.plan.equal(next) {
-		if err := e.replace(next); err != nil {
-			return err
+	filters = slices.Clone(filters)
+	if err := e.revise(filters); err != nil {
+		return err
+	}
+	e.filters = filters
+	return nil
+}
+
+// revise changes what is in force or, where that is not possible, makes it
+// anew.
+func (e *engine) revise(filters []sadb.Filter) error {
+	if e.layout != nil && !e.broken {
+		e.broken = true // until it is done
+		c := e.layout.update(filters)
+		if !e.layout.worn(c) && e.carryOut(c) == nil {
+			e.broken = false
+			return nil
 		}
 	}
-	e.filters = slices.Clone(filters)
-	e.forget()
+	if err := e.rebuild(filters); err != nil {
+		return err
+	}
+	e.broken = false
 	return nil
 }
 
@@ -193,55 +208,53 @@ func validate(filters []sadb.Filter) error {
 	return nil
 }
 
-// replace builds what is new beside what is in force, exchanges the rules, and
-// clears away what is no longer used.
-func (e *engine) replace(next *plan) error {
-	if err := e.build(next); err != nil {
-		// What was made is unreferenced; the next attempt sweeps it.
-		e.epochAfterFailure()
+// rebuild lays filters out anew, builds that beside what is in force, exchanges
+// the rules, and clears away what is no longer used.
+func (e *engine) rebuild(filters []sadb.Filter) error {
+	next := newLayout(newEpoch())
+	c := next.update(filters)
+	next.via = next.tunnels > 0
+	for _, s := range next.spaces {
+		next.built += len(s.slots)
+	}
+	before := e.layout
+	e.layout = next
+	if err := e.build(c); err != nil {
+		e.layout = before // what was made is unreferenced; the next attempt sweeps it
 		return fmt.Errorf("build: %w", err)
 	}
-	if err := e.exchange(next); err != nil {
-		e.epochAfterFailure()
+	if err := e.exchange(); err != nil {
+		e.layout = before
 		return fmt.Errorf("exchange rules: %w", err)
 	}
 	e.based = true
-	e.plan = next
 	e.sweep()
+	e.forget()
 	return nil
 }
 
-// sweep clears away what the plan in force does not use. What cannot be swept
+// sweep clears away what the layout in force does not use. What cannot be swept
 // now costs memory only and is tried again with the next apply.
-func (e *engine) sweep() { e.unswept = e.retire(e.plan) != nil }
+func (e *engine) sweep() { e.unswept = e.retire() != nil }
 
-// epochAfterFailure makes sure that a set that may be incomplete is not used.
-func (e *engine) epochAfterFailure() {
-	plan, based := e.plan, e.based
-	e.newEpoch()
-	e.plan, e.based = plan, based
-}
-
-// build makes the sets and chains of next that are not there yet. Nothing
-// refers to them, so it may take several transactions.
-func (e *engine) build(next *plan) error {
+// build makes the sets and chains of a new layout. Nothing refers to them, so it
+// may take several transactions.
+func (e *engine) build(c *change) error {
 	var b batch
 	if !e.based {
 		e.addFixed(&b)
 	}
-	for _, name := range sorted(next.chains) {
-		if e.plan != nil && e.plan.chains[name] != nil {
-			continue
-		}
-		if err := e.buildChain(&b, name, next.chains[name]); err != nil {
+	for _, name := range e.layout.use(e.cfg, c.add) {
+		if err := e.buildChain(&b, name, e.layout.chains[name].rules); err != nil {
 			return err
 		}
 	}
-	for _, name := range sorted(next.sets) {
-		if e.plan != nil && e.plan.sets[name] != nil {
-			continue
+	for _, group := range bySlot(c.add) {
+		x := group[0]
+		for _, p := range e.layout.paths(x.space) {
+			e.addSet(&b, e.layout.setName(p.chain, x.space.v6, x.slot), x.slot.shape, x.space.v6)
 		}
-		if err := e.buildSet(&b, next.sets[name]); err != nil {
+		if err := e.slotElements(&b, unix.NFT_MSG_NEWSETELEM, group); err != nil {
 			return err
 		}
 	}
@@ -254,17 +267,6 @@ func (e *engine) buildChain(b *batch, name string, rules []rule) error {
 		e.addRule(b, name, r)
 	}
 	return e.flush(b)
-}
-
-func (e *engine) buildSet(b *batch, s *set) error {
-	e.addSet(b, s)
-	for part := range slices.Chunk(s.elements, elementsPerMessage) {
-		e.addElements(b, s.name, part)
-		if err := e.flush(b); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // flush sends b if it has grown large.
@@ -295,40 +297,28 @@ func (e *engine) addFixed(b *batch) {
 	}
 }
 
-// exchange puts next in force: one transaction, rules only.
-func (e *engine) exchange(next *plan) error {
+// exchange puts a new layout in force: one transaction, rules only.
+func (e *engine) exchange() error {
 	var b batch
-	put := func(chain string, rules []rule) {
-		e.emptyChain(&b, chain)
-		for _, r := range rules {
-			e.addRule(&b, chain, r)
-		}
-	}
 	if !e.based {
 		fixed := e.cfg.fixed()
 		for _, name := range sorted(fixed) {
 			if h := hooks()[name]; h != nil {
 				e.addChain(&b, name, h)
 			}
-			put(name, fixed[name])
 		}
+		e.putRules(&b, fixed)
 	}
-	for _, name := range sorted(next.rules) {
-		put(name, next.rules[name])
-	}
+	e.putRules(&b, e.layout.dispatchRules(e.cfg))
 	return e.conn.commit(&b)
 }
 
-// equal reports whether two plans are the same to the kernel: the names of sets
-// and chains say what is in them.
-func (p *plan) equal(q *plan) bool {
-	if p == nil || len(p.chains) != len(q.chains) {
-		return false
-	}
-	for name := range q.chains {
-		if p.chains[name] == nil {
-			return false
+// putRules replaces the rules of chains.
+func (e *engine) putRules(b *batch, chains map[string][]rule) {
+	for _, name := range sorted(chains) {
+		e.emptyChain(b, name)
+		for _, r := range chains[name] {
+			e.addRule(b, name, r)
 		}
 	}
-	return maps.EqualFunc(p.order, q.order, slices.Equal)
 }

@@ -41,7 +41,7 @@ func (e *engine) claimHeld() error {
 // gone within its own transaction.
 func (e *engine) persists() (bool, error) {
 	probe := *e
-	probe.cfg.Table = e.epoch
+	probe.cfg.Table = newEpoch()
 	var b batch
 	probe.addTable(&b)
 	probe.deleteTable(&b)

@@ -176,25 +176,10 @@ func (l *lab) framer() func(p []byte) error {
 }
 
 // TestKernelDecidesAsTheModel sends random packets through random filters and
-// compares which filter the kernel counted with what sadb.Decide says.
+// compares which filter the kernel counted with what sadb.Decide says: in a list
+// that was put in force at once, and after changes of it.
 func TestKernelDecidesAsTheModel(t *testing.T) {
-	l := newLab(t)
-	for _, c := range []string{"ip addr add 10.9.0.5/24 dev va", "ip addr add fd09::5/64 dev va nodad"} {
-		l.inA(c)
-	}
-	local := func(a netip.Addr) bool {
-		return slices.Contains([]string{"10.9.0.1", "10.9.0.5", "fd09::1", "fd09::5"}, a.String())
-	}
-	table := l.open()
-	send := map[sadb.Directions]func([]byte) error{sadb.Out: l.sender(l.a), sadb.In: l.framer()}
-	// Neighbours that are never asked for, so that none is missed.
-	for i := 1; i <= 12; i++ {
-		for _, a := range []string{fmt.Sprintf("10.9.0.%d", i), fmt.Sprintf("fd09::%x", i)} {
-			l.inA("ip neigh replace " + a + " lladdr 02:00:00:00:00:01 nud permanent dev va")
-		}
-	}
-	// b answers nothing: only the packets of the test are counted.
-	run(t, "echo 'table ip d { chain c { type filter hook prerouting priority -400; policy drop; }; }; table ip6 d { chain c { type filter hook prerouting priority -400; policy drop; }; };' | ip netns exec "+l.b+" nft -f -")
+	m := newModel(t)
 	rounds := uint64(200)
 	if n, err := strconv.ParseUint(os.Getenv("NFT_TEST_ROUNDS"), 10, 32); err == nil {
 		rounds = n
@@ -203,36 +188,75 @@ func TestKernelDecidesAsTheModel(t *testing.T) {
 		w := world{rand.New(rand.NewPCG(seed, 2))}
 		filters := w.filters()
 		for _, dir := range []sadb.Directions{sadb.Out, sadb.In} {
-			list := inForce(filters, dir, seed)
-			apply(t, table, list...)
+			list := inForce(filters, dir, fmt.Sprint(seed, dir))
 			want := make(map[sadb.FilterID]uint64)
-			for range 300 {
-				f := w.flow(local)
-				if dir == sadb.Out && f.RemoteMe {
-					continue // never leaves
-				}
-				if d, ok := sadb.Decide(list, f, dir); ok {
-					want[d.ID]++
-				}
-				send[dir](packet(f, dir)) // an error says that it was dropped
-			}
-			for i, f := range stats(t, table).Filters {
-				if f.Packets != want[f.Filter.ID] {
-					t.Fatalf("seed %d, %s: filter %d (%s, %s) decided %d packets, the model says %d",
-						seed, dir, i, f.Filter.Selector, f.Filter.Action, f.Packets, want[f.Filter.ID])
-				}
+			for round := range 4 {
+				apply(t, m.table, list...)
+				m.compare(w, list, dir, want, fmt.Sprintf("seed %d, round %d", seed, round))
+				list = inForce(w.edit(list, round), dir, "")
 			}
 		}
 	}
 }
 
-// inForce returns the filters of a direction, with IDs of their own, so that
+// model is a lab whose host a has addresses of its own and neighbours, and a
+// way to send packets in each direction.
+type model struct {
+	t     *testing.T
+	table *Table
+	send  map[sadb.Directions]func([]byte) error
+}
+
+func newModel(t *testing.T) *model {
+	l := newLab(t)
+	for _, c := range []string{"ip addr add 10.9.0.5/24 dev va", "ip addr add fd09::5/64 dev va nodad"} {
+		l.inA(c)
+	}
+	m := &model{t: t, table: l.open(), send: map[sadb.Directions]func([]byte) error{sadb.Out: l.sender(l.a), sadb.In: l.framer()}}
+	// Neighbours that are never asked for, so that none is missed.
+	for i := 1; i <= 12; i++ {
+		for _, a := range []string{fmt.Sprintf("10.9.0.%d", i), fmt.Sprintf("fd09::%x", i)} {
+			l.inA("ip neigh replace " + a + " lladdr 02:00:00:00:00:01 nud permanent dev va")
+		}
+	}
+	// b answers nothing: only the packets of the test are counted.
+	run(t, "echo 'table ip d { chain c { type filter hook prerouting priority -400; policy drop; }; }; table ip6 d { chain c { type filter hook prerouting priority -400; policy drop; }; };' | ip netns exec "+l.b+" nft -f -")
+	return m
+}
+
+func (m *model) local(a netip.Addr) bool {
+	return slices.Contains([]string{"10.9.0.1", "10.9.0.5", "fd09::1", "fd09::5"}, a.String())
+}
+
+// compare sends packets and adds to want what the model says; what was counted
+// must be the same.
+func (m *model) compare(w world, list []sadb.Filter, dir sadb.Directions, want map[sadb.FilterID]uint64, at string) {
+	m.t.Helper()
+	for range 100 {
+		f := w.flow(m.local)
+		if dir == sadb.Out && f.RemoteMe {
+			continue // never leaves
+		}
+		if d, ok := sadb.Decide(list, f, dir); ok {
+			want[d.ID]++
+		}
+		m.send[dir](packet(f, dir)) // an error says that it was dropped
+	}
+	for i, f := range stats(m.t, m.table).Filters {
+		if f.Packets != want[f.Filter.ID] {
+			m.t.Fatalf("%s, %s: filter %d (%s, %s) decided %d packets, the model says %d",
+				at, dir, i, f.Filter.Selector, f.Filter.Action, f.Packets, want[f.Filter.ID])
+		}
+	}
+}
+
+// inForce returns the filters of a direction, their IDs behind a prefix, so that
 // only packets of that direction are counted, from zero.
-func inForce(filters []sadb.Filter, dir sadb.Directions, seed uint64) []sadb.Filter {
+func inForce(filters []sadb.Filter, dir sadb.Directions, prefix string) []sadb.Filter {
 	var list []sadb.Filter
 	for _, f := range filters {
 		if f.Dir&dir != 0 {
-			f.Dir, f.ID = dir, sadb.FilterID(fmt.Sprintf("%d-%s-%s", seed, dir, f.ID))
+			f.Dir, f.ID = dir, sadb.FilterID(prefix)+f.ID
 			list = append(list, f)
 		}
 	}

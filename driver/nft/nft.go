@@ -27,13 +27,19 @@
 // single values, concatenated ranges else). What a packet costs grows with the
 // depth to which filters overlap, not with their number.
 //
-// # Replacement
+// # Changes
 //
-// A new list is built beside the one in force (sets, chains that nothing
-// refers to) and then put in force by one transaction that exchanges rules
-// only: a packet sees the rules of one generation. It takes two steps because
-// the kernel publishes the contents of a set of ranges a moment after the rules
-// of the same transaction; until then the set is empty and decides nothing.
+// A filter that stays keeps its elements. Those of filters that come are added,
+// from the upper layers to the lower, then those of filters that go are removed,
+// from the lower layers to the upper: at every moment each packet is decided by
+// the old list or by the new one, and a change costs the kernel what changes,
+// besides what it does for every transaction.
+//
+// The first list, and one that has little in common with that in force, is built
+// beside it (sets, chains that nothing refers to) and put in force by one
+// transaction that exchanges rules only. It takes two steps because the kernel
+// publishes the contents of a set of ranges a moment after the rules of the same
+// transaction; until then the set is empty and decides nothing.
 //
 // # Ownership
 //
@@ -73,6 +79,9 @@ type Config struct {
 	// LogGroup is the nflog group that reports first packets in clear. One
 	// reader for each group and network namespace.
 	LogGroup uint16
+	// RemoteAccess says which interfaces count as remote access besides those
+	// of PPP and SLIP.
+	RemoteAccess RemoteAccess
 	// ClearPeersMax bounds each set of peers in clear (one for each
 	// direction and family); 0: 4096.
 	ClearPeersMax int
@@ -102,6 +111,7 @@ func (c Config) validate() error {
 	if c.TUN == "" || len(c.TUN) > 15 {
 		errs = append(errs, fmt.Errorf("TUN name %q must have 1 to 15 bytes", c.TUN))
 	}
+	errs = append(errs, c.RemoteAccess.Validate())
 	if c.ClearPeersMax < 0 || c.ClearPeersMax > 1<<20 {
 		errs = append(errs, fmt.Errorf("bound of peers in clear %d must be 0 to %d", c.ClearPeersMax, 1<<20))
 	}

@@ -1,9 +1,6 @@
 package nft
 
 import (
-	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"slices"
 
@@ -36,123 +33,85 @@ type element struct {
 	id       sadb.FilterID
 }
 
-// set is the boxes of one layer, shape, family and path.
-type set struct {
-	name     string
-	shape    shape
-	v6       bool
-	elements []element
-}
-
-// plan is what a list of filters asks of the kernel.
-type plan struct {
-	epoch  string
-	sets   map[string]*set     // by name
-	chains map[string][]rule   // of single filters, by name
-	rules  map[string][]rule   // of the dispatch chains, by name
-	order  map[string][]string // of the sets in each dispatch chain
-}
-
 // path is one of the ways a packet takes: a base chain and how its filters
 // decide there.
 type path struct {
 	chain  string
 	dir    sadb.Directions
-	target func(*plan, Config, sadb.Filter, bool) target
+	target func(*layout, sadb.Filter, bool) target
 }
 
 func paths() []path {
 	return []path{
-		{chainSteer, sadb.Out, (*plan).steerTarget},
-		{chainLast, sadb.Out, (*plan).lastTarget},
-		{chainIn, sadb.In, (*plan).inTarget},
-		{chainVia, sadb.Out, (*plan).viaTarget},
+		{chainSteer, sadb.Out, (*layout).steerTarget},
+		{chainLast, sadb.Out, (*layout).lastTarget},
+		{chainIn, sadb.In, (*layout).inTarget},
+		{chainVia, sadb.Out, (*layout).viaTarget},
 	}
 }
 
-// newPlan lays filters out. Names carry the epoch, so that nothing of an
-// earlier process or a failed attempt is mistaken for complete.
-func newPlan(cfg Config, epoch string, filters []sadb.Filter) *plan {
-	p := &plan{epoch: epoch, sets: map[string]*set{}, chains: map[string][]rule{},
-		rules: map[string][]rule{}, order: map[string][]string{}}
-	for _, dir := range []sadb.Directions{sadb.Out, sadb.In} {
-		for _, v6 := range []bool{false, true} {
-			groups := group(filters, dir, v6)
-			for _, path := range paths() {
-				if path.dir != dir {
-					continue
-				}
-				if path.chain == chainVia && !tunnels(filters) {
-					p.rules[dispatch(path.chain, v6)] = nil // what is forwarded is not looked at
-					continue
-				}
-				decide := func(f sadb.Filter) target { return path.target(p, cfg, f, v6) }
-				p.rules[dispatch(path.chain, v6)] = p.dispatchRules(path.chain, groups, filters, decide)
-			}
-		}
-	}
-	return p
-}
-
-// boxGroup is the boxes that share a set.
-type boxGroup struct {
-	layer int
-	shape shape
-	dir   sadb.Directions
-	v6    bool
-	boxes []box
-}
-
-// group returns the boxes of a direction and family, layer by layer.
-func group(filters []sadb.Filter, dir sadb.Directions, v6 bool) []boxGroup {
-	var all []box
-	for i, f := range filters {
-		if f.Dir&dir != 0 {
-			all = append(all, boxes(i, f.Selector, v6)...)
-		}
-	}
-	type place struct {
-		layer int
-		shape shape
-	}
-	byPlace := map[place][]box{}
-	for i, l := range layers(all) {
-		at := place{l, all[i].shape()}
-		byPlace[at] = append(byPlace[at], all[i])
-	}
-	var out []boxGroup
-	for at, b := range byPlace {
-		out = append(out, boxGroup{at.layer, at.shape, dir, v6, b})
-	}
-	slices.SortFunc(out, func(a, b boxGroup) int {
-		return cmp.Or(cmp.Compare(a.layer, b.layer), cmp.Compare(a.shape, b.shape))
+// paths returns those that the boxes of a space decide on. What is forwarded is
+// looked at where there are tunnels.
+func (l *layout) paths(s *space) []path {
+	return slices.DeleteFunc(paths(), func(p path) bool {
+		return p.dir != s.dir || p.chain == chainVia && !l.via
 	})
-	return out
 }
 
-// dispatchRules makes the sets of a chain and its rules: one look-up for each.
-func (p *plan) dispatchRules(chain string, groups []boxGroup, filters []sadb.Filter, decide func(sadb.Filter) target) []rule {
+// element returns the element of a box in the set of its slot on a path.
+func (l *layout) element(p path, x *placed) element {
+	from, to := x.key(x.slot.shape, family(x.space.v6))
+	if !x.slot.shape.has(ranges) {
+		to = nil
+	}
+	return element{from: from, to: to, target: p.target(l, *x.entry.filter, x.space.v6), id: x.entry.filter.ID}
+}
+
+// dispatchRules returns the rules of every dispatch chain: one look-up or a few
+// for each slot.
+func (l *layout) dispatchRules(cfg Config) map[string][]rule {
+	all := map[string][]rule{}
+	for _, v6 := range []bool{false, true} {
+		all[dispatch(chainVia, v6)] = nil
+	}
+	for _, s := range l.spaces {
+		for _, p := range l.paths(s) {
+			all[dispatch(p.chain, s.v6)] = l.pathRules(cfg, p, s)
+		}
+	}
+	return all
+}
+
+func (l *layout) pathRules(cfg Config, p path, s *space) []rule {
 	var rules []rule
-	if slices.ContainsFunc(groups, func(g boxGroup) bool { return g.shape.looksInside() }) && chain != chainSteer && chain != chainVia {
+	inside := slices.ContainsFunc(s.slots, func(t *slot) bool { return t.shape.looksInside() })
+	if inside && p.chain != chainSteer && p.chain != chainVia {
 		rules = append(rules, join(jump(chainParse)))
 	}
-	for _, g := range groups {
-		s := &set{shape: g.shape, v6: g.v6}
-		for i := range g.boxes {
-			f := filters[g.boxes[i].filter]
-			from, to := g.boxes[i].key(g.shape, family(g.v6))
-			if !g.shape.has(ranges) {
-				to = nil
-			}
-			s.elements = append(s.elements, element{from: from, to: to, target: decide(f), id: f.ID})
+	for _, t := range s.slots {
+		look := s.lookup(t.shape, l.setName(p.chain, s.v6, t))
+		for _, condition := range cfg.connections(p.chain, t.shape) {
+			rules = append(rules, join(condition, look))
 		}
-		p.name(s, chain)
-		p.sets[s.name] = s
-		at := dispatch(chain, g.v6)
-		p.order[at] = append(p.order[at], s.name)
-		rules = append(rules, lookup(g, s.name))
 	}
 	return rules
+}
+
+func (l *layout) setName(chain string, v6 bool, s *slot) string {
+	return fmt.Sprintf("%s-%s-%x", dispatch(chain, v6), l.epoch, s.serial)
+}
+
+// setNames returns the names of all sets of filters.
+func (l *layout) setNames() map[string]bool {
+	all := map[string]bool{}
+	for _, s := range l.spaces {
+		for _, p := range l.paths(s) {
+			for _, t := range s.slots {
+				all[l.setName(p.chain, s.v6, t)] = true
+			}
+		}
+	}
+	return all
 }
 
 func family(v6 bool) byte {
@@ -162,48 +121,38 @@ func family(v6 bool) byte {
 	return unix.NFPROTO_IPV4
 }
 
-// name names a set after its contents: the same contents are the same set.
-func (p *plan) name(s *set, chain string) {
-	h := sha256.New()
-	fmt.Fprintf(h, "%s %d %t\n", chain, s.shape, s.v6)
-	for _, e := range s.elements {
-		fmt.Fprintf(h, "%x-%x %v %q\n", e.from, e.to, e.target, e.id)
-	}
-	s.name = fmt.Sprintf("%s-%s-%s", dispatch(chain, s.v6), p.epoch, hex.EncodeToString(h.Sum(nil)[:8]))
-}
-
 // lookup is the rule that decides by a set: the conditions that are the same
 // for all its elements, the key, the look-up of the verdict.
-func lookup(g boxGroup, name string) rule {
+func (s *space) lookup(sh shape, name string) rule {
 	local, remote := saddrType, daddrType
-	if g.dir == sadb.In {
+	if s.dir == sadb.In {
 		local, remote = daddrType, saddrType
 	}
 	var r rule
-	if g.shape.has(localMe) {
+	if sh.has(localMe) {
 		r = join(r, local(expr.CmpOpEq, typeLocal))
 	}
-	if g.shape.has(remoteMe) {
+	if sh.has(remoteMe) {
 		r = join(r, remote(expr.CmpOpEq, typeLocal))
 	}
-	return join(r, g.loads(), []expr.Any{&expr.Lookup{SourceRegister: scratch, IsDestRegSet: true, SetName: name}})
+	return join(r, s.loads(sh), []expr.Any{&expr.Lookup{SourceRegister: scratch, IsDestRegSet: true, SetName: name}})
 }
 
 // loads puts the key together, field by field as shape.fields has them.
-func (g boxGroup) loads() rule {
+func (s *space) loads(sh shape) rule {
 	const network, transport = expr.PayloadBaseNetworkHeader, expr.PayloadBaseTransportHeader
 	src, dst, size := uint32(12), uint32(16), uint32(4)
-	if g.v6 {
+	if s.v6 {
 		src, dst, size = 8, 24, 16
 	}
 	sport, dport := uint32(0), uint32(2)
-	if g.dir == sadb.In {
+	if s.dir == sadb.In {
 		src, dst, sport, dport = dst, src, dport, sport
 	}
 	reg := scratch + 1
 	r := rule{meta(expr.MetaKeyNFPROTO, scratch)}
-	add := func(s shape, x func(uint32) expr.Any, size uint32) {
-		if g.shape.has(s) {
+	add := func(part shape, x func(uint32) expr.Any, size uint32) {
+		if sh.has(part) {
 			r = append(r, x(reg))
 			reg += (size + 3) / 4
 		}
@@ -221,49 +170,45 @@ func (g boxGroup) loads() rule {
 	return r
 }
 
-func (p *plan) steerTarget(_ Config, f sadb.Filter, _ bool) target {
+func (l *layout) steerTarget(f sadb.Filter, _ bool) target {
 	if f.Action.Requires() {
 		return target{expr.VerdictGoto, chainMark, matches}
 	}
 	return target{expr.VerdictAccept, "", 0}
 }
 
-// tunnels reports whether a filter is of tunnel mode.
-func tunnels(filters []sadb.Filter) bool {
-	return slices.ContainsFunc(filters, tunnelled)
-}
-
+// tunnelled reports whether a filter sends traffic into a tunnel.
 func tunnelled(f sadb.Filter) bool { return f.Mode == sadb.Tunnel && f.Action.Requires() }
 
 // viaTarget steers what is forwarded and belongs into a tunnel. Transport mode
 // does not carry other hosts' traffic: the last chain drops it.
-func (p *plan) viaTarget(_ Config, f sadb.Filter, _ bool) target {
+func (l *layout) viaTarget(f sadb.Filter, _ bool) target {
 	if tunnelled(f) {
 		return target{expr.VerdictGoto, chainMark, matches}
 	}
 	return target{expr.VerdictAccept, "", 0}
 }
 
-func (p *plan) lastTarget(cfg Config, f sadb.Filter, v6 bool) target {
+func (l *layout) lastTarget(f sadb.Filter, v6 bool) target {
 	switch {
 	case f.Action.Kind == sadb.Permit:
 		return target{expr.VerdictAccept, "", matches}
 	case f.Action.Kind == sadb.Negotiate && f.Action.AllowClear:
-		return target{expr.VerdictGoto, p.addClearOut(cfg, f, v6), matches}
+		return target{expr.VerdictGoto, l.clearChain("out", f, v6), matches}
 	case f.Action.Kind == sadb.Negotiate:
 		return target{expr.VerdictGoto, chainLeak, drops}
 	}
 	return target{expr.VerdictDrop, "", matches | drops}
 }
 
-func (p *plan) inTarget(cfg Config, f sadb.Filter, v6 bool) target {
+func (l *layout) inTarget(f sadb.Filter, v6 bool) target {
 	switch {
 	case f.Action.Kind == sadb.Permit:
 		return target{expr.VerdictAccept, "", matches}
 	case f.Action.Kind != sadb.Negotiate:
 		return target{expr.VerdictDrop, "", matches | drops}
 	case f.Action.PassThrough:
-		return target{expr.VerdictGoto, p.addClearIn(cfg, f, v6), matches}
+		return target{expr.VerdictGoto, l.clearChain("in", f, v6), matches}
 	case f.Action.AllowClear:
 		return target{expr.VerdictGoto, chainUnicast, matches | drops}
 	}

@@ -29,16 +29,16 @@ func tally(to map[sadb.FilterID]figures, x counted) {
 	to[x.id] = f
 }
 
-// retire removes the sets and chains that p does not use, of an earlier
+// retire removes the sets and chains that the layout does not use, of an earlier
 // process or a failed attempt too, and keeps what they counted. Nothing refers
 // to them any more.
-func (e *engine) retire(p *plan) error {
+func (e *engine) retire() error {
 	var b batch
-	gone, err := e.retireSets(&b, p)
+	gone, err := e.retireSets(&b)
 	if err != nil {
 		return err
 	}
-	if err := e.retireChains(&b, p); err != nil {
+	if err := e.retireChains(&b); err != nil {
 		return err
 	}
 	if err := e.conn.commit(&b); err != nil {
@@ -50,14 +50,15 @@ func (e *engine) retire(p *plan) error {
 	return nil
 }
 
-func (e *engine) retireSets(b *batch, p *plan) (map[sadb.FilterID]figures, error) {
+func (e *engine) retireSets(b *batch) (map[sadb.FilterID]figures, error) {
 	names, err := e.list(unix.NFT_MSG_GETSET, unix.NFTA_SET_TABLE, unix.NFTA_SET_NAME)
 	if err != nil {
 		return nil, err
 	}
+	used := e.layout.setNames()
 	gone := map[sadb.FilterID]figures{}
 	for _, name := range names {
-		if p.sets[name] != nil || e.cfg.fixedSet(name) {
+		if used[name] || e.cfg.fixedSet(name) {
 			continue
 		}
 		if err := e.tallySet(gone, name); err != nil {
@@ -68,15 +69,15 @@ func (e *engine) retireSets(b *batch, p *plan) (map[sadb.FilterID]figures, error
 	return gone, nil
 }
 
-func (e *engine) retireChains(b *batch, p *plan) error {
+func (e *engine) retireChains(b *batch) error {
 	names, err := e.list(unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME)
 	if err != nil {
 		return err
 	}
-	fixed := e.cfg.fixed()
+	fixed, dispatch := e.cfg.fixed(), e.layout.dispatchRules(e.cfg)
 	for _, name := range names {
-		_, dispatches := p.rules[name]
-		if p.chains[name] == nil && fixed[name] == nil && !dispatches {
+		_, dispatches := dispatch[name]
+		if e.layout.chains[name] == nil && fixed[name] == nil && !dispatches {
 			e.deleteChain(b, name)
 		}
 	}
@@ -140,9 +141,5 @@ func (e *engine) list(kind, tableAttr, nameAttr uint16) ([]string, error) {
 
 // forget drops what was counted for filters that are gone.
 func (e *engine) forget() {
-	there := map[sadb.FilterID]bool{}
-	for _, f := range e.filters {
-		there[f.ID] = true
-	}
-	maps.DeleteFunc(e.retired, func(id sadb.FilterID, _ figures) bool { return !there[id] })
+	maps.DeleteFunc(e.retired, func(id sadb.FilterID, _ figures) bool { return e.layout.byID[id] == nil })
 }

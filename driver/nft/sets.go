@@ -14,12 +14,12 @@ import (
 // can hold.
 const elementsPerMessage = 200
 
-// addSet makes the map of a set's boxes to verdicts, still without elements.
-// Each element counts.
-func (e *engine) addSet(b *batch, s *set) {
-	fields := s.shape.fields(s.v6)
+// addSet makes the map of boxes of a shape to verdicts, still without elements.
+// Each element counts. No size is given: the kernel lets the set grow.
+func (e *engine) addSet(b *batch, name string, sh shape, v6 bool) {
+	fields := sh.fields(v6)
 	flags, length := uint32(unix.NFT_SET_MAP), 0
-	if s.shape.has(ranges) {
+	if sh.has(ranges) {
 		flags |= unix.NFT_SET_INTERVAL
 	}
 	if len(fields) > 1 {
@@ -30,19 +30,18 @@ func (e *engine) addSet(b *batch, s *set) {
 	}
 	b.add(unix.NFT_MSG_NEWSET, netlink.Create, func(ae attrs) {
 		ae.String(unix.NFTA_SET_TABLE, e.cfg.Table)
-		ae.String(unix.NFTA_SET_NAME, s.name)
+		ae.String(unix.NFTA_SET_NAME, name)
 		ae.Uint32(unix.NFTA_SET_FLAGS, flags)
-		ae.Uint32(unix.NFTA_SET_KEY_TYPE, s.shape.keyType(s.v6))
+		ae.Uint32(unix.NFTA_SET_KEY_TYPE, sh.keyType(v6))
 		ae.Uint32(unix.NFTA_SET_KEY_LEN, uint32(length))
 		ae.Uint32(unix.NFTA_SET_DATA_TYPE, typeVerdict)
 		ae.Uint32(unix.NFTA_SET_DATA_LEN, 0)
 		ae.Uint32(unix.NFTA_SET_ID, b.nextSetID())
-		nest(ae, unix.NFTA_SET_DESC, func(n attrs) {
-			n.Uint32(unix.NFTA_SET_DESC_SIZE, uint32(len(s.elements)))
-			if len(fields) > 1 {
+		if len(fields) > 1 {
+			nest(ae, unix.NFTA_SET_DESC, func(n attrs) {
 				nest(n, attrDescList, func(n attrs) { putFields(n, fields) })
-			}
-		})
+			})
+		}
 		b.setExprs(ae, &expr.Counter{})
 	})
 }
@@ -70,20 +69,25 @@ func (b *batch) nextSetID() uint32 {
 	return b.sets
 }
 
-// addElements adds a part of a set's elements.
-func (e *engine) addElements(b *batch, name string, part []element) {
-	b.add(unix.NFT_MSG_NEWSETELEM, netlink.Create, func(ae attrs) {
+// setElements adds elements to a set or, with NFT_MSG_DELSETELEM, removes them;
+// at most elementsPerMessage.
+func (e *engine) setElements(b *batch, message uint16, name string, part []element) {
+	flags, encode := netlink.Create, (*element).encode
+	if message == unix.NFT_MSG_DELSETELEM {
+		flags, encode = 0, (*element).encodeKey
+	}
+	b.add(message, flags, func(ae attrs) {
 		ae.String(unix.NFTA_SET_ELEM_LIST_TABLE, e.cfg.Table)
 		ae.String(unix.NFTA_SET_ELEM_LIST_SET, name)
 		nest(ae, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(n attrs) {
 			for i := range part {
-				nest(n, unix.NFTA_LIST_ELEM, part[i].encode)
+				nest(n, unix.NFTA_LIST_ELEM, func(n attrs) { encode(&part[i], n) })
 			}
 		})
 	})
 }
 
-func (x *element) encode(ae attrs) {
+func (x *element) encodeKey(ae attrs) {
 	value := func(typ uint16, b []byte) {
 		nest(ae, typ, func(n attrs) { n.Bytes(unix.NFTA_DATA_VALUE, b) })
 	}
@@ -91,6 +95,10 @@ func (x *element) encode(ae attrs) {
 	if x.to != nil {
 		value(attrKeyEnd, x.to)
 	}
+}
+
+func (x *element) encode(ae attrs) {
+	x.encodeKey(ae)
 	if x.target.kind == noVerdict {
 		return
 	}
@@ -148,7 +156,7 @@ func (e *engine) addLooked(b *batch) {
 	for _, p := range []byte{unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6, unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP, unix.IPPROTO_DCCP} {
 		all = append(all, element{from: []byte{p}, target: target{kind: noVerdict}})
 	}
-	e.addElements(b, setLooked, all)
+	e.setElements(b, unix.NFT_MSG_NEWSETELEM, setLooked, all)
 }
 
 // addClearSet makes a set of peers in clear, which packets fill. Outbound

@@ -21,6 +21,8 @@ const (
 	withICMPType
 	withICMPCode
 	ranges // an element is a range, not a value
+	onLAN  // packets of connections that are not remote access
+	onRemoteAccess
 )
 
 func (s shape) has(t shape) bool { return s&t != 0 }
@@ -47,6 +49,12 @@ func (x *box) shape() shape {
 	}
 	if !x.exact() {
 		s |= ranges
+	}
+	switch x.connections {
+	case sadb.LAN:
+		s |= onLAN
+	case sadb.RemoteAccess:
+		s |= onRemoteAccess
 	}
 	return s
 }

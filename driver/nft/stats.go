@@ -15,11 +15,11 @@ import (
 
 func (e *engine) stats() (Stats, error) {
 	var s Stats
-	if e.plan == nil {
+	if e.layout == nil {
 		return s, nil
 	}
 	all := maps.Clone(e.retired)
-	for name := range e.plan.sets {
+	for name := range e.layout.setNames() {
 		if err := e.tallySet(all, name); err != nil {
 			return s, err
 		}
@@ -84,7 +84,7 @@ func parseCounter(data []byte) (table, name string, packets uint64, err error) {
 
 // clearPeers lists the sets of peers in clear, of filters in force.
 func (e *engine) clearPeers() (peers []driver.ClearPeer, full bool, err error) {
-	if e.plan == nil {
+	if e.layout == nil {
 		return nil, false, nil
 	}
 	known := map[[keySize]byte]sadb.FilterID{}

@@ -78,7 +78,7 @@ func (t *Table) ask(e *engine, a Asked) {
 // check looks the table through after another process changed it, and puts
 // back what is missing.
 func (t *Table) check(e *engine) {
-	if e.plan == nil {
+	if e.layout == nil {
 		return
 	}
 	what, err := e.missing()
@@ -119,7 +119,10 @@ func (e *engine) missing() (string, error) {
 	for _, chain := range rules {
 		number[chain]++
 	}
-	for _, all := range []map[string][]rule{e.cfg.fixed(), e.plan.rules, e.plan.chains} {
+	if e.broken {
+		return "", nil // the next change makes everything anew
+	}
+	for _, all := range []map[string][]rule{e.cfg.fixed(), e.layout.dispatchRules(e.cfg), e.layout.clearRulesAll()} {
 		for _, chain := range sorted(all) {
 			if number[chain] != len(all[chain]) {
 				return fmt.Sprintf("rules of chain %s changed", chain), nil
@@ -138,7 +141,7 @@ func (e *engine) missingSet() (string, error) {
 	for _, name := range sets {
 		there[name] = true
 	}
-	for _, name := range sorted(e.plan.sets) {
+	for _, name := range sorted(e.layout.setNames()) {
 		if !there[name] {
 			return "set " + name + " removed", nil
 		}
@@ -161,9 +164,8 @@ func (e *engine) restore() error {
 	if err := e.conn.commit(&b); err != nil {
 		return err
 	}
-	filters := e.filters
-	e.newEpoch()
-	return e.apply(filters)
+	e.layout, e.based = nil, false
+	return e.apply(e.filters)
 }
 
 // openChanges opens a socket that hears of changes of any table.
