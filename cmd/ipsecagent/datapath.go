@@ -75,7 +75,7 @@ func (a *attacher) compare(pid int) {
 	if err != nil || len(running) == 0 {
 		return // it has just ended
 	}
-	for _, arg := range a.settings.DataPath.arguments() {
+	for _, arg := range a.settings.dataPathArguments() {
 		if !strings.Contains(string(running), arg+"\x00") {
 			a.log.Error("the data path was started with other settings than the agent has: take it down ('ipsecagent datapath --stop') and start the agent again", "process", pid, "differs", arg)
 		}

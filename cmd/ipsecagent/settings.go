@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -52,6 +53,9 @@ type settings struct {
 	// ForceEncapsulation: ESP goes in UDP with every peer that can, as if this
 	// host were behind an address translator.
 	ForceEncapsulation bool `yaml:"forceEncapsulation"`
+	// RemoteAccess names the interfaces, with a star at the end for all names
+	// that begin so, that count as remote access besides PPP and SLIP.
+	RemoteAccess []string `yaml:"remoteAccess"`
 
 	Certificates certificates     `yaml:"certificates"`
 	Kerberos     kerberosSettings `yaml:"kerberos"`
@@ -92,6 +96,7 @@ func defaults() settings {
 		Certificates:    certificates{Dir: "/etc/ipsecagent/certificates", Revocation: "known", Usage: "windows", Identity: "strict", Accounts: map[string]string{}, AccountRealms: []string{}},
 		NoDefaultExempt: 3,
 		SilentTime:      30 * time.Second,
+		RemoteAccess:    []string{},
 		Kerberos:        kerberosSettings{Keytab: kerberos.DefaultKeytab, Krb5Conf: kerberos.DefaultKrb5Conf, Realms: []string{}},
 		Log:             logging{Level: slog.LevelInfo, Format: "text"},
 		DataPath: dataPath{
@@ -124,6 +129,7 @@ func (s *settings) dataPathFlags(f *pflag.FlagSet) {
 	f.IntVar(&d.RulePreference, "rule-preference", d.RulePreference, "preference of the ip rule")
 	f.IntVar(&d.RouteTable, "route-table", d.RouteTable, "number of the routing table")
 	f.Uint16Var(&d.LogGroup, "log-group", d.LogGroup, "netfilter log group of first packets in clear")
+	f.Var(listFlag{&s.RemoteAccess}, "remote-access", "interfaces that count as remote access besides PPP and SLIP, such as wg0,tun*")
 	f.IntVar(&d.Workers, "workers", d.Workers, "threads that seal packets (default one for each processor)")
 }
 
@@ -132,7 +138,12 @@ func (s *settings) arguments() []string {
 	return append([]string{
 		"datapath", "--config", "", "--run-dir", s.RunDir, "--socket", s.Socket,
 		"--log-level", s.Log.Level.String(), "--log-format", s.Log.Format,
-	}, s.DataPath.arguments()...)
+	}, s.dataPathArguments()...)
+}
+
+// dataPathArguments are those that say what the data path does.
+func (s *settings) dataPathArguments() []string {
+	return append(s.DataPath.arguments(), "--remote-access="+strings.Join(s.RemoteAccess, ","))
 }
 
 func (d *dataPath) arguments() []string {
@@ -153,6 +164,21 @@ func (l levelFlag) Set(text string) error { return l.UnmarshalText([]byte(text))
 // Type names the flag's argument in help.
 func (l levelFlag) Type() string { return "level" }
 
+// listFlag lets a list of words be a flag: they stand between commas.
+type listFlag struct{ list *[]string }
+
+// Set reads a list.
+func (l listFlag) Set(text string) error {
+	*l.list = strings.FieldsFunc(text, func(r rune) bool { return r == ',' })
+	return nil
+}
+
+// String is what Set reads.
+func (l listFlag) String() string { return strings.Join(*l.list, ",") }
+
+// Type names the flag's argument in help.
+func (l listFlag) Type() string { return "list" }
+
 // dataPathSocket is where the data path listens for the agent.
 func (s *settings) dataPathSocket() string { return filepath.Join(s.RunDir, "datapath.sock") }
 
@@ -170,6 +196,7 @@ func (s *settings) userConfig(log *slog.Logger) user.Config {
 	return user.Config{
 		Socket: s.dataPathSocket(), TUN: d.TUN, Table: d.Table, Steer: d.SteerMark, Exempt: d.ExemptMark,
 		Preference: d.RulePreference, RouteTable: d.RouteTable, LogGroup: d.LogGroup, Workers: d.Workers, Log: log,
+		RemoteAccess: s.RemoteAccess,
 	}
 }
 

@@ -72,6 +72,7 @@ func TestDataPathGetsTheSettingsOfTheAgent(t *testing.T) {
 	want.RunDir, want.Socket = "/run/x", "/run/x/control"
 	want.Log = logging{slog.LevelDebug, "json"}
 	want.DataPath = dataPath{TUN: "t0", Table: "tt", SteerMark: 0x10, ExemptMark: 0x20, RulePreference: 7, RouteTable: 8, LogGroup: 9, Workers: 3}
+	want.RemoteAccess = []string{"wg0", "tun*"}
 	args := want.arguments()
 	if args[0] != "datapath" {
 		t.Fatalf("the subcommand comes first: %v", args)

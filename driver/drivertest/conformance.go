@@ -23,6 +23,8 @@ type Harness struct {
 	Patience time.Duration
 	// Silence is how long, in real time, to look for what must not happen.
 	Silence time.Duration
+	// Connection is the type of the link; the zero value: LAN.
+	Connection sadb.ConnectionType
 	// Packets says that the drivers move packets over a wire. Without it
 	// Run tests the control half only, and says so.
 	Packets bool
@@ -59,7 +61,12 @@ func Run(t *testing.T, h Harness) {
 		t.Log("the packet half is not run: this driver moves no packets")
 		return
 	}
-	for _, c := range append(packetTests(), shapeTests()...) {
+	runPackets(t, h, slices.Concat(packetTests(), shapeTests(), connectionTests()))
+}
+
+// runPackets runs tests of the packet half in both families.
+func runPackets(t *testing.T, h Harness, tests []namedTest) {
+	for _, c := range tests {
 		for _, v6 := range []bool{false, true} {
 			name := "packets/" + c.name + "/ipv4"
 			if v6 {

@@ -319,3 +319,18 @@ func TestFakeKeepsKeysForTests(t *testing.T) {
 		t.Errorf("%d associations or another key", len(all))
 	}
 }
+
+func TestFakeTellsConnectionsApart(t *testing.T) {
+	dial := every("dial", sadb.Action{})
+	dial.Connections = sadb.RemoteAccess
+	f, _ := newFake(t, dial, every("rest", sadb.Action{Kind: sadb.Permit}))
+	for connection, want := range map[sadb.ConnectionType]Outcome{sadb.LAN: Passed, sadb.AllConnections: Passed, sadb.RemoteAccess: Dropped} {
+		flow := sadb.Flow{Remote: peer, LocalMe: true, Connection: connection}
+		if got, _ := f.Send(flow, 1); got != want {
+			t.Errorf("out over %s: %s", connection, got)
+		}
+		if got := f.Receive(flow, 1, sadb.SAID{}); got != want {
+			t.Errorf("in over %s: %s", connection, got)
+		}
+	}
+}

@@ -46,10 +46,10 @@ func (r RemoteAccess) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Is reports whether an interface of that name and hardware type (ARPHRD_*) is
-// of the connection type remote access.
-func (r RemoteAccess) Is(name string, hardware uint16) bool {
-	if hardware == hardwarePPP || hardware&maskSLIP == hardwareSLIP {
+// Is reports whether an interface is of the connection type remote access, by
+// its name and whether its hardware type is PPP or SLIP.
+func (r RemoteAccess) Is(name string, dialUp bool) bool {
+	if dialUp {
 		return true
 	}
 	for _, p := range r {

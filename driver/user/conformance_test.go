@@ -8,12 +8,24 @@ import (
 
 	"ipsecagent/driver"
 	"ipsecagent/driver/drivertest"
+	"ipsecagent/sadb"
 )
 
-func TestConformance(t *testing.T) {
-	drivertest.Run(t, drivertest.Harness{
+func TestConformance(t *testing.T) { drivertest.Run(t, harness("")) }
+
+// TestConformanceOverRemoteAccess: the same link, of remote access by its name.
+func TestConformanceOverRemoteAccess(t *testing.T) {
+	h := harness("nothing0,eth*")
+	h.Connection = sadb.RemoteAccess
+	drivertest.RunConnections(t, h)
+}
+
+// harness starts data paths that take interfaces for remote access.
+func harness(remoteAccess string) drivertest.Harness {
+	return drivertest.Harness{
 		Hosts: func(t *testing.T) (alice, bob *drivertest.Host) {
 			l := newLab(t)
+			l.alice.remoteAccess, l.bob.remoteAccess = remoteAccess, remoteAccess
 			return l.conforming(l.alice), l.conforming(l.bob)
 		},
 		Now:      time.Now,
@@ -21,7 +33,7 @@ func TestConformance(t *testing.T) {
 		Patience: patience,
 		Silence:  200 * time.Millisecond,
 		Packets:  true,
-	})
+	}
 }
 
 // conforming starts h for the conformance test.

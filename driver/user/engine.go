@@ -139,7 +139,8 @@ func (e *engine) tick(now time.Time) {
 	e.keepAlive(now)
 }
 
-// lookAround restores rule, routes and link, and asks the routes for the MTU.
+// lookAround restores rule, routes and link, asks the routes for the MTU, and
+// learns addresses and interfaces.
 func (e *engine) lookAround(now time.Time) {
 	missing, err := e.sys.ensure()
 	if err != nil {
@@ -154,6 +155,7 @@ func (e *engine) lookAround(now time.Time) {
 		e.measure(p)
 	}
 	e.learnAddresses(now)
+	e.learnLinks()
 	e.lookGap = 10 * time.Since(now)
 }
 
@@ -170,12 +172,13 @@ func (e *engine) missed(packet []byte, now time.Time) {
 		return
 	}
 	e.learnSource(h.Src, now)
+	e.learnRoute(h.Dst)
 	if e.resend(packet, now) {
 		return
 	}
-	flow := e.out.flow(&h)
+	flow, known := e.sh.snap.Load().flow(&h)
 	i := e.spd.decide(flow, sadb.Out)
-	if i < 0 || !e.spd.filters[i].Action.Requires() || !negotiable(flow) {
+	if !known || i < 0 || !e.spd.filters[i].Action.Requires() || !negotiable(flow) {
 		e.unwanted++ // policy changed while it was on its way: it is repeated, or not
 		return
 	}
@@ -205,6 +208,8 @@ func (e *engine) resend(packet []byte, now time.Time) bool {
 // filter that asks for security.
 func (e *engine) asked(a nft.Asked) {
 	root := e.spd.root(a.Filter)
+	e.learnRoute(a.Flow.Remote)
+	a.Flow.Connection, _ = e.sh.snap.Load().leaves(a.Flow.Remote)
 	if e.sh.outbound(e.sh.snap.Load(), root, a.Flow) != nil {
 		return
 	}

@@ -38,15 +38,15 @@ type opener struct {
 
 // openOpener opens the socket that receives a protocol. An IPv4 one delivers
 // the IP header, an IPv6 one the payload, and the header's fields as control
-// messages.
+// messages; both tell the interface.
 func openOpener(cfg Config, sh *shared, tun *tun, family, proto int) (*opener, error) {
 	v6 := family == unix.AF_INET6
 	conn, err := cfg.openRaw(family, proto, func(fd int) error {
 		err := option(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
 		if v6 {
-			err = errors.Join(err, tellHeader6(fd))
+			return errors.Join(err, tellHeader6(fd))
 		}
-		return err
+		return errors.Join(err, option(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1))
 	})
 	if err != nil {
 		return nil, err
@@ -95,19 +95,27 @@ func (o *opener) run() {
 	}
 }
 
-// packet returns the i-th datagram as an IP packet, and where it came from if
-// it came in UDP; nil where it cannot be.
-func (o *opener) packet(i int) (packet []byte, from netip.AddrPort) {
+// origin is where a packet came from: the interface by its index and, for ESP in
+// UDP, the endpoint; its zero value: directly over IP.
+type origin struct {
+	netip.AddrPort
+	device int
+}
+
+// packet returns the i-th datagram as an IP packet, and where it came from; nil
+// where it cannot be.
+func (o *opener) packet(i int) (packet []byte, from origin) {
 	m := &o.msgs[i]
 	if m.Flags&unix.MSG_TRUNC != 0 {
 		o.sh.count.malformed.Add(1)
 		return nil, from
 	}
+	c := parseControl(m.OOB[:m.NN])
+	from.device = c.device
 	if o.header {
 		return o.bufs[i][ipv6Header : ipv6Header+m.N], from
 	}
 	src, port := source(m.Addr)
-	c := parseControl(m.OOB[:m.NN])
 	if src.BitLen() != c.dst.BitLen() || m.N < 4 {
 		if m.N != 1 { // a keep-alive has done its work at the translator
 			o.sh.count.malformed.Add(1)
@@ -115,7 +123,7 @@ func (o *opener) packet(i int) (packet []byte, from netip.AddrPort) {
 		return nil, from
 	}
 	if port != 0 {
-		from = netip.AddrPortFrom(src, port)
+		from.AddrPort = netip.AddrPortFrom(src, port)
 	}
 	head := ipv6Header
 	if src.Is4() {
@@ -143,6 +151,7 @@ func source(a net.Addr) (netip.Addr, uint16) {
 type control struct {
 	dst         netip.Addr
 	class, hops uint8
+	device      int // index of the interface
 }
 
 // parseControl reads the control messages of the kernel.
@@ -172,6 +181,7 @@ func (c *control) set4(kind uint32, data []byte) {
 	switch {
 	case kind == unix.IP_PKTINFO && len(data) >= 12:
 		c.dst = netip.AddrFrom4([4]byte(data[8:]))
+		c.device = int(binary.NativeEndian.Uint32(data))
 	case kind == unix.IP_TOS && len(data) >= 1:
 		c.class = data[0]
 	case kind == unix.IP_TTL && len(data) >= 4:
@@ -181,8 +191,9 @@ func (c *control) set4(kind uint32, data []byte) {
 
 func (c *control) set6(kind uint32, data []byte) {
 	switch {
-	case kind == unix.IPV6_PKTINFO && len(data) >= 16:
+	case kind == unix.IPV6_PKTINFO && len(data) >= 20:
 		c.dst = netip.AddrFrom16([16]byte(data))
+		c.device = int(binary.NativeEndian.Uint32(data[16:]))
 	case kind == unix.IPV6_TCLASS && len(data) >= 4:
 		c.class = uint8(binary.NativeEndian.Uint32(data))
 	case kind == unix.IPV6_HOPLIMIT && len(data) >= 4:
@@ -191,24 +202,23 @@ func (c *control) set6(kind uint32, data []byte) {
 }
 
 // open verifies one packet and gives what is inside to the local stack, if the
-// association may carry it (RFC 4301 §5.2). from is where ESP in UDP came from;
-// the zero value: directly over IP. Nothing is remembered of a packet that is
-// not authentic.
-func (o *opener) open(packet []byte, from netip.AddrPort, now time.Time) {
+// association may carry it (RFC 4301 §5.2). Nothing is remembered of a packet
+// that is not authentic.
+func (o *opener) open(packet []byte, from origin, now time.Time) {
 	snap := o.sh.snap.Load()
-	a, inner := o.unseal(snap, packet, sadb.SAID{}, from, now)
+	a, inner := o.unseal(snap, packet, sadb.SAID{}, from.AddrPort, now)
 	if a != nil && a.bundled() { // AH: ESP of the same bundle stands behind it
-		a, inner = o.unseal(snap, inner, a.sa.ID, from, now)
+		a, inner = o.unseal(snap, inner, a.sa.ID, from.AddrPort, now)
 	}
 	if a == nil {
 		return
 	}
 	in, err := esp.Parse(inner)
-	if err != nil || !allowed(snap, a, &in) {
+	if err != nil || !o.allowed(snap, a, &in, from.device) {
 		o.sh.count.badSelector.Add(1)
 		return
 	}
-	if from.IsValid() && a.sa.Mode == sadb.Transport && !o.translated(a, inner, &in, from) {
+	if from.IsValid() && a.sa.Mode == sadb.Transport && !o.translated(a, inner, &in, from.AddrPort) {
 		o.sh.count.badSelector.Add(1)
 		return
 	}
@@ -289,10 +299,14 @@ func (o *opener) reject(a *assoc, err error) {
 
 // allowed reports whether an authentic packet is what its association may
 // carry: its headers lie in the association's selector, and the filter that
-// decides about them now is the one the association was made for, or an
-// overlay of it.
-func allowed(snap *snapshot, a *assoc, h *esp.Headers) bool {
-	flow := h.Flow(sadb.In)
+// decides about them now, on the connection it came by, is the one the
+// association was made for, or an overlay of it.
+func (o *opener) allowed(snap *snapshot, a *assoc, h *esp.Headers, device int) bool {
+	flow, known := h.Flow(sadb.In), false
+	if flow.Connection, known = snap.arrived(device); !known {
+		o.sh.lookAtPaths() // by an interface that has just appeared
+		return false
+	}
 	// In transport mode it is the outer destination.
 	flow.LocalMe = a.sa.Mode == sadb.Transport || snap.local[h.Dst]
 	if !a.sa.Selector.Matches(flow) {

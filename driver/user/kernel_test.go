@@ -31,7 +31,7 @@ func sampleControl() []byte {
 }
 
 func TestControlMessagesGiveTheIPv6Header(t *testing.T) {
-	want := control{dst: netip.MustParseAddr("2001:db8::7"), class: 0xb8, hops: 61}
+	want := control{dst: netip.MustParseAddr("2001:db8::7"), class: 0xb8, hops: 61, device: 1}
 	if got := parseControl(sampleControl()); got != want {
 		t.Errorf("got %+v", got)
 	}

@@ -26,12 +26,15 @@ import (
 // datapathEnv makes the test binary a data path on that socket.
 const datapathEnv = "IPSECAGENT_TEST_DATAPATH"
 
+// remoteEnv names that data path's interfaces of remote access, between commas.
+const remoteEnv = "IPSECAGENT_TEST_REMOTE_ACCESS"
+
 func TestMain(m *testing.M) {
 	if socket := os.Getenv(datapathEnv); socket != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
 		log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-		if err := Serve(ctx, Config{Socket: socket, Log: log}); err != nil {
+		if err := Serve(ctx, Config{Socket: socket, Log: log, RemoteAccess: strings.FieldsFunc(os.Getenv(remoteEnv), func(r rune) bool { return r == ',' })}); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -59,6 +62,8 @@ type host struct {
 	stderr *bytes.Buffer
 	c      *Client
 	inbox  chan driver.Event // all but Resync
+
+	remoteAccess string // interfaces, between commas
 }
 
 // labs numbers the labs of this process; names of namespaces need it.
@@ -143,7 +148,7 @@ func (h *host) launch() {
 	h.t.Helper()
 	h.socket = filepath.Join(h.t.TempDir(), "dp.sock")
 	h.proc = exec.Command("ip", "netns", "exec", h.ns, os.Args[0])
-	h.proc.Env = append(os.Environ(), datapathEnv+"="+h.socket)
+	h.proc.Env = append(os.Environ(), datapathEnv+"="+h.socket, remoteEnv+"="+h.remoteAccess)
 	h.stderr = &bytes.Buffer{}
 	h.proc.Stderr = h.stderr
 	if err := h.proc.Start(); err != nil {

@@ -178,7 +178,7 @@ func TestPacketsCostNoAllocation(t *testing.T) {
 	}
 	i := 0
 	if n := testing.AllocsPerRun(100, func() {
-		m.in.open(m.wire.sent[i], netip.AddrPort{}, now)
+		m.in.open(m.wire.sent[i], origin{}, now)
 		i++
 	}); n != 0 {
 		t.Errorf("%.1f allocations to open a packet", n)
@@ -218,12 +218,12 @@ func TestReplayAndForgeryAreCountedAndRememberNothing(t *testing.T) {
 	now := time.Unix(1, 0)
 	forged := bytes.Clone(sealed)
 	forged[len(forged)-1] ^= 1
-	m.in.open(forged, netip.AddrPort{}, now)
+	m.in.open(forged, origin{}, now)
 	if count.badICV.Load() != 1 || len(m.in.sh.notices) != 0 {
 		t.Error("a forged packet left a trace beyond its counter")
 	}
-	m.in.open(bytes.Clone(sealed), netip.AddrPort{}, now)
-	m.in.open(bytes.Clone(sealed), netip.AddrPort{}, now)
+	m.in.open(bytes.Clone(sealed), origin{}, now)
+	m.in.open(bytes.Clone(sealed), origin{}, now)
 	if count.in.Load() != 1 || count.replayed.Load() != 1 {
 		t.Errorf("%d delivered, %d replayed", count.in.Load(), count.replayed.Load())
 	}
@@ -244,7 +244,7 @@ func FuzzWire(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m := newMemory(t, 1500)
 		known := bytes.HasPrefix(b, sealed)
-		m.in.open(bytes.Clone(b), netip.AddrPort{}, time.Unix(1, 0))
+		m.in.open(bytes.Clone(b), origin{}, time.Unix(1, 0))
 		if n := m.in.sh.count.in.Load(); n != 0 && !known {
 			// Fields of the IP header that routers change are not covered.
 			if len(b) < len(sealed) || !bytes.Equal(b[20:len(sealed)], sealed[20:]) {

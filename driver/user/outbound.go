@@ -91,11 +91,13 @@ func (s *sealer) one(buf []byte, size int, now time.Time) {
 }
 
 // flow returns the headers as filters see them. What comes through the TUN was
-// sent by this host, or is forwarded into a tunnel.
-func (s *sealer) flow(h *esp.Headers) sadb.Flow {
-	f := h.Flow(sadb.Out)
-	f.LocalMe = s.sh.snap.Load().local[h.Src]
-	return f
+// sent by this host, or is forwarded into a tunnel. known is false where the
+// connection that it would leave by matters and was not asked yet.
+func (s *snapshot) flow(h *esp.Headers) (f sadb.Flow, known bool) {
+	f = h.Flow(sadb.Out)
+	f.LocalMe = s.local[h.Src]
+	f.Connection, known = s.leaves(h.Dst)
+	return f, known
 }
 
 // secure seals the packet under the association that its filter asks for, and
@@ -103,9 +105,9 @@ func (s *sealer) flow(h *esp.Headers) sadb.Flow {
 // packet is untouched.
 func (s *sealer) secure(buf []byte, size int, h *esp.Headers, now time.Time) bool {
 	snap := s.sh.snap.Load()
-	flow := s.flow(h)
+	flow, known := snap.flow(h)
 	i := snap.spd.decide(flow, sadb.Out)
-	if i < 0 || snap.spd.filters[i].Action.Kind != sadb.Negotiate {
+	if !known || i < 0 || snap.spd.filters[i].Action.Kind != sadb.Negotiate {
 		return false
 	}
 	a := s.sh.outbound(snap, snap.spd.roots[i], flow)

@@ -99,7 +99,7 @@ func openPlane(ctx context.Context, cfg Config) (p *plane, err error) {
 func (c Config) nft() nft.Config {
 	return nft.Config{
 		Table: c.Table, Steer: c.Steer, Exempt: c.Exempt, TUN: c.TUN,
-		LogGroup: c.LogGroup, ClearPeersMax: clearPeersMax, Socket: c.TableSocket,
+		LogGroup: c.LogGroup, RemoteAccess: c.RemoteAccess, ClearPeersMax: clearPeersMax, Socket: c.TableSocket,
 	}
 }
 
@@ -127,6 +127,7 @@ func (p *plane) openSockets(ctx context.Context) error {
 		p.engine.nat = append(p.engine.nat, n.ike)
 	}
 	p.engine.learnAddresses(time.Now())
+	p.engine.learnLinks()
 	return ctx.Err()
 }
 

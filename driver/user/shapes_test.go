@@ -81,7 +81,7 @@ func TestESPOfABundleDoesNotComeAlone(t *testing.T) {
 		in.root = "f"
 		m.in.sh.snap.Store(&snapshot{spd: newSPD([]sadb.Filter{require("f", local)}), in: map[sadb.SAID]*assoc{sa.ID: in}})
 		m.send(datagram(100))
-		m.in.open(m.wire.sent[0], netip.AddrPort{}, time.Unix(1, 0))
+		m.in.open(m.wire.sent[0], origin{}, time.Unix(1, 0))
 		delivered, refused := m.in.sh.count.in.Load(), m.in.sh.count.badSelector.Load()
 		if alone := bundle == (sadb.SAID{}); (delivered == 1) != alone || (refused == 1) == alone {
 			t.Errorf("bundled with %s: %d delivered, %d refused", bundle, delivered, refused)
@@ -109,7 +109,7 @@ func TestForgedPacketsMoveNobody(t *testing.T) {
 	first, second, third := m.wire.sent[0], m.wire.sent[1], m.wire.sent[2]
 	opens := func(packet []byte, from, want netip.AddrPort) {
 		t.Helper()
-		m.in.open(bytes.Clone(packet), from, time.Unix(1, 0))
+		m.in.open(bytes.Clone(packet), origin{AddrPort: from}, time.Unix(1, 0))
 		if at := in.use.from.Load(); (at == nil) != !want.IsValid() || at != nil && *at != want {
 			t.Errorf("from %s: the peer is taken to be at %v, want %s", from, at, want)
 		}
@@ -198,7 +198,7 @@ func TestSenderCountsNoLessThanReceiver(t *testing.T) {
 				t.Fatalf("%v %s: %d packets", names, mode, len(m.wire.sent))
 			}
 			for _, p := range m.wire.sent {
-				m.in.open(p, netip.AddrPort{}, time.Unix(1, 0))
+				m.in.open(p, origin{}, time.Unix(1, 0))
 			}
 			if n := m.in.sh.count.in.Load(); n != 4 {
 				t.Fatalf("%v %s: %d packets arrived", names, mode, n)

@@ -18,6 +18,10 @@ type snapshot struct {
 	// local is the addresses of this host: it tells its own traffic from what
 	// it forwards into a tunnel.
 	local map[netip.Addr]bool
+	// links and routes tell connections apart, where filters do. routes has
+	// the destinations that were asked for; nil: none.
+	links  links
+	routes map[netip.Addr]sadb.ConnectionType
 }
 
 // pairKey finds outbound associations: one filter, one pair of hosts. In tunnel
@@ -99,6 +103,7 @@ type spd struct {
 	tunnels map[sadb.FilterID]bool          // filters of tunnel mode
 	byPeer  map[netip.Addr][]int
 	rest    []int // filters that name no single peer
+	typed   bool  // a filter is for one type of connection
 }
 
 // newSPD indexes filters by their single remote address. Both lists of a look-up
@@ -107,6 +112,7 @@ func newSPD(filters []sadb.Filter) *spd {
 	s := &spd{filters: filters, byPeer: map[netip.Addr][]int{}, parents: map[sadb.FilterID]sadb.FilterID{}, tunnels: map[sadb.FilterID]bool{}}
 	for i, f := range filters {
 		s.roots = append(s.roots, rootOf(f))
+		s.typed = s.typed || f.Connections != sadb.AllConnections
 		if f.Mode == sadb.Tunnel {
 			s.tunnels[rootOf(f)] = true
 		}

@@ -36,6 +36,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math/bits"
+
+	"ipsecagent/driver/nft"
 )
 
 // What Config falls back to.
@@ -64,7 +66,10 @@ type Config struct {
 	RouteTable int
 	LogGroup   uint16 // nflog group by which the table reports first packets in clear
 	Workers    int    // threads that seal; 0: one for each processor, at most 8
-	Log        *slog.Logger
+	// RemoteAccess names the interfaces that count as remote access besides
+	// those of PPP and SLIP; see nft.RemoteAccess.
+	RemoteAccess []string
+	Log          *slog.Logger
 	// TableSocket is nft.Config.Socket: where the table's owner comes from on
 	// kernels that remove a table with its owner; nil: they are refused.
 	TableSocket func() (fd int, err error)
@@ -110,6 +115,9 @@ func (c Config) validate() error {
 	}
 	if c.RouteTable < 1 || c.RouteTable >= 253 && c.RouteTable <= 255 {
 		bad("routing table %d is reserved", c.RouteTable)
+	}
+	if err := nft.RemoteAccess(c.RemoteAccess).Validate(); err != nil {
+		errs = append(errs, err)
 	}
 	if c.Workers < 0 || c.Workers > maxWorkers {
 		bad("%d workers: not in 0-%d", c.Workers, maxWorkers)
