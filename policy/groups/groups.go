@@ -75,6 +75,9 @@ func Read(files map[string][]byte, o Options) (policy.Policy, []Problem) {
 		}
 	}
 	r.checkAnswers()
+	if r.count == 0 && len(r.problems) == 0 {
+		r.fail(entry{file: "policy groups"}, "no file says anything but comments")
+	}
 	if len(o.Authentication) == 0 {
 		o.Authentication = []policy.AuthMethod{{Kind: policy.Kerberos}}
 	}

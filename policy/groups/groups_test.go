@@ -217,10 +217,12 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// The files as libreswan installs them say nothing: no policy is meant.
 func TestNothingSaid(t *testing.T) {
-	p, problems := read(map[string]string{"private": "# nothing\n"})
-	if problems != nil || p.Rules != nil || p.FilterLists != nil || p.Name != "imported" {
-		t.Errorf("%v, %+v", problems, p)
+	for _, files := range []map[string]string{nil, {"private": "# nothing\n", "clear": ""}} {
+		if _, problems := read(files); len(problems) != 1 || problems[0].Error() != "policy groups: no file says anything but comments" {
+			t.Errorf("%v", problems)
+		}
 	}
 }
 

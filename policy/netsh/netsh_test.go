@@ -273,3 +273,17 @@ func TestWaysToWriteALine(t *testing.T) {
 		t.Error("two lines are one")
 	}
 }
+
+// What a shell makes of a line is the line again.
+func TestJoin(t *testing.T) {
+	for want, words := range map[string][]string{
+		`static add rule name="a b" policy=p description="" psk=x`: {"static", "add", "rule", "name=a b", "policy=p", "description=", "psk=x"},
+		`static add rule name="a b"`:                               {`static add rule name="a b"`},
+		`add filterlist name="a b" description="c \'d\'"`:          {"add", "filterlist", `name="a b"`, `description=c \'d\'`},
+		`add policy name=p mmsecmethods="3DES-SHA1-2 3DES-SHA1-3"`: {"add policy", "name=p", "mmsecmethods=3DES-SHA1-2 3DES-SHA1-3"},
+	} {
+		if got := netsh.Join(words); got != want {
+			t.Errorf("%q is %s, want %s", words, got, want)
+		}
+	}
+}

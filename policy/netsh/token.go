@@ -132,6 +132,24 @@ func quote(s string) string {
 	return `"` + s + `"`
 }
 
+// Join makes one line of words that a shell has taken apart: quotes that the
+// shell has eaten stand around values with blanks again. A single word is the
+// line.
+func Join(words []string) string {
+	if len(words) == 1 {
+		return words[0]
+	}
+	line := make([]string, len(words))
+	for i, w := range words {
+		line[i] = w
+		tag, value, ok := strings.Cut(w, "=")
+		if ok && !strings.ContainsAny(tag, " \t\"") && !strings.Contains(value, `"`) && (value == "" || strings.ContainsAny(value, " \t")) {
+			line[i] = tag + `="` + value + `"`
+		}
+	}
+	return strings.Join(line, " ")
+}
+
 // plainText returns s without what a quoted value cannot hold.
 func plainText(s string) string {
 	s = strings.Map(func(c rune) rune {
