@@ -58,7 +58,7 @@ func (e *env) run(ctx context.Context, args []string) exitCode {
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	code := e.codeOf(err)
-	if err != nil && !errors.Is(err, errDegraded) {
+	if err != nil && !errors.Is(err, errDegraded) && !errors.Is(err, errDiffers) {
 		fmt.Fprintln(e.err, "ipsecctl: "+cleanText(err.Error()))
 	}
 	if code == control.Usage {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -82,8 +81,11 @@ func openDocument(arg string) (*file.Document, error) {
 		return nil, nil
 	}
 	d, err := file.Open(arg)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, unreadable(arg, err)
+	case d.Policy == nil:
+		return nil, &control.Error{Code: control.Invalid, Message: fmt.Sprintf("%s holds what policies share and is none itself; name a policy that uses it", arg)}
 	}
 	return d, nil
 }
@@ -95,11 +97,11 @@ func (e *env) lintOnline(ctx context.Context, arg string, r control.LintRequest,
 		}
 		return e.agent().Lint(ctx, r)
 	}
-	text, err := os.ReadFile(arg)
+	whole, err := file.Marshal(d.Policy) // with what it borrows from shared documents
 	if err != nil {
-		return control.LintResult{}, unreadable(arg, err)
+		return control.LintResult{}, err
 	}
-	r.Document = string(text)
+	r.Document = string(whole)
 	v, err := e.agent().Lint(ctx, r)
 	v.Origin = arg
 	locate(v, d)

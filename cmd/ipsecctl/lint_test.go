@@ -94,10 +94,12 @@ func TestLintStrictCountsWarnings(t *testing.T) {
 }
 
 func TestLintRefuses(t *testing.T) {
-	dir := documents(t, map[string]string{"broken.yaml": "kind: Policy\n"})
+	dir := documents(t, map[string]string{"broken.yaml": "kind: Policy\n",
+		"shared.yaml": "apiVersion: ipsecagent/v1\nkind: Shared\nfilterLists: {web: [{from: me, to: any}]}\n"})
 	for line, want := range map[string]control.Code{
 		dir + "/broken.yaml":           control.Invalid,
 		dir + "/missing.yaml":          control.NotFound,
+		dir + "/shared.yaml":           control.Invalid,
 		"":                             control.NotReachable,
 		"in-force":                     control.NotReachable,
 		"--offline":                    control.Usage,
@@ -127,5 +129,15 @@ func TestSSHFlow(t *testing.T) {
 		if _, err := (control.LintRequest{SSH: got}).Environment(); err != nil {
 			t.Errorf("%q: %v", connection, err)
 		}
+	}
+}
+
+func TestLintSendsWhatIsShared(t *testing.T) {
+	dir := documents(t, map[string]string{
+		"shared.yaml": "apiVersion: ipsecagent/v1\nkind: Shared\nfilterLists: {web: [{from: me, to: any}]}\n",
+		"closed.yaml": "apiVersion: ipsecagent/v1\nkind: Policy\nname: closed\nrules: [{name: r, filterList: web, filterAction: block}]\n"})
+	out, stderr, code := ctl(t, serve(t, newBackend()), "policy", "lint", filepath.Join(dir, "closed.yaml"))
+	if code != control.Invalid || !strings.Contains(out, "closed.yaml:4:9: error: ") || !strings.Contains(out, "with the facts of this host") {
+		t.Errorf("%d %s\n%s", code, stderr, out)
 	}
 }

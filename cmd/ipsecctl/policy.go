@@ -13,7 +13,7 @@ import (
 
 func policyCommand(e *env) *cobra.Command {
 	return group("policy", "List, show, check and edit policies",
-		append([]*cobra.Command{policyListCommand(e), policyShowCommand(e), validateCommand(e), lintCommand(e)}, e.policyVerbs()...)...)
+		append([]*cobra.Command{policyListCommand(e), policyShowCommand(e), validateCommand(e), lintCommand(e), diffCommand(e)}, e.policyVerbs()...)...)
 }
 
 func policyListCommand(e *env) *cobra.Command {

@@ -1,0 +1,152 @@
+package policy
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"ipsecagent/sadb"
+)
+
+// described is an object as its fields in words, in order.
+type described struct {
+	name   string
+	fields []field
+}
+
+// field is one setting in the words of the policy document; "": left out. many:
+// it is one of several of that name.
+type field struct {
+	name, value string
+	many        bool
+}
+
+// described returns everything that a policy has written in it but its tests.
+func (p *Policy) described() []described {
+	k := p.KeyExchange
+	all := []described{
+		{"policy", []field{{name: "name", value: p.Name}, {name: "guid", value: p.GUID}, {name: "description", value: p.Description},
+			{name: "pollingInterval", value: duration(p.PollingInterval)}, {name: "uplift", value: yes(p.Uplift)}}},
+		{"key exchange", []field{{name: "methods", value: joined(k.Methods)}, {name: "lifetime", value: duration(k.Lifetime)},
+			{name: "sessions", value: number0(k.Sessions)}, {name: "masterKeyPFS", value: yes(k.MasterKeyPFS)}}},
+	}
+	for i := range p.Rules {
+		all = append(all, p.Rules[i].described())
+	}
+	for i := range p.FilterLists {
+		all = append(all, p.FilterLists[i].described())
+	}
+	for i := range p.FilterActions {
+		all = append(all, p.FilterActions[i].described())
+	}
+	d := p.DefaultResponse
+	return append(all, described{"default response rule", []field{{name: "active", value: yes(d.Active)},
+		{name: "methods", value: joined(d.Methods)}, {name: "authentication", value: authenticationWords(d.Authentication)}}})
+}
+
+func (r *Rule) described() described {
+	d := described{name: fmt.Sprintf("rule %q", r.label()), fields: []field{
+		{name: "guid", value: r.GUID}, {name: "description", value: r.Description}, {name: "disabled", value: yes(r.Disabled)},
+		{name: "filterList", value: r.FilterList}, {name: "filterAction", value: r.FilterAction},
+		{name: "authentication", value: authenticationWords(r.Authentication)}}}
+	if !r.Tunnel.IsZero() {
+		d.fields = append(d.fields, field{name: "tunnel", value: r.Tunnel.String()})
+	}
+	return described{d.name, append(d.fields, field{name: "connections", value: r.Connections.String()})}
+}
+
+func (l *FilterList) described() described {
+	d := described{name: fmt.Sprintf("filter list %q", l.Name), fields: []field{{name: "guid", value: l.GUID}, {name: "description", value: l.Description}}}
+	for _, f := range l.Filters {
+		d.fields = append(d.fields, field{name: "filter", value: f.String(), many: true})
+	}
+	return d
+}
+
+func (a *FilterAction) described() described {
+	return described{name: fmt.Sprintf("filter action %q", a.Name), fields: []field{
+		{name: "guid", value: a.GUID}, {name: "description", value: a.Description}, {name: "action", value: a.Kind.String()},
+		{name: "methods", value: joined(a.Methods)}, {name: "acceptUnsecured", value: yes(a.AcceptUnsecured)},
+		{name: "allowClear", value: yes(a.AllowClear)}, {name: "clearDelay", value: duration(a.ClearDelay)},
+		{name: "sessionKeyPFS", value: pfs(a)}}}
+}
+
+func pfs(a *FilterAction) string {
+	if a.SessionKeyPFS && a.PFSGroup != 0 {
+		return a.PFSGroup.String()
+	}
+	return yes(a.SessionKeyPFS)
+}
+
+// String returns the filter as the document writes it, for example
+// "from me, to any, protocol tcp, sourcePort 1433".
+func (f Filter) String() string {
+	words := []string{"from " + f.From.String(), "to " + f.To.String()}
+	add := func(name, value string, set bool) {
+		if set {
+			words = append(words, name+" "+value)
+		}
+	}
+	add("protocol", sadb.ProtoName(f.Protocol), f.Protocol != 0)
+	add("sourcePort", f.FromPorts.String(), !f.FromPorts.IsAny())
+	add("destinationPort", f.ToPorts.String(), !f.ToPorts.IsAny())
+	add("icmpType", f.ICMPType.String(), f.ICMPType.Set)
+	add("icmpCode", f.ICMPCode.String(), f.ICMPCode.Set)
+	add("mirrored", "false", !f.Mirrored)
+	add("description", strconv.Quote(f.Description), f.Description != "")
+	add("guid", f.GUID, f.GUID != "")
+	return strings.Join(words, ", ")
+}
+
+// String returns the method as the document writes it, its limits in brackets.
+func (m SecurityMethod) String() string {
+	var suites, limits []string
+	for _, s := range m.Suites {
+		suites = append(suites, s.String())
+	}
+	if m.Lifetime != 0 {
+		limits = append(limits, m.Lifetime.String())
+	}
+	if m.Bytes != 0 {
+		limits = append(limits, fmt.Sprintf("%d bytes", m.Bytes))
+	}
+	s := strings.Join(suites, " and ")
+	if len(limits) > 0 {
+		s += " (" + strings.Join(limits, ", ") + ")"
+	}
+	return s
+}
+
+func joined[T fmt.Stringer](list []T) string {
+	var words []string
+	for _, m := range list {
+		words = append(words, m.String())
+	}
+	return strings.Join(words, ", ")
+}
+
+func authenticationWords(methods []AuthMethod) string {
+	var words []string
+	for _, m := range methods {
+		words = append(words, m.words())
+	}
+	return strings.Join(words, ", ")
+}
+
+func yes(b bool) string { return strconv.FormatBool(b) }
+
+// duration and number0 return nothing for zero: the setting is left out.
+func duration(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return d.String()
+}
+
+func number0(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}
