@@ -55,6 +55,7 @@ func originalServer() *Policy {
 	p.DefaultResponse.GUID, p.DefaultResponse.ActionGUID = "{59319BE2"+guidTail5EE3, "{59319BDF"+guidTail5EE3
 	p.GUID, p.Name = "{72385230"+guidTail2000, "Server (Request Security)"
 	p.Description = "For all IP traffic, always request security using Kerberos trust. Allow unsecured communication with clients that do not respond to request."
+	p.Rules[1].Description = p.Description
 	return p
 }
 
@@ -71,12 +72,13 @@ func originalSecureServer() *Policy {
 	p.DefaultResponse.GUID, p.DefaultResponse.ActionGUID = "{59319BF3"+guidTail5EE3, "{59319BF0"+guidTail5EE3
 	p.GUID, p.Name = "{7238523C"+guidTail2000, "Secure Server (Require Security)"
 	p.Description = "For all IP traffic, always require security using Kerberos trust. Do NOT allow unsecured communication with untrusted clients."
+	p.Rules[1].Description = requireDescription
 	return p
 }
 
 func originalServerPolicy(action FilterAction, icmpGUID, ruleGUID, ruleName string) *Policy {
 	icmp := permitICMP()
-	icmp.GUID = icmpGUID
+	icmp.GUID, icmp.Description = icmpGUID, icmp.Name
 	permitted := permitAction()
 	permitted.GUID = "{7238523B" + guidTail2000
 	return &Policy{

@@ -21,9 +21,10 @@ const (
 	require = "Require Security"
 	permit  = "Permit"
 
-	requestDescription = "Accepts unsecured communication, but requests clients to establish trust and security methods. " +
+	// Two blanks stand in these in every Active Directory.
+	requestDescription = "Accepts unsecured communication, but requests clients to establish trust and security methods.  " +
 		"Will communicate insecurely to untrusted clients if they do not respond to request."
-	requireDescription = "Accepts unsecured communication, but always requires clients to establish trust and security methods. " +
+	requireDescription = "Accepts unsecured communication, but always requires clients to establish trust and security methods.  " +
 		"Will NOT communicate with untrusted clients."
 )
 

@@ -3,6 +3,7 @@ package gpipsec
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"ipsecagent/policy"
@@ -191,22 +192,19 @@ func (r *report) encodeAction(a policy.FilterAction) []byte {
 	if same(extOfAction(read), extOfAction(a)) {
 		return value
 	}
-	if !same(suitesOf(read), suitesOf(a)) {
-		r.warn("Windows sees the security methods %v instead", suitesOf(read))
+	if methods := suitesOf(read); methods != suitesOf(a) {
+		r.warn("Windows sees the security methods %s instead", methods)
 	}
 	return extended(value, extOfAction(a))
 }
 
-func suitesOf(a policy.FilterAction) [][]suite {
-	var all [][]suite
-	for _, m := range extOfAction(a).Methods {
-		all = append(all, m.Suites)
+func suitesOf(a policy.FilterAction) string {
+	var all []string
+	for _, m := range a.Methods {
+		all = append(all, sadb.Proposal{Suites: m.Suites}.String())
 	}
-	return all
+	return strings.Join(all, ", ")
 }
-
-// String returns the suite's name.
-func (s suite) String() string { return sadb.Suite(s).String() }
 
 // offer adds a method, unless Windows would see the same one again.
 func (d *NegotiationData) offer(m policy.SecurityMethod, pfs bool) {

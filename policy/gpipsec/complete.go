@@ -61,6 +61,9 @@ func (c *completer) policy(p policy.Policy) policy.Policy {
 	what := fmt.Sprintf("policy %q", p.Name)
 	p.GUID = c.guid(what, p.GUID, "policy", p.Name)
 	p.KeyExchange.GUID = c.guid(what, p.KeyExchange.GUID, "key exchange", p.GUID)
+	if p.KeyExchange.Identity != "" {
+		p.KeyExchange.Identity = c.guid(what, p.KeyExchange.Identity)
+	}
 	if hasResponse(p) {
 		p.DefaultResponse.GUID = c.guid(what, p.DefaultResponse.GUID, "default response", p.GUID)
 		p.DefaultResponse.ActionGUID = c.guid(what, p.DefaultResponse.ActionGUID, "default response action", p.GUID)

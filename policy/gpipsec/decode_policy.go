@@ -220,6 +220,9 @@ func (b *builder) authentication(o *Object, rule string, n nfa) []policy.AuthMet
 		if m.Kind != policy.PresharedKey {
 			continue
 		}
+		if text == "" && n.named { // the hosts have it
+			continue
+		}
 		if m.Key == "" {
 			m.Key = fmt.Sprintf("%s-%d", keyName(o.GUID), i+1)
 		}

@@ -38,7 +38,7 @@ func Encode(s policy.Store, o Options) (objects []Object, warnings []Problem, er
 		e.list(l)
 	}
 	for _, a := range s.FilterActions {
-		e.action(a, typeStandard())
+		e.action(a)
 	}
 	e.assignment(s)
 	return e.result()
@@ -182,7 +182,7 @@ func (e *encoder) rule(owner Ref, p *policy.Policy, rule policy.Rule) {
 		return r.encodeNFA(n, e.options.Names)
 	})
 	e.refer(owner, me)
-	e.refer(me, e.action(p.FilterActions[action], typeStandard()))
+	e.refer(me, e.action(p.FilterActions[action]))
 	e.refer(me, e.list(p.FilterLists[list]))
 }
 
@@ -190,14 +190,18 @@ func (e *encoder) response(owner Ref, p *policy.Policy) {
 	if !hasResponse(*p) {
 		return
 	}
-	d := p.DefaultResponse
+	d, what := p.DefaultResponse, fmt.Sprintf("the default response rule of policy %q", p.Name)
 	me := e.add(Object{Ref: Ref{ClassNFA, mustGUID(d.GUID)}}, func(r *report) []byte {
-		r.object = fmt.Sprintf("the default response rule of policy %q", p.Name)
+		r.object = what
 		return r.encodeNFA(nfa{auth: d.Authentication, keys: e.keys(r, d.Authentication), active: d.Active}, nil)
 	})
 	e.refer(owner, me)
-	action := policy.FilterAction{GUID: d.ActionGUID, Kind: sadb.Negotiate, Methods: d.Methods}
-	e.refer(me, e.action(action, typeResponse()))
+	action := policy.FilterAction{Kind: sadb.Negotiate, Methods: d.Methods}
+	object := Object{Ref: Ref{ClassNegotiation, mustGUID(d.ActionGUID)}, Type: typeResponse(), Action: actionNegotiate()}
+	e.refer(me, e.add(object, func(r *report) []byte {
+		r.object = what
+		return r.encodeAction(action)
+	}))
 }
 
 // keys returns the texts of the preshared keys among methods, if they are to be
@@ -227,8 +231,8 @@ func (e *encoder) list(l policy.FilterList) Ref {
 	return e.add(object, func(r *report) []byte { return r.encodeFilters(l, e.options.Names) })
 }
 
-func (e *encoder) action(a policy.FilterAction, kind GUID) Ref {
-	object := Object{Ref: Ref{ClassNegotiation, mustGUID(a.GUID)}, Name: a.Name, Description: a.Description, Type: kind, Action: actionID(a)}
+func (e *encoder) action(a policy.FilterAction) Ref {
+	object := Object{Ref: Ref{ClassNegotiation, mustGUID(a.GUID)}, Name: a.Name, Description: a.Description, Type: typeStandard(), Action: actionID(a)}
 	return e.add(object, func(r *report) []byte { return r.encodeAction(a) })
 }
 

@@ -126,15 +126,17 @@ func dynamicSets(n uint8) (from, to policy.EndpointKind, err error) {
 }
 
 func side(name string, set policy.EndpointKind, address, mask [4]byte) (policy.Endpoint, error) {
-	a := netip.AddrFrom4(address)
-	length := bits.LeadingZeros32(^binary.BigEndian.Uint32(mask[:]))
 	switch {
 	case set != policy.Any:
 		return policy.Endpoint{Kind: set}, nil
 	case name != "":
 		return policy.Endpoint{Kind: policy.Name, Name: name}, nil
-	case bits.OnesCount32(binary.BigEndian.Uint32(mask[:])) != length:
-		return policy.Endpoint{}, fmt.Errorf("mask %v is not that of a subnet", netip.AddrFrom4(mask))
+	}
+	a := netip.AddrFrom4(address)
+	length, err := maskLength(mask)
+	switch {
+	case err != nil:
+		return policy.Endpoint{}, err
 	case length == 32 && a.IsUnspecified():
 		return policy.Endpoint{Kind: policy.Me}, nil
 	case length == 0:
@@ -223,13 +225,25 @@ func (a Address2) addr(b [16]byte) netip.Addr {
 func (a Address2) subnet(first, mask netip.Addr) (policy.Endpoint, error) {
 	length := int(a.Second[0])
 	if a.Version == versionIPv4 {
-		return side("", policy.Any, first.As4(), mask.As4())
+		var err error
+		if length, err = maskLength(mask.As4()); err != nil {
+			return policy.Endpoint{}, err
+		}
 	}
 	p, err := first.Prefix(length)
 	if err != nil {
 		return policy.Endpoint{}, err
 	}
 	return addresses(sadb.Prefix(p)), nil
+}
+
+func maskLength(mask [4]byte) (int, error) {
+	n := binary.BigEndian.Uint32(mask[:])
+	length := bits.LeadingZeros32(^n)
+	if bits.OnesCount32(n) != length {
+		return 0, fmt.Errorf("mask %v is not that of a subnet", netip.AddrFrom4(mask))
+	}
+	return length, nil
 }
 
 func (x extFilter) model() policy.Filter {

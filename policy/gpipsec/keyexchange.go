@@ -1,8 +1,10 @@
 package gpipsec
 
 import (
+	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"ipsecagent/policy"
@@ -155,7 +157,7 @@ func (r *report) encodeKeyExchange(k policy.KeyExchange, options uint32) []byte 
 	value := d.Canonical()
 	if read := (&report{}).keyExchange(&Object{Data: value}); !same(extOfKeyExchange(read), extOfKeyExchange(k)) {
 		if !slices.Equal(read.Methods, k.Methods) {
-			r.warn("Windows sees the main-mode methods %v instead", read.Methods)
+			r.warn("Windows sees the main-mode methods %s instead", strings.Trim(fmt.Sprint(read.Methods), "[]"))
 		}
 		value = extended(value, extOfKeyExchange(k))
 	}

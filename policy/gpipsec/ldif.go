@@ -241,7 +241,7 @@ func WriteLDIF(w io.Writer, baseDN string, objects []Object) error {
 		return fmt.Errorf("gpipsec: write LDIF: %q is not a distinguished name such as %s,DC=example,DC=com", baseDN, DefaultBaseDN)
 	}
 	l := &ldifWriter{out: bufio.NewWriter(w), base: baseDN}
-	l.line("version: 1")
+	l.line("# for ldapmodify, ldbmodify or ldifde -i") // ldbmodify refuses a version
 	for _, c := range []Class{ClassFilter, ClassNegotiation, ClassNFA, ClassISAKMP, ClassPolicy} {
 		for i := range objects {
 			if objects[i].Class == c {
@@ -289,7 +289,7 @@ func (l *ldifWriter) owners(o *Object) {
 	switch {
 	case o.Class == ClassAssignment && len(o.Refs) > 0:
 		l.line("")
-		l.line("# assigned: " + l.dn(o.Refs[0]))
+		l.line("# assigned: " + o.Refs[0].String())
 	case o.Class != ClassAssignment && len(o.Owners) > 0:
 		l.line("")
 		l.text("dn", l.dn(o.Ref))

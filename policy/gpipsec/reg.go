@@ -40,7 +40,7 @@ func ReadReg(from io.Reader) ([]Object, error) {
 	if err := eachLine(strings.NewReader(text), r.physical); err != nil {
 		return nil, fmt.Errorf("gpipsec: read registry export: %w", err)
 	}
-	if r.pending != "" {
+	if len(r.pending) > 0 {
 		return nil, errors.New("gpipsec: read registry export: the file ends within a value")
 	}
 	return some(r.objects)
@@ -87,11 +87,14 @@ type regReader struct {
 	store   bool   // the key is the store itself
 	started bool   // the header was read
 	ansi    bool   // REGEDIT4: strings are bytes
-	pending string // a value that goes on in the next line
+	pending []byte // a value that goes on in the next line
+	inside  bool   // and that within a string
 }
 
 func (r *regReader) physical(_ int, text string) error {
-	text = strings.TrimSpace(text)
+	if !r.inside {
+		text = strings.TrimSpace(text)
+	}
 	if !r.started {
 		r.started = true
 		r.ansi = text == "REGEDIT4"
@@ -100,18 +103,39 @@ func (r *regReader) physical(_ int, text string) error {
 		}
 		return nil
 	}
-	if r.pending == "" && (text == "" || strings.HasPrefix(text, ";")) {
+	if len(r.pending) == 0 && (text == "" || strings.HasPrefix(text, ";")) {
 		return nil
 	}
-	if head, ok := strings.CutSuffix(text, `\`); ok && !strings.HasPrefix(text, "[") {
-		r.pending += head
-		return nil
-	}
-	text, r.pending = r.pending+text, ""
-	if strings.HasPrefix(text, "[") {
+	if len(r.pending) == 0 && strings.HasPrefix(text, "[") {
 		return r.key(text)
 	}
-	return r.value(text)
+	r.inside = quoted(text, r.inside)
+	if head, ok := strings.CutSuffix(text, `\`); ok && !r.inside {
+		r.pending = append(r.pending, head...)
+		return nil
+	}
+	r.pending = append(r.pending, text...)
+	if r.inside {
+		r.pending = append(r.pending, '\n')
+		return nil
+	}
+	whole := string(r.pending)
+	r.pending = r.pending[:0]
+	return r.value(whole)
+}
+
+// quoted reports whether a string is open at the end of text, at whose start one
+// is open or not.
+func quoted(text string, inside bool) bool {
+	for i := 0; i < len(text); i++ {
+		switch text[i] {
+		case '"':
+			inside = !inside
+		case '\\':
+			i++
+		}
+	}
+	return inside
 }
 
 func (r *regReader) key(text string) error {

@@ -3,6 +3,7 @@ package gpipsec
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"ipsecagent/policy"
@@ -13,6 +14,7 @@ import (
 type nfa struct {
 	auth        []policy.AuthMethod
 	keys        []string // preshared keys beside auth, "" where none is
+	named       bool     // auth says what its keys are called
 	tunnel      policy.TunnelSetting
 	connections sadb.ConnectionType
 	active      bool
@@ -27,7 +29,7 @@ func (r *report) nfa(o *Object) nfa {
 	r.authentication(d, &n)
 	x := extRule{}
 	if r.extend(o.Data, d.Tail, &x) {
-		n.auth = x.model()
+		n.auth, n.named = x.model(), true
 		n.keys = append(n.keys, make([]string, len(n.auth))...)[:len(n.auth)]
 	} else if len(n.auth) == 0 {
 		r.fail("none of its authentication methods is known here")
@@ -142,11 +144,14 @@ func (r *report) encodeNFA(n nfa, names map[string][]netip.Addr) []byte {
 	encodeAuth(d, n)
 	value := d.Canonical()
 	read := (&report{}).nfa(&Object{Data: value})
-	if same(extOfRule(read.auth), extOfRule(n.auth)) {
+	if same(extOfRule(read.auth), extOfRule(n.auth)) && !slices.ContainsFunc(n.auth, preshared) {
 		return value
 	}
 	return extended(value, extOfRule(n.auth))
 }
+
+// preshared methods have a name, were it the empty one, that Windows has not.
+func preshared(m policy.AuthMethod) bool { return m.Kind == policy.PresharedKey }
 
 func encodeAuth(d *NFAData, n nfa) {
 	flagged := false
