@@ -46,35 +46,32 @@ func newLayout(epoch string) *layout {
 }
 
 // alike reports whether the table is the same for two filters.
-func alike(f, g sadb.Filter) bool {
-	f.Name, f.Expires, f.Parent = g.Name, g.Expires, g.Parent
-	return f == g
+func alike(f, g *sadb.Filter) bool {
+	return f.ID == g.ID && f.Selector == g.Selector && f.Dir == g.Dir && f.Connections == g.Connections &&
+		f.Action == g.Action && f.Mode == g.Mode && f.TunnelLocal == g.TunnelLocal && f.TunnelRemote == g.TunnelRemote
 }
 
 // update makes filters, which are valid, the list and returns what it changes.
 func (l *layout) update(filters []sadb.Filter) *change {
 	c := &change{made: l.serials}
-	l.keep(filters)
+	entries := l.keep(filters)
 	for _, e := range l.entries {
 		if !e.kept {
 			l.drop(e, c)
 		}
 		e.kept = false
 	}
-	for _, s := range l.spaces {
-		s.last = 0
+	if len(l.entries) > 0 {
+		for _, s := range l.spaces {
+			s.last = len(filters)
+		}
 	}
 	var fresh []*placed
-	entries := make([]*entry, len(filters))
 	for i := range filters {
-		e := l.byID[filters[i].ID]
+		e := entries[i]
 		if e == nil {
 			e = l.enter(&filters[i])
 			fresh = append(fresh, e.boxes...)
-		} else {
-			for _, x := range e.boxes {
-				x.space.last = i
-			}
 		}
 		e.filter, e.pos, entries[i] = &filters[i], i, e
 	}
@@ -84,17 +81,40 @@ func (l *layout) update(filters []sadb.Filter) *change {
 	return c
 }
 
-// keep marks the entries that stay as they are: those whose filter is there
-// again, in an order among them as before.
-func (l *layout) keep(filters []sadb.Filter) {
+// keep marks the entries that stay as they are and returns them in their new
+// places: those whose filter is there again, in an order among them as before.
+func (l *layout) keep(filters []sadb.Filter) []*entry {
+	entries := make([]*entry, len(filters))
+	stays := func(i, j int) bool {
+		e := l.entries[i]
+		if e.kept = alike(e.filter, &filters[j]); e.kept {
+			entries[j] = e
+		}
+		return e.kept
+	}
+	short := min(len(l.entries), len(filters))
+	begin, end := 0, 0
+	for begin < short && stays(begin, begin) {
+		begin++
+	}
+	for end < short-begin && stays(len(l.entries)-1-end, len(filters)-1-end) {
+		end++
+	}
+	l.keepBetween(filters[begin:len(filters)-end], entries[begin:])
+	return entries
+}
+
+// keepBetween does keep's work for the part of the list that is not as it was.
+func (l *layout) keepBetween(filters []sadb.Filter, entries []*entry) {
 	var again []*entry
+	at := map[*entry]int{}
 	for i := range filters {
-		if e := l.byID[filters[i].ID]; e != nil && alike(*e.filter, filters[i]) {
-			again = append(again, e)
+		if e := l.byID[filters[i].ID]; e != nil && alike(e.filter, &filters[i]) {
+			again, at[e] = append(again, e), i
 		}
 	}
 	for _, e := range ascending(again) {
-		e.kept = true
+		e.kept, entries[at[e]] = true, e
 	}
 }
 

@@ -64,7 +64,7 @@ type space struct {
 	v6     bool
 	fields [fieldTries]trie
 	slots  []*slot // as they are looked up
-	last   int     // the highest place in the list of a box that is here
+	last   int     // no box that is here has a higher place in the list
 }
 
 // The fields that boxes are found by; a box is kept under the first that it is
