@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -31,6 +32,8 @@ type Client struct {
 	events  chan driver.Event
 	done    chan struct{} // closed when the connection is over
 	calls   uint64        // owned by the holder of the token
+	list    []sadb.Filter // in force by the last SetFilters, whose number is base
+	base    uint64        // 0: not known
 	missed  atomic.Bool   // events were lost since the last State
 }
 
@@ -157,14 +160,18 @@ func gone(v verb) error {
 	return fmt.Errorf("user: %s: the data path closed the connection (ended, or another agent took over): %w", v, net.ErrClosed)
 }
 
-// SetFilters makes filters the whole SPD. See driver.Driver.
+// SetFilters makes filters the whole SPD. See driver.Driver. What is different
+// from the list before goes to the data path. It must not be called while it
+// runs.
 func (c *Client) SetFilters(ctx context.Context, filters []sadb.Filter) error {
-	r := request{Verb: verbSetFilters}
-	for _, f := range filters {
-		r.Filters = append(r.Filters, toWireFilter(f))
+	req := request{Verb: verbSetFilters, Base: c.base, Runs: difference(c.list, filters)}
+	c.list, c.base = nil, 0 // until it is known what is in force
+	r, err := c.call(ctx, req)
+	if err != nil {
+		return err
 	}
-	_, err := c.call(ctx, r)
-	return err
+	c.list, c.base = slices.Clone(filters), r.Base
+	return nil
 }
 
 // PutFilter adds or replaces an overlay. See driver.Driver.

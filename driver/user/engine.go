@@ -44,6 +44,7 @@ type engine struct {
 	client    *session // nil: no agent is attached
 	leaving   *session // who has had everything taken out of force; nil: nobody
 	filters   []sadb.Filter
+	base      uint64        // how many lists the agent has set; 0: those in force are not its own
 	overlays  []sadb.Filter // in order of coming
 	spd       *spd          // of both together
 	sas       map[sadb.SAID]*assoc
@@ -263,7 +264,8 @@ func (e *engine) answer(c call) reply {
 func (e *engine) serve(r request, now time.Time) (reply, error) {
 	switch r.Verb {
 	case verbSetFilters:
-		return reply{}, e.setFilters(r.Filters)
+		err := e.setFilters(r.Base, r.Runs)
+		return reply{Base: e.base}, err
 	case verbPutFilter:
 		return reply{}, e.putFilter(r.Filters)
 	case verbRemoveFilter:

@@ -9,10 +9,21 @@ import (
 	"ipsecagent/sadb"
 )
 
-// setFilters puts a whole SPD in force: first in the table, then for the
-// workers. On an error everything stays as it was.
-func (e *engine) setFilters(ws []wireFilter) error {
-	filters, err := toFilters(ws)
+// setFilters puts a whole SPD in force, said by its difference from the list
+// of number base: first in the table, then for the workers. On an error
+// everything stays as it was.
+func (e *engine) setFilters(base uint64, runs []stretch) error {
+	if base != 0 && base != e.base {
+		return fmt.Errorf("set filters: a change of list %d, and list %d is in force: set them again", base, e.base)
+	}
+	if base != 0 && unchanged(runs, len(e.filters)) {
+		return nil
+	}
+	var before []sadb.Filter
+	if base != 0 {
+		before = e.filters
+	}
+	filters, err := compose(before, runs)
 	if err != nil {
 		return fmt.Errorf("set filters: %w", err)
 	}
@@ -23,6 +34,7 @@ func (e *engine) setFilters(ws []wireFilter) error {
 	if err := e.enforce(filters, overlays); err != nil {
 		return fmt.Errorf("set filters: %w", err)
 	}
+	e.base++
 	for _, o := range ended {
 		e.emit(driver.FilterEnded{ID: o.ID})
 	}
@@ -64,14 +76,19 @@ func checkFilter(f sadb.Filter) error {
 // surviving splits overlays: those that stand below all filters and those whose
 // parent is there as before stay.
 func surviving(overlays, before, after []sadb.Filter) (stay, end []sadb.Filter) {
-	selector := map[sadb.FilterID]sadb.Selector{}
-	for _, f := range before {
-		selector[f.ID] = f.Selector
+	selector, same := map[sadb.FilterID]sadb.Selector{}, map[sadb.FilterID]bool{"": true}
+	for _, o := range overlays {
+		same[o.Parent] = o.Parent == ""
 	}
-	same := map[sadb.FilterID]bool{"": true}
+	for _, f := range before {
+		if _, parent := same[f.ID]; parent {
+			selector[f.ID] = f.Selector
+		}
+	}
 	for _, f := range after {
-		was, ok := selector[f.ID]
-		same[f.ID] = ok && was == f.Selector
+		if was, ok := selector[f.ID]; ok {
+			same[f.ID] = was == f.Selector
+		}
 	}
 	for _, o := range overlays {
 		if same[o.Parent] {

@@ -202,7 +202,7 @@ func (e *engine) attach(s *session) {
 	if e.client != nil && e.client != s {
 		e.client.conn.Close()
 	}
-	e.client = s
+	e.client, e.base = s, 0
 	e.emit(driver.Resync{Reason: "attached to the data path"})
 }
 

@@ -31,9 +31,13 @@ const (
 
 // request carries one call of the Driver interface; ID is repeated in the reply.
 type request struct {
-	ID       uint64
-	Verb     verb
-	Filters  []wireFilter    `json:",omitempty"`
+	ID      uint64
+	Verb    verb
+	Filters []wireFilter `json:",omitempty"`
+	// Base and Runs (setFilters): what is different from the list that the
+	// session set before and whose number is Base; 0: from no filters at all.
+	Base     uint64          `json:",omitempty"`
+	Runs     []stretch       `json:",omitempty"`
 	FilterID sadb.FilterID   `json:",omitempty"`
 	Src, Dst netip.Addr      `json:",omitzero"`
 	Proto    sadb.Proto      `json:",omitempty"`
@@ -49,6 +53,7 @@ type reply struct {
 	ID    uint64
 	Error string     `json:",omitempty"`
 	SPI   sadb.SPI   `json:",omitempty"`
+	Base  uint64     `json:",omitempty"` // the number of the list that is in force now
 	State *wireState `json:",omitempty"`
 	// Removed (takeDown): what is no longer in force, in words.
 	Removed []string `json:",omitempty"`

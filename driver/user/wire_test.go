@@ -187,7 +187,7 @@ func FuzzRequest(f *testing.F) {
 	w := toWireSA(sampleSA())
 	for _, r := range []request{
 		{ID: 1, Verb: verbAddSA, SA: &w},
-		{ID: 2, Verb: verbSetFilters, Filters: []wireFilter{toWireFilter(sampleFilters()[2])}},
+		{ID: 2, Verb: verbSetFilters, Base: 3, Runs: []stretch{{From: 1, N: 2, Filters: []wireFilter{toWireFilter(sampleFilters()[2])}}}},
 		{ID: 3, Verb: verbAbandon, Acquire: &driver.Acquire{Filter: "f"}},
 	} {
 		b, err := json.Marshal(r)
@@ -206,6 +206,9 @@ func FuzzRequest(f *testing.F) {
 			for i, flt := range filters {
 				compare(t, toWireFilter(flt).Selector, r.Filters[i].Selector)
 			}
+		}
+		if filters, err := compose(sampleFilters(), r.Runs); err == nil && len(filters) > maxFilters {
+			t.Errorf("%d filters", len(filters))
 		}
 		if r.SA != nil {
 			_, _ = r.SA.sa()
