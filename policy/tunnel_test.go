@@ -121,3 +121,23 @@ func TestValidateRefusesTunnels(t *testing.T) {
 			"filterLists[0].filters[0].mirrored", "one direction only"},
 	})
 }
+
+func TestTheTwoRulesOfATunnelShouldAgree(t *testing.T) {
+	const words = "two directions of one tunnel and differ"
+	warned := func(change func(back *policy.Rule)) bool {
+		p := sitesOfWindows()
+		change(&p.Rules[1])
+		for _, w := range policy.Warnings(p) {
+			if strings.Contains(w.Message, words) {
+				return true
+			}
+		}
+		return false
+	}
+	if warned(func(*policy.Rule) {}) {
+		t.Error("rules that agree are warned of")
+	}
+	if !warned(func(back *policy.Rule) { back.FilterAction = "other" }) || !warned(func(back *policy.Rule) { back.Authentication = nil }) {
+		t.Error("rules that differ are not")
+	}
+}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 
 	"ipsecagent/sadb"
 )
@@ -12,6 +13,7 @@ import (
 func Warnings(p *Policy) []*Problem {
 	r := &report{}
 	p.warnUnused(r)
+	p.warnTunnels(r)
 	for i, s := range p.KeyExchange.Methods {
 		if s.Weak() {
 			r.add(at("keyExchange.methods", i, ""), "main-mode method %v is weak; keep it for old peers only", s)
@@ -22,6 +24,34 @@ func Warnings(p *Policy) []*Problem {
 	}
 	warnMethods(r, "defaultResponse.methods", "the default response rule", p.DefaultResponse.Methods)
 	return Problems(r.err())
+}
+
+// warnTunnels looks at tunnels of two rules, one for each direction: what one
+// gateway takes from the first the other takes from the second.
+func (p *Policy) warnTunnels(r *report) {
+	o := p.objects()
+	ways := p.oneWays(o)
+	for i := range p.Rules {
+		rule := &p.Rules[i]
+		list := o.list(rule.FilterList)
+		if rule.Disabled || rule.Tunnel.IsZero() || list < 0 {
+			continue
+		}
+		for j := range p.FilterLists[list].Filters {
+			f := &p.FilterLists[list].Filters[j]
+			other := ways[wayOf(f).back()]
+			if f.Mirrored || other == nil || rule.identity() >= other.identity() {
+				continue
+			}
+			if rule.FilterAction != other.FilterAction || !slices.EqualFunc(rule.Authentication, other.Authentication, sameMethod) {
+				r.add(at("rules", i, ""), "rules %q and %q are the two directions of one tunnel and differ in filter action or authentication: each gateway goes by the rule for its own outbound traffic, so the two may not agree", rule.identity(), other.identity())
+			}
+		}
+	}
+}
+
+func sameMethod(a, b AuthMethod) bool {
+	return a.String() == b.String() && a.ExcludeCAName == b.ExcludeCAName && a.MapToAccount == b.MapToAccount
 }
 
 func (p *Policy) warnUnused(r *report) {
