@@ -3,7 +3,6 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -60,16 +59,13 @@ func (a *Agent) watchTunnels(now time.Time) {
 	if p == nil || !slices.ContainsFunc(p.Rules, func(r policy.Rule) bool { return !r.Tunnel.IsZero() }) {
 		return
 	}
-	began, turn := a.hostFor(p).Outer, a.inForce.reloads
+	turn := a.inForce.reloads
 	a.timers.at(now.Add(tunnelEvery), func(now time.Time) {
-		switch {
-		case turn != a.inForce.reloads: // another watch has begun
-		case maps.Equal(began, a.hostFor(p).Outer):
-			a.watchTunnels(now)
-		default:
-			a.recompile(now, "the way to a tunnel endpoint has changed")
-			a.watchTunnels(now)
+		if turn != a.inForce.reloads {
+			return // another watch has begun
 		}
+		a.recompile(now, "the way to a tunnel endpoint has changed")
+		a.watchTunnels(now)
 	})
 }
 

@@ -157,6 +157,7 @@ type inForce struct {
 	applied  time.Time
 	policy   *policy.Policy
 	compiled *policy.Compiled
+	host     policy.Host // that it is compiled for
 	snapshot *snapshot
 	// warnings are what the policy's author should know.
 	warnings []string

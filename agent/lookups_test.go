@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 	"ipsecagent/driver/drivertest"
 	"ipsecagent/host"
 	"ipsecagent/policy"
+	"ipsecagent/sadb"
 )
 
 // nameService plays a host.Names.
@@ -161,6 +163,47 @@ func TestNamesOutliveARestart(t *testing.T) {
 		}
 		if a := s.followed["dc1.example.com"]; len(a.Addresses) != 1 {
 			t.Errorf("the resolver is told nothing of what was known: %+v", a)
+		}
+	})
+}
+
+func TestSetsOutliveARestart(t *testing.T) {
+	withNames(t, func(t *testing.T, r *rig, s *nameService) {
+		r.facts.put(host.Facts{Addresses: []netip.Addr{alice()}, Sets: host.Sets{DNS: []netip.Addr{bob()}}})
+		r.pass(2 * hostDelay)
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		r.facts.now = host.Facts{Addresses: []netip.Addr{alice()}} // as after a boot without the name server's lease
+		r.cfg.Driver = r.fake.Reopen()
+		r.fake = r.cfg.Driver.(*drivertest.Fake)
+		r.run()
+		f := tcp(bob(), 53)
+		f.Proto = sadb.UDP
+		if r.send(f) != drivertest.Passed {
+			t.Error("the DNS servers are forgotten")
+		}
+		r.expectProblem("dns-servers is not known since")
+	})
+}
+
+// What does not change what the policy means makes no work, and what the driver
+// does not take is tried again.
+func TestThePolicyIsCompiledAnewForWhatChangesAlone(t *testing.T) {
+	withNames(t, func(t *testing.T, r *rig, s *nameService) {
+		calls := len(r.fake.Calls())
+		r.facts.put(host.Facts{Addresses: []netip.Addr{alice()}, Interfaces: []host.Interface{{Index: 7, Name: "veth7"}}})
+		r.pass(2 * hostDelay)
+		if got := r.fake.Calls()[calls:]; len(got) != 0 {
+			t.Errorf("a new interface makes %v", got)
+		}
+		r.fake.FailNext(errors.New("no room"))
+		s.answer("dc1.example.com", resolved(bob()))
+		r.expectProblem("the filters of the policy do not follow this host", "no room")
+		r.pass(2 * retryDriver)
+		r.expectNoProblem("no room")
+		if !r.reaches(bob()) {
+			t.Error("it is not tried again")
 		}
 	})
 }

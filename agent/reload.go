@@ -40,6 +40,7 @@ type candidate struct {
 	policy   *policy.Policy
 	compiled *policy.Compiled
 	warnings []string
+	host     policy.Host // that it is compiled for
 }
 
 // reload asks the source what is assigned and puts it in force. On any error
@@ -143,7 +144,8 @@ func (a *Agent) prepare(as assignment, got policy.Assignment) (candidate, error)
 }
 
 func (a *Agent) compile(c *candidate) error {
-	compiled, err := policy.Compile(c.policy, a.hostFor(c.policy))
+	c.host = a.hostFor(c.policy)
+	compiled, err := policy.Compile(c.policy, c.host)
 	if err != nil {
 		return each(err)
 	}
@@ -189,6 +191,9 @@ func (a *Agent) tryTests(p *policy.Policy) error {
 func (a *Agent) put(now time.Time, c candidate, cause string) error {
 	changed, err := a.enforce(now, c)
 	if err != nil {
+		if a.lost == "" {
+			a.retryLater(now, retryDriver)
+		}
 		return err
 	}
 	a.pollLater(now)
@@ -209,27 +214,43 @@ func (a *Agent) recompile(now time.Time, cause string) {
 		a.reload(now, cause)
 		return
 	}
-	c := candidate{state: former.state, origin: former.origin, policy: former.policy,
-		as: assignment{Name: former.name, Auth: former.auth, Compat: former.compat}}
-	rejected := a.problems["policy"]
-	changed, err := false, a.compile(&c)
-	if err == nil {
-		err = a.carried(c.compiled)
-	}
-	if err == nil {
-		changed, err = a.enforce(now, c)
-	}
-	if err != nil {
-		a.problem("recompile", "the filters of the policy do not follow this host, those before stay in force: "+firstLine(err.Error()))
+	host := a.hostFor(former.policy)
+	if reflect.DeepEqual(host, former.host) && maps.Equal(former.snapshot.remoteAccess, remoteAccess(a.facts)) {
 		return
 	}
-	a.problem("recompile", "")
+	if err := a.enforceAnew(now, cause); err != nil {
+		a.problem("recompile", "the filters of the policy do not follow this host, those before stay in force: "+firstLine(err.Error()))
+		turn := a.inForce.reloads
+		a.timers.at(now.Add(retryDriver), func(now time.Time) {
+			if turn == a.inForce.reloads && a.problems["recompile"] != "" {
+				a.recompile(now, cause)
+			}
+		})
+	}
+}
+
+// enforceAnew compiles and enforces the policy in force once more.
+func (a *Agent) enforceAnew(now time.Time, cause string) error {
+	former, rejected := a.inForce, a.problems["policy"]
+	c := candidate{state: former.state, origin: former.origin, policy: former.policy,
+		as: assignment{Name: former.name, Auth: former.auth, Compat: former.compat}}
+	if err := a.compile(&c); err != nil {
+		return err
+	}
+	if err := a.carried(c.compiled); err != nil {
+		return err
+	}
+	changed, err := a.enforce(now, c)
+	if err != nil {
+		return err
+	}
 	// A newer version of the policy that was refused stays refused.
 	a.inForce.rejected, a.inForce.applied = former.rejected, former.applied
 	a.problem("policy", rejected)
 	if changed {
 		a.reportApplied(now, cause)
 	}
+	return nil
 }
 
 // enforce puts a candidate in force: filters first, then associations that are
@@ -239,7 +260,6 @@ func (a *Agent) enforce(now time.Time, c candidate) (changed bool, err error) {
 		return false, a.noDataPath()
 	}
 	if err := a.setFilters(c.compiled); err != nil {
-		a.retryLater(now, retryDriver)
 		return false, &control.Error{Code: control.Failed, Message: fmt.Sprintf("the data path did not take the filters, the former ones stay in force: %v", err)}
 	}
 	former := a.inForce.state
@@ -307,14 +327,16 @@ func (a *Agent) adopt(now time.Time, c candidate) (changed bool) {
 		!reflect.DeepEqual(a.inForce.compiled, c.compiled)
 	a.held = ""
 	a.problem("policy", "")
+	a.problem("recompile", "")
 	if !changed {
+		a.inForce.host = c.host
 		if !maps.Equal(a.inForce.snapshot.remoteAccess, remoteAccess(a.facts)) {
 			a.inForce.snapshot = newSnapshot(a.inForce.compiled, a.cfg.Unusable).at(a.facts)
 		}
 		a.inForce.policy, a.inForce.warnings, a.inForce.rejected, a.inForce.origin = c.policy, c.warnings, "", c.origin
 		return false
 	}
-	a.inForce = inForce{state: c.state, name: c.as.Name, auth: c.as.Auth, compat: c.as.Compat, origin: c.origin, applied: now, policy: c.policy,
+	a.inForce = inForce{state: c.state, name: c.as.Name, auth: c.as.Auth, compat: c.as.Compat, origin: c.origin, applied: now, policy: c.policy, host: c.host,
 		compiled: c.compiled, snapshot: newSnapshot(c.compiled, a.cfg.Unusable).at(a.facts), warnings: c.warnings, reloads: a.inForce.reloads}
 	a.forgiveAll(now)
 	a.noteUnprovable(now)
@@ -431,6 +453,9 @@ func (a *Agent) followHost(now time.Time) {
 		return
 	}
 	a.recompile(now, "the addresses or the configuration of this host have changed")
+	if !reflect.DeepEqual(former.Sets, a.facts.Sets) {
+		a.keepLookups()
+	}
 	for _, p := range a.book.All() {
 		if former.Owns(p.Local) && !a.facts.Owns(p.Local) {
 			a.endPair(now, p.ID, ending{reason: "this host has lost the address " + p.Local.String(), tell: true})
