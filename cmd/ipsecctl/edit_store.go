@@ -25,7 +25,7 @@ func policyNamed(s *policy.Store, name string) (*policy.Policy, error) {
 		names = append(names, fmt.Sprintf("%q", s.Policies[i].Name))
 	}
 	if _, predefined := policy.Predefined(name); predefined {
-		return nil, invalid("policy %q is predefined and cannot be changed; 'ipsecctl export --to yaml %s' prints it: save it under another name", name, name)
+		return nil, invalid("policy %q is predefined and cannot be changed; make one of your own of it: ipsecctl export --to yaml %s > FILE; ipsecctl import --as NAME FILE", name, name)
 	}
 	return nil, notFound("there is no policy %q; there are: %s", name, listed(names))
 }

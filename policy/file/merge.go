@@ -46,12 +46,13 @@ func merge(doc, base, want *yaml.Node) *yaml.Node {
 	if doc.Kind != want.Kind {
 		return &merged
 	}
+	if want.Kind != yaml.ScalarNode && len(doc.Content) > 0 {
+		merged.Style = doc.Style
+	}
 	switch want.Kind {
 	case yaml.MappingNode:
-		merged.Style = doc.Style
 		merged.Content = mergePairs(doc, base, want)
 	case yaml.SequenceNode:
-		merged.Style = doc.Style
 		merged.Content = mergeItems(doc, base, want)
 	}
 	return &merged
