@@ -40,6 +40,7 @@ func Compile(p *Policy, h Host) (*Compiled, error) {
 	c := &Compiled{
 		Policy:          p.Name,
 		PollingInterval: p.PollingInterval,
+		ReportOnly:      reporting(p.Mode, p.ReportUntil, h.Now),
 	}
 	c.KeyExchange, c.UpliftedMain = p.effectiveKeyExchange(p.uplifts(h))
 	if c.PollingInterval == 0 {
@@ -99,7 +100,7 @@ func (c *Compiled) compileRules(p *Policy, h Host) error {
 			continue
 		}
 		action := o.action(rule.FilterAction)
-		r := ruleCompiler{to: c, host: h, rule: rule, list: &p.FilterLists[o.list(rule.FilterList)], action: action,
+		r := ruleCompiler{to: c, policy: p, host: h, rule: rule, list: &p.FilterLists[o.list(rule.FilterList)], action: action,
 			negotiation: negotiationOf(action, rule, p.uplifts(h)), ways: ways, at: map[sadb.FilterID]int{}}
 		r.compile()
 		if len(c.Filters) > maxExpanded {
@@ -127,6 +128,7 @@ func (p *Policy) used(o objects) int {
 // ruleCompiler adds the filters of one rule to a compiled policy.
 type ruleCompiler struct {
 	to          *Compiled
+	policy      *Policy
 	host        Host
 	rule        *Rule
 	list        *FilterList
@@ -179,6 +181,7 @@ func (r *ruleCompiler) add(written, f *Filter) {
 			Filter: sadb.Filter{ID: id, Name: name + " / " + r.list.Name, Selector: o.selector, Dir: o.dir,
 				Connections: r.rule.Connections, Action: actionOf(r.action)}}
 		c.addExpanded(written)
+		r.policy.report(&c, r.rule, r.host.Now)
 		r.host.shape(&c, r.rule, r.ways[wayOf(written).back()])
 		c.Weight, c.Reason = weigh(c.Filter, placeOf(r.rule))
 		r.to.Filters = append(r.to.Filters, c)

@@ -26,6 +26,9 @@ type Host struct {
 	Broadcasts []netip.Addr
 	// Exempt is what passes before the policy is asked.
 	Exempt Exemptions
+	// Now is the moment it is compiled for, which decides over report mode
+	// alone. Zero: all report mode has ended.
+	Now time.Time
 	// NoUplift: this host offers what policies list and nothing else.
 	NoUplift bool
 }
@@ -51,6 +54,8 @@ type CompiledFilter struct {
 	Expanded []Endpoint
 	// Negotiation is nil unless the action negotiates.
 	Negotiation *Negotiation
+	// Report is nil unless the rule is in report mode.
+	Report *Report
 	// Weight and Reason say why the filter stands where it stands: a filter
 	// of a greater weight decides first; Reason in words.
 	Weight int
@@ -73,6 +78,9 @@ type Compiled struct {
 	Unresolved []Unresolved
 	// DefaultResponse is nil when the rule is not active.
 	DefaultResponse *Negotiation
+	// ReportOnly: the policy itself is in report mode, so that what the
+	// default response rule secures may pass in clear, too.
+	ReportOnly      bool
 	PollingInterval time.Duration
 }
 

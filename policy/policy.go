@@ -27,6 +27,10 @@ type Policy struct {
 	Rules           []Rule
 	DefaultResponse DefaultResponse
 	Tests           []Test
+	// Mode ReportOnly: nothing that a rule asks to be secured is blocked, until
+	// ReportUntil, which is zero otherwise. Imported policies never have it.
+	Mode        Enforcement
+	ReportUntil time.Time // in UTC
 	// Uplift: where the policy lists only old algorithms, the modern ones of
 	// the same class are offered before them. Policies of Windows have it set.
 	Uplift bool
@@ -167,6 +171,10 @@ type Rule struct {
 	Authentication []AuthMethod
 	Tunnel         TunnelSetting
 	Connections    sadb.ConnectionType
+	// Mode and ReportUntil are as of Policy, which decides where the rule says
+	// nothing.
+	Mode        Enforcement
+	ReportUntil time.Time // in UTC
 }
 
 // DefaultResponse is the default response rule: it never initiates and

@@ -44,6 +44,7 @@ func Validate(p *Policy) error {
 	p.validateRules(r)
 	p.validateDefaultResponse(r)
 	p.validateTests(r)
+	p.validateReport(r)
 	if n := len(p.Names()); n > maxNames {
 		r.add("filterLists", "the rules name %d different DNS names, more than %d", n, maxNames)
 	}

@@ -26,6 +26,8 @@ func (d *decoder) policy(n *yaml.Node) *policy.Policy {
 		"description":     d.text(&p.Description),
 		"pollingInterval": value(d, &p.PollingInterval, parseDuration),
 		"uplift":          d.bool(&p.Uplift),
+		"mode":            value(d, &p.Mode, policy.ParseEnforcement),
+		"reportUntil":     value(d, &p.ReportUntil, policy.ParseDeadline),
 		"keyExchange":     func(n *yaml.Node, path string) { d.keyExchange(n, path, &p.KeyExchange) },
 		"filterLists":     named(d, &p.FilterLists, d.filterList),
 		"filterActions":   named(d, &p.FilterActions, d.filterAction),
@@ -215,6 +217,8 @@ func (d *decoder) rule(n *yaml.Node, path string) policy.Rule {
 		"authentication": sequence(d, &r.Authentication, d.authentication),
 		"tunnel":         d.tunnel(&r.Tunnel),
 		"connections":    value(d, &r.Connections, parseConnections),
+		"mode":           value(d, &r.Mode, policy.ParseEnforcement),
+		"reportUntil":    value(d, &r.ReportUntil, policy.ParseDeadline),
 	})
 	return r
 }

@@ -2,6 +2,7 @@ package file
 
 import (
 	"fmt"
+	"time"
 
 	"go.yaml.in/yaml/v4"
 
@@ -30,6 +31,7 @@ func encodePolicy(p *policy.Policy) *yaml.Node {
 		m.plain("pollingInterval", formatDuration(p.PollingInterval))
 	}
 	m.flag("uplift", p.Uplift)
+	m.mode(p.Mode, p.ReportUntil)
 	m.put("keyExchange", encodeKeyExchange(p.KeyExchange))
 	m.put("filterLists", encodeLists(p.FilterLists))
 	m.put("filterActions", encodeActions(p.FilterActions))
@@ -73,6 +75,16 @@ func (m mapping) plain(key, value string) { m.put(key, plainNode(value)) }
 func (m mapping) flag(key string, value bool) {
 	if value {
 		m.plain(key, "true")
+	}
+}
+
+// mode puts the mode of a policy or rule, if it says one.
+func (m mapping) mode(mode policy.Enforcement, until time.Time) {
+	if mode != policy.Unsaid {
+		m.plain("mode", mode.String())
+	}
+	if !until.IsZero() {
+		m.plain("reportUntil", policy.FormatDeadline(until))
 	}
 }
 
@@ -254,6 +266,7 @@ func encodeRule(r policy.Rule) *yaml.Node {
 	if r.Connections != sadb.AllConnections {
 		m.plain("connections", r.Connections.String())
 	}
+	m.mode(r.Mode, r.ReportUntil)
 	return m.node
 }
 
