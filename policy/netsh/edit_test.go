@@ -3,6 +3,7 @@ package netsh_test
 import (
 	"bytes"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -102,6 +103,11 @@ func TestDelete(t *testing.T) {
 	if l := policyIn(t, s, "first").FilterLists[0]; len(l.Filters) != 0 {
 		t.Errorf("not all that match: %+v", l)
 	}
+	for _, other := range []string{"mirrored=no", "srcport=81", "protocol=udp srcport=80"} {
+		if _, err := netsh.Exec(base(t), "delete filter filterlist=web srcaddr=me dstaddr=any "+other); err == nil {
+			t.Errorf("%s: filters that are not like that are deleted", other)
+		}
+	}
 	s = exec(t, base(t), "delete filterlist name=empty")
 	if len(s.FilterLists) != 0 {
 		t.Errorf("%+v", s.FilterLists)
@@ -150,6 +156,7 @@ func TestTheStoreGivenStays(t *testing.T) {
 	run(t, s, "add filter filterlist=web srcaddr=me dstaddr=10.0.0.1", "set filteraction name=secure soft=yes newname=x",
 		`set rule name="the web" policy=first activate=no`, "set policy name=first description=x", "delete rule all policy=first",
 		"delete filter filterlist=web srcaddr=me dstaddr=any", "delete all")
+	exec(t, s, "delete filter filterlist=web srcaddr=me dstaddr=any srcport=443")
 	same(t, s, before)
 }
 
@@ -165,10 +172,11 @@ set defaultrule policy=first psk=` + two + `
 add rule name=e policy=first filterlist=web filteraction=secure psk=` + two + ` mirrored=yes
 add rule name=f policy=first filterlist=web filteraction=secure psk=` + two + ` and more
 add rule name=g policy=first filterlist=web filteraction=secure psk="` + two + `
+add rule name=h policy=first filterlist=web filteraction=secure psk=zweiter Schluessel=x
 show all
 show rule all policy=first level=verbose`
 	r := netsh.Run(base(t), []byte(script))
-	if len(r.Problems) != 4 {
+	if len(r.Problems) != 5 {
 		t.Errorf("%v", r.Problems)
 	}
 	var names []string
@@ -189,7 +197,7 @@ show rule all policy=first level=verbose`
 	for _, l := range losses {
 		shown = append(shown, l.String()...)
 	}
-	for _, key := range []string{one, two, "first key", "Schluessel"} {
+	for _, key := range []string{one, two, "first key", "Schluessel", "schluessel"} {
 		if bytes.Contains(shown, []byte(key)) {
 			t.Errorf("%q is shown", key)
 		}
@@ -296,7 +304,7 @@ func TestShow(t *testing.T) {
 // Words of ours say what those of Windows cannot.
 func TestOwnWords(t *testing.T) {
 	s := run(t, policy.Store{},
-		`add filteraction name=a soft=yes qmpfs=ecp256 cleardelay=500ms qmsecmethods="esp-aes256gcm:97656250k/3600s ah-sha256+ESP-AES128-SHA256 esp-3des-sha1:100000001b"`,
+		`add filteraction name=a soft=yes qmpfs=ecp256 cleardelay=500ms qmsecmethods="esp-aes256gcm:97656250k/3600s ESP-AES128-SHA256+ah-sha256 esp-3des-sha1:100000001b"`,
 		"add filteraction name=b qmsecmethods=modern",
 		"add filter filterlist=l srcaddr=me dstaddr=any protocol=icmp icmptype=8 icmpcode=0",
 		"add policy name=p mmlifetime=90s uplift=no mmsecmethods=\"aes256-sha256-ecp256 3DES-SHA1-3\"",
@@ -307,7 +315,7 @@ func TestOwnWords(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 	if m := a.Methods; m[0].Bytes != 100e9 || m[0].Suites[0].Encryption != sadb.AESGCM || m[1].Suites[0].Proto != sadb.AH ||
-		m[1].Lifetime != 0 || m[1].Bytes != 0 || m[2].Bytes != 100_000_001 {
+		m[1].Suites[1].Proto != sadb.ESP || m[1].Lifetime != 0 || m[1].Bytes != 0 || m[2].Bytes != 100_000_001 {
 		t.Errorf("%+v", m)
 	}
 	same(t, s.FilterActions[1].Methods, policy.Client().DefaultResponse.Methods)
@@ -342,4 +350,28 @@ func TestActivation(t *testing.T) {
 	modern := policy.Store{Policies: []policy.Policy{{Name: "p"}}}
 	s = run(t, modern, "set defaultrule policy=p activate=yes").Store
 	same(t, s.Policies[0].DefaultResponse, policy.DefaultResponse{Active: true, Authentication: []policy.AuthMethod{{Kind: policy.Kerberos}}})
+}
+
+// A store does not grow without bound.
+func TestBounds(t *testing.T) {
+	full := policy.Store{FilterLists: []policy.FilterList{{Name: "l", Filters: make([]policy.Filter, 99_999)}}}
+	r := netsh.Run(full, []byte(strings.Repeat("add filter filterlist=l srcaddr=me dstaddr=any\n", 2)))
+	if len(r.Problems) != 1 || len(r.Store.FilterLists[0].Filters) != 100_000 {
+		t.Errorf("%v", r.Problems)
+	}
+	full = policy.Store{FilterLists: make([]policy.FilterList, 10_000), FilterActions: make([]policy.FilterAction, 10_000), Policies: make([]policy.Policy, 10_000)}
+	for i := range full.FilterLists {
+		name := strconv.Itoa(i)
+		full.FilterLists[i].Name, full.FilterActions[i].Name, full.Policies[i].Name = name, name, name
+	}
+	full.Policies[0].Rules = make([]policy.Rule, 10_000)
+	full.Policies[0].FilterLists, full.Policies[0].FilterActions = full.FilterLists[:1], full.FilterActions[:1]
+	for _, line := range []string{
+		"add filterlist name=x", "add filter filterlist=x srcaddr=me dstaddr=any", "add filteraction name=x action=permit",
+		"add policy name=x", "add rule name=x policy=0 filterlist=0 filteraction=0",
+	} {
+		if _, err := netsh.Exec(full, line); err == nil || !strings.Contains(err.Error(), "10000") {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
 }

@@ -170,10 +170,7 @@ func listObject(l policy.FilterList) *object {
 	return &object{list: &l}
 }
 
-func actionObject(a policy.FilterAction) *object {
-	a.Methods = slices.Clone(a.Methods)
-	return &object{action: &a}
-}
+func actionObject(a policy.FilterAction) *object { return &object{action: &a} }
 
 // store puts the objects together again.
 func (w *objects) store() policy.Store {
@@ -187,7 +184,7 @@ func (w *objects) store() policy.Store {
 		}
 		for _, o := range h.actions {
 			carried[o] = true
-			p.FilterActions = append(p.FilterActions, *actionObject(*o.action).action)
+			p.FilterActions = append(p.FilterActions, *o.action)
 		}
 		s.Policies = append(s.Policies, p)
 	}
