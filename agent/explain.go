@@ -44,12 +44,12 @@ func (a *Agent) explain(now time.Time, q policy.Question) control.Explanation {
 // own, and which one it sends from.
 func (a *Agent) seenHere(q policy.Question) policy.Question {
 	q = q.At(a.facts.Addresses)
-	if q.Flow.Local.IsValid() || a.cfg.Source == nil {
-		return q
+	if !q.Flow.Local.IsValid() && a.cfg.Source != nil {
+		if own, err := a.cfg.Source(q.Flow.Remote); err == nil && own.IsValid() {
+			q.Flow.Local = plain(own)
+		}
 	}
-	if own, err := a.cfg.Source(q.Flow.Remote); err == nil && own.IsValid() {
-		q.Flow.Local = plain(own)
-	}
+	q.Broadcast = q.Dir == sadb.Out && slices.Contains(a.facts.Broadcasts, q.Flow.Remote)
 	return q
 }
 

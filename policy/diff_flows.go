@@ -215,8 +215,8 @@ func (d *flowDiffer) decided(f *CompiledFilter, c cell, old, new []int) (same bo
 	switch {
 	case again:
 		d.found[i].Dir |= c.dir
-		if d.found[i].Example.Flow.Proto != sadb.TCP && example.Flow.Proto == sadb.TCP {
-			d.found[i].Example = example // reads best
+		if plainness(example) > plainness(d.found[i].Example) {
+			d.found[i].Example = example
 		}
 	case len(d.found) >= maxChanges:
 		d.more++
@@ -226,6 +226,20 @@ func (d *flowDiffer) decided(f *CompiledFilter, c cell, old, new []int) (same bo
 		d.found = append(d.found, change)
 	}
 	return false
+}
+
+// plainness says how well a packet reads as an example.
+func plainness(q Question) int {
+	v6 := q.Flow.Remote.Is6()
+	switch p := q.Flow.Proto; {
+	case p == sadb.TCP:
+		return 3
+	case p == sadb.UDP:
+		return 2
+	case p == sadb.ICMP && v6 || p == sadb.ICMPv6 && !v6:
+		return 0 // no packet of this world
+	}
+	return 1
 }
 
 func (s *diffSide) treatment(by []int) treatment {

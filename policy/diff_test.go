@@ -33,27 +33,32 @@ func TestDiffSaysWhatIsWrittenDifferently(t *testing.T) {
 		want []string
 	}{
 		"nothing": {func(*policy.Policy) {}, nil},
-		"tests":   {func(p *policy.Policy) { p.Tests = []policy.Test{{Flow: "tcp me -> 10.0.0.2", Expect: "permit"}} }, nil},
+		"defaults": {func(p *policy.Policy) {
+			p.PollingInterval, p.KeyExchange.Lifetime = 3*time.Hour, 8*time.Hour
+			m := &p.FilterActions[0].Methods[0]
+			m.Lifetime, m.Bytes = time.Hour, 100_000_000_000
+		}, nil},
+		"tests": {func(p *policy.Policy) { p.Tests = []policy.Test{{Flow: "tcp me -> 10.0.0.2", Expect: "permit"}} }, nil},
 		"policy": {func(p *policy.Policy) { p.Description, p.PollingInterval, p.Uplift = "new", time.Hour, true },
-			[]string{`policy changed: description: "" -> "new"`, `policy changed: pollingInterval: "" -> "1h0m0s"`, `policy changed: uplift: "false" -> "true"`}},
+			[]string{`policy changed: description: "" -> "new"`, `policy changed: pollingInterval: "3h0m0s" -> "1h0m0s"`, `policy changed: uplift: "" -> "true"`}},
 		"key exchange": {func(p *policy.Policy) {
-			p.KeyExchange = policy.KeyExchange{Methods: []sadb.ISAKMPSuite{mainMode(t, "aes256-sha256-ecp256")}, Sessions: 3, MasterKeyPFS: true, Lifetime: time.Hour}
-		}, []string{`key exchange changed: methods: "" -> "aes256-sha256-ecp256"`, `key exchange changed: lifetime: "" -> "1h0m0s"`,
-			`key exchange changed: sessions: "" -> "3"`, `key exchange changed: masterKeyPFS: "false" -> "true"`}},
+			p.KeyExchange = policy.KeyExchange{Methods: []sadb.ISAKMPSuite{mainMode(t, "aes256-sha256-ecp256")}, MasterKeyPFS: true, Lifetime: time.Hour}
+		}, []string{`key exchange changed: methods: "aes256-sha256-ecp256, aes256-sha256-ecp384, aes128-sha256-ecp256, aes256-sha256-modp2048, aes128-sha256-modp2048" -> "aes256-sha256-ecp256"`,
+			`key exchange changed: lifetime: "8h0m0s" -> "1h0m0s"`, `key exchange changed: sessions: "" -> "1"`, `key exchange changed: masterKeyPFS: "" -> "true"`}},
 		"rule": {func(p *policy.Policy) {
 			r := &p.Rules[0]
 			r.FilterAction, r.FilterList, r.Disabled, r.Description = "block", "b", true, "off"
 			r.Authentication = []policy.AuthMethod{{Kind: policy.Certificate, CA: "CN=x", MapToAccount: true, AcceptPrincipals: []string{"y"}}}
-		}, []string{`rule "a" changed: description: "" -> "off"`, `rule "a" changed: disabled: "false" -> "true"`, `rule "a" changed: filterList: "a" -> "b"`,
+		}, []string{`rule "a" changed: description: "" -> "off"`, `rule "a" changed: disabled: "" -> "true"`, `rule "a" changed: filterList: "a" -> "b"`,
 			`rule "a" changed: filterAction: "secured" -> "block"`, `rule "a" changed: authentication: "psk" -> "certificate of \"CN=x\", mapped to an account of y"`}},
 		"tunnel": {func(p *policy.Policy) { p.Rules[0].Tunnel.Name = "gw.example" }, []string{`rule "a" changed: tunnel: "" -> "gw.example"`}},
 		"action": {func(p *policy.Policy) {
 			a := &p.FilterActions[0]
 			a.AllowClear, a.ClearDelay, a.SessionKeyPFS, a.PFSGroup, a.AcceptUnsecured = true, time.Second, true, mainMode(t, "aes256-sha256-ecp256").Group, true
-			a.Methods = append(a.Methods, policy.SecurityMethod{Suites: a.Methods[0].Suites, Bytes: 1_000_000, Lifetime: time.Hour})
-		}, []string{`filter action "secured" changed: methods: "esp-aes256gcm" -> "esp-aes256gcm, esp-aes256gcm (1h0m0s, 1000000 bytes)"`,
-			`filter action "secured" changed: acceptUnsecured: "false" -> "true"`, `filter action "secured" changed: allowClear: "false" -> "true"`,
-			`filter action "secured" changed: clearDelay: "" -> "1s"`, `filter action "secured" changed: sessionKeyPFS: "false" -> "ecp256"`}},
+			a.Methods = append(a.Methods, policy.SecurityMethod{Suites: a.Methods[0].Suites, Bytes: 1_000_000, Lifetime: 30 * time.Minute})
+		}, []string{`filter action "secured" changed: methods: "esp-aes256gcm" -> "esp-aes256gcm, esp-aes256gcm (30m0s, 1MB)"`,
+			`filter action "secured" changed: acceptUnsecured: "" -> "true"`, `filter action "secured" changed: allowClear: "" -> "true"`,
+			`filter action "secured" changed: clearDelay: "" -> "1s"`, `filter action "secured" changed: sessionKeyPFS: "" -> "ecp256"`}},
 		"filters": {func(p *policy.Policy) {
 			l := &p.FilterLists[1]
 			same := l.Filters[0]
@@ -66,13 +71,14 @@ func TestDiffSaysWhatIsWrittenDifferently(t *testing.T) {
 			[]string{`filter list "b" changed: filter: "" -> "from me, to 10.0.0.3-10.0.0.4"`, `filter list "b" changed: filter: "from me, to 10.0.0.2" -> ""`}},
 		"objects": {func(p *policy.Policy) {
 			p.Rules[1].Name, p.Rules[1].FilterList, p.FilterLists[1].Name = "c", "c", "c"
-		}, []string{`rule "b" removed`, `filter list "b" removed`, `rule "c" added: disabled: "" -> "false"`, `rule "c" added: filterList: "" -> "c"`,
-			`rule "c" added: filterAction: "" -> "permit"`, `rule "c" added: authentication: "" -> "psk"`, `rule "c" added: connections: "" -> "all"`,
+		}, []string{`rule "b" removed`, `filter list "b" removed`, `rule "c" added: filterList: "" -> "c"`,
+			`rule "c" added: filterAction: "" -> "permit"`, `rule "c" added: authentication: "" -> "psk"`,
 			`filter list "c" added: filter: "" -> "from me, to 10.0.0.2"`}},
 		"default response": {func(p *policy.Policy) {
 			p.DefaultResponse = policy.DefaultResponse{Active: true, Authentication: psk()}
 		},
-			[]string{`default response rule changed: active: "false" -> "true"`, `default response rule changed: authentication: "" -> "psk"`}},
+			[]string{`default response rule changed: active: "" -> "true"`, `default response rule changed: methods: "" -> "esp-aes256gcm, esp-aes128gcm, esp-aes128-sha256"`,
+				`default response rule changed: authentication: "" -> "psk"`}},
 	} {
 		p, q := base(), base()
 		tc.edit(q)

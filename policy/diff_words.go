@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -22,12 +23,13 @@ type field struct {
 	many        bool
 }
 
-// described returns everything that a policy has written in it but its tests.
+// described returns everything that a policy says but its tests: what is left out
+// as what it means.
 func (p *Policy) described() []described {
-	k := p.KeyExchange
+	k, _ := p.effectiveKeyExchange(false)
 	all := []described{
 		{"policy", []field{{name: "name", value: p.Name}, {name: "guid", value: p.GUID}, {name: "description", value: p.Description},
-			{name: "pollingInterval", value: duration(p.PollingInterval)}, {name: "uplift", value: yes(p.Uplift)}}},
+			{name: "pollingInterval", value: cmp.Or(p.PollingInterval, defaultPolling).String()}, {name: "uplift", value: yes(p.Uplift)}}},
 		{"key exchange", []field{{name: "methods", value: joined(k.Methods)}, {name: "lifetime", value: duration(k.Lifetime)},
 			{name: "sessions", value: number0(k.Sessions)}, {name: "masterKeyPFS", value: yes(k.MasterKeyPFS)}}},
 	}
@@ -40,9 +42,16 @@ func (p *Policy) described() []described {
 	for i := range p.FilterActions {
 		all = append(all, p.FilterActions[i].described())
 	}
-	d := p.DefaultResponse
-	return append(all, described{"default response rule", []field{{name: "active", value: yes(d.Active)},
-		{name: "methods", value: joined(d.Methods)}, {name: "authentication", value: authenticationWords(d.Authentication)}}})
+	return append(all, p.DefaultResponse.described())
+}
+
+func (d *DefaultResponse) described() described {
+	methods := d.Methods
+	if d.Active && len(methods) == 0 {
+		methods = modernMethods()
+	}
+	return described{"default response rule", []field{{name: "active", value: yes(d.Active)},
+		{name: "methods", value: joined(methods)}, {name: "authentication", value: authenticationWords(d.Authentication)}}}
 }
 
 func (r *Rule) described() described {
@@ -53,7 +62,10 @@ func (r *Rule) described() described {
 	if !r.Tunnel.IsZero() {
 		d.fields = append(d.fields, field{name: "tunnel", value: r.Tunnel.String()})
 	}
-	return described{d.name, append(d.fields, field{name: "connections", value: r.Connections.String()})}
+	if r.Connections != sadb.AllConnections {
+		d.fields = append(d.fields, field{name: "connections", value: r.Connections.String()})
+	}
+	return d
 }
 
 func (l *FilterList) described() described {
@@ -99,23 +111,38 @@ func (f Filter) String() string {
 	return strings.Join(words, ", ")
 }
 
-// String returns the method as the document writes it, its limits in brackets.
+// String returns the method as the document writes it, limits that are not the
+// usual ones in brackets.
 func (m SecurityMethod) String() string {
+	p := proposals([]SecurityMethod{m})[0]
 	var suites, limits []string
-	for _, s := range m.Suites {
+	for _, s := range p.Suites {
 		suites = append(suites, s.String())
 	}
-	if m.Lifetime != 0 {
-		limits = append(limits, m.Lifetime.String())
+	if p.Lifetime.Time != defaultLifetime {
+		limits = append(limits, p.Lifetime.Time.String())
 	}
-	if m.Bytes != 0 {
-		limits = append(limits, fmt.Sprintf("%d bytes", m.Bytes))
+	if p.Lifetime.Bytes != defaultBytesOf(p.Suites) {
+		limits = append(limits, byteWords(p.Lifetime.Bytes))
 	}
 	s := strings.Join(suites, " and ")
 	if len(limits) > 0 {
 		s += " (" + strings.Join(limits, ", ") + ")"
 	}
 	return s
+}
+
+// byteWords returns a number of bytes in the largest unit that divides it.
+func byteWords(n uint64) string {
+	for _, u := range []struct {
+		of   uint64
+		name string
+	}{{1_000_000_000, "GB"}, {1_000_000, "MB"}, {1000, "kB"}} {
+		if n%u.of == 0 {
+			return fmt.Sprintf("%d%s", n/u.of, u.name)
+		}
+	}
+	return fmt.Sprintf("%d bytes", n)
 }
 
 func joined[T fmt.Stringer](list []T) string {
@@ -134,9 +161,14 @@ func authenticationWords(methods []AuthMethod) string {
 	return strings.Join(words, ", ")
 }
 
-func yes(b bool) string { return strconv.FormatBool(b) }
+// yes, duration and number0 return nothing for what the document leaves out.
+func yes(b bool) string {
+	if b {
+		return "true"
+	}
+	return ""
+}
 
-// duration and number0 return nothing for zero: the setting is left out.
 func duration(d time.Duration) string {
 	if d == 0 {
 		return ""

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"ipsecagent/sadb"
@@ -34,6 +33,9 @@ type Explanation struct {
 	KeyExchange     KeyExchange
 	// Filters is how many there are.
 	Filters int
+	// Unresolved are the names and sets that stand for nothing, so that
+	// filters with them were not asked.
+	Unresolved []Unresolved
 }
 
 // Passed is the filters that do not match for the same reasons.
@@ -81,7 +83,7 @@ const firstPassed = 5
 // filters among them) is seen.
 func Explain(c *Compiled, q Question) Explanation {
 	x := Explanation{Policy: c.Policy, Question: q, Exempt: exemption(q), DefaultResponse: c.DefaultResponse,
-		KeyExchange: c.KeyExchange, Filters: len(c.Filters)}
+		KeyExchange: c.KeyExchange, Filters: len(c.Filters), Unresolved: c.Unresolved}
 	decided, passed := scan(c.Filters, &q)
 	if decided < 0 && q.Forwarded() && q.Dir == sadb.Out {
 		q.Flow, q.Dir = swapped(q.Flow), sadb.In
@@ -202,14 +204,14 @@ func linkLocal(q Question) bool {
 	return !sender.IsValid() || sender.IsLinkLocalUnicast()
 }
 
-// Group reports whether the packet goes to many hosts (multicast, or the limited
-// broadcast): security is never negotiated for it.
+// Group reports whether the packet goes to many hosts (multicast, broadcast):
+// security is never negotiated for it.
 func (q Question) Group() bool {
 	to := q.Flow.Remote
 	if q.Dir == sadb.In {
 		to = q.Flow.Local
 	}
-	return to.IsMulticast() || to == netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	return q.Broadcast || to.IsMulticast() || to == limitedBroadcast()
 }
 
 // Outcome says in words what becomes of the packet.
@@ -264,6 +266,9 @@ func (x Explanation) Decision() string {
 	return x.Decided.Action.Kind.String()
 }
 
+// maxUnresolved bounds the names that an explanation lists.
+const maxUnresolved = 5
+
 // Notes says what else is to be known about the decision.
 func (x Explanation) Notes() []string {
 	var notes []string
@@ -278,6 +283,13 @@ func (x Explanation) Notes() []string {
 	own := func(p Passed) bool { return p.Differs&OtherLocal != 0 }
 	if !x.Question.Flow.Local.IsValid() && slices.ContainsFunc(x.Passed, own) {
 		add("me is no particular address here: filters that name addresses of this side are passed over; say me=ADDRESS")
+	}
+	for i, u := range x.Unresolved {
+		if i == maxUnresolved {
+			add("and %d more names and sets that stand for nothing", len(x.Unresolved)-i)
+			break
+		}
+		add("%s", u)
 	}
 	if p := x.Question.Flow; p.Proto == sadb.UDP && p.LocalMe && (p.LocalPort == 500 || p.LocalPort == 4500) {
 		add("the agent's own IKE packets pass whatever the filters say; this is about any other program on that port")

@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -216,4 +217,48 @@ func TestExplainByTheTypeOfConnection(t *testing.T) {
 	if x = policy.Explain(c, q); x.Decided != last {
 		t.Errorf("dial-up: %+v", x)
 	}
+}
+
+func TestExplainSaysWhatStandsForNothing(t *testing.T) {
+	p := lines(t, "a permit me any")
+	for i := range 7 {
+		name := fmt.Sprintf("host%d.example", i)
+		p.FilterLists[0].Filters = append(p.FilterLists[0].Filters, policy.Filter{From: end(t, "me"), To: policy.Endpoint{Kind: policy.Name, Name: name}, Mirrored: true})
+	}
+	notes := policy.Explain(compile(t, p), question(t, "tcp me -> 10.0.0.1:80", "")).Notes()
+	if len(notes) != 6 || !strings.Contains(notes[0], "host0.example stands for no address") || !strings.Contains(notes[5], "2 more") {
+		t.Errorf("%q", notes)
+	}
+}
+
+func TestExplainABroadcast(t *testing.T) {
+	q := question(t, "udp me=10.0.0.1:137 -> 10.0.0.255:137", "")
+	q.Broadcast = true
+	c := compile(t, policy.WithAuthentication(policy.SecureServer(), psk()))
+	if got := policy.Explain(c, q).Outcome(); !strings.Contains(got, "goes to a group") {
+		t.Errorf("%s", got)
+	}
+}
+
+func FuzzParseQuestion(f *testing.F) {
+	f.Add("tcp 10.0.0.1:1 -> 10.0.0.2:2", "in")
+	f.Add("icmp:3/4 me=10.0.0.1 -> 10.0.0.2", "out")
+	f.Add("47 [2001:db8::1] -> me", "")
+	c, err := policy.Compile(policy.SecureServer(), policy.Host{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, flow, dir string) {
+		q, err := policy.ParseQuestion(flow, dir)
+		if err != nil {
+			return
+		}
+		again, err := policy.ParseQuestion(q.String(), "")
+		if err != nil || again != q {
+			t.Errorf("%q %q is %v, read again %v, %v", flow, dir, q, again, err)
+		}
+		if x := policy.Explain(c, q); x.Outcome() == "" || x.Decision() == "" {
+			t.Errorf("%v: %+v", q, x)
+		}
+	})
 }

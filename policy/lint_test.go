@@ -374,3 +374,16 @@ func TestTheReferenceListsTheCodes(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseServer(f *testing.F) {
+	f.Add("dns=10.0.0.53")
+	f.Add("ldap=[::1]")
+	f.Fuzz(func(t *testing.T, text string) {
+		servers, err := policy.ParseServer(text)
+		for _, s := range servers {
+			if err != nil || !s.Addr.IsValid() || s.Port == 0 || s.Proto == 0 || s.Role == "" {
+				t.Errorf("%q: %+v, %v", text, s, err)
+			}
+		}
+	})
+}

@@ -13,6 +13,9 @@ type Question struct {
 	// Dir is In or Out. A packet that this host forwards, neither of its
 	// addresses its own, goes Out.
 	Dir sadb.Directions
+	// Broadcast: it goes to the broadcast address of a network, which the
+	// address alone does not tell.
+	Broadcast bool
 }
 
 // ParseQuestion reads a flow (ParseFlow) and the direction in which it passes

@@ -226,7 +226,11 @@ func (r *region) packet(dir sadb.Directions, v6 bool) Question {
 		f.LocalPort, f.RemotePort = r[axisLocalPort].port(), r[axisRemotePort].port()
 	}
 	if sadb.HasICMP(f.Proto) {
-		f.ICMPType, f.ICMPCode = uint8(r[axisType].from.lo), uint8(r[axisCode].from.lo)
+		echo := uint64(8)
+		if f.Proto == sadb.ICMPv6 {
+			echo = 128
+		}
+		f.ICMPType, f.ICMPCode = uint8(r[axisType].prefer(small(echo)).lo), uint8(r[axisCode].from.lo)
 	}
 	if r[axisConnection].from == small(1) {
 		f.Connection = sadb.RemoteAccess

@@ -32,7 +32,7 @@ func treatmentOf(f *CompiledFilter) treatment {
 	}
 	var methods, auth []string
 	for _, p := range n.Proposals {
-		methods = append(methods, fmt.Sprintf("%s (%s, %d bytes)", p, p.Lifetime.Time, p.Lifetime.Bytes))
+		methods = append(methods, SecurityMethod{Suites: p.Suites, Lifetime: p.Lifetime.Time, Bytes: p.Lifetime.Bytes}.String())
 	}
 	for _, m := range n.Authentication {
 		auth = append(auth, m.words())

@@ -132,7 +132,7 @@ func printDiff(p *printer, v diffed) {
 	for _, o := range v.Objects {
 		p.line("  %s: %s", o.Object, o.Change)
 		for _, f := range o.Fields {
-			printField(p, o.Change, f)
+			printField(p, f)
 		}
 	}
 	p.heading("Traffic that is treated differently", len(v.Flows)+v.MoreFlows)
@@ -164,10 +164,8 @@ func printDiff(p *printer, v diffed) {
 	}
 }
 
-// printField prints a field that changed; of what is new, only what is set.
-func printField(p *printer, change string, f fieldChange) {
+func printField(p *printer, f fieldChange) {
 	switch {
-	case change == string(policy.Added) && (f.After == "false" || f.After == "all"):
 	case f.Before == "":
 		p.line("      + %s: %s", f.Field, f.After)
 	case f.After == "":
