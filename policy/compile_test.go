@@ -380,3 +380,19 @@ func ExampleCompile() {
 	}
 	// Output: me:443 <-> any tcp both permit
 }
+
+func TestTheConnectionTypeOfARuleIsThatOfItsFilters(t *testing.T) {
+	p := with([]policy.Filter{{From: me, To: anywhere, Mirrored: true}}, "require", "permit")
+	p.Rules[0].Connections = sadb.RemoteAccess
+	c := compile(t, p)
+	if c.Filters[0].Connections != sadb.RemoteAccess || c.Filters[1].Connections != sadb.AllConnections {
+		t.Errorf("connections %v, %v", c.Filters[0].Connections, c.Filters[1].Connections)
+	}
+	if !strings.Contains(c.Filters[0].Reason, "connection remote-access") {
+		t.Errorf("reason %q", c.Filters[0].Reason)
+	}
+	p.Rules[0].Connections, p.Rules[1].Connections = sadb.AllConnections, sadb.LAN
+	if c := compile(t, p); c.Filters[0].Action.Kind != sadb.Permit {
+		t.Errorf("a rule for one type of connection stands below one for all: %s", text(c))
+	}
+}

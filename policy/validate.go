@@ -32,8 +32,9 @@ const (
 	maxClearDelay = time.Minute
 )
 
-// Validate reports everything that is wrong with p at once, also what is right
-// but not enforced by this version: nothing is ever ignored. The error joins
+// Validate reports everything that is wrong with p at once: what it lets through
+// is enforced whole. What a data path or an authentication method of a host cannot
+// do, the agent refuses there. The error joins
 // values of type *Problem; nil: p can be compiled.
 func Validate(p *Policy) error {
 	r := &report{}
@@ -48,7 +49,6 @@ func Validate(p *Policy) error {
 	if n := len(p.Names()); n > maxNames {
 		r.add("filterLists", "the rules name %d different DNS names, more than %d", n, maxNames)
 	}
-	p.notEnforced(r)
 	return r.err()
 }
 

@@ -219,14 +219,6 @@ func TestValidateRefusesWrongFilters(t *testing.T) {
 	})
 }
 
-func TestValidateRefusesWhatIsNotEnforced(t *testing.T) {
-	const not = "is not enforced by this version"
-	checkRefusals(t, []refusal{
-		{"LAN", func(p *policy.Policy) { p.Rules[1].Connections = sadb.LAN }, "rules[1].connections", "lan " + not},
-		{"remote access", func(p *policy.Policy) { p.Rules[1].Connections = sadb.RemoteAccess }, "rules[1].connections", "remote-access " + not},
-	})
-}
-
 func TestValidateRefusesWhatIsNoDNSName(t *testing.T) {
 	long := strings.Repeat("a", 64)
 	for _, name := range []string{"", ".", "a..b", "-a.example", "a-.example", "a b", "*.example", "bücher.example", "10.0.0.1", "2001:db8::1", "a/b", long, strings.Repeat("abc.", 64)} {
@@ -251,7 +243,7 @@ func TestValidateReportsEverythingAtOnce(t *testing.T) {
 	p.Name = ""
 	p.Rules[0].FilterList = "lost"
 	p.Rules[1].FilterAction = "lost"
-	p.Rules[0].Connections = sadb.LAN
+	p.Rules[0].Connections = 9
 	if got := len(policy.Problems(policy.Validate(p))); got != 4 {
 		t.Errorf("%d problems, want 4:\n%v", got, policy.Validate(p))
 	}

@@ -291,6 +291,9 @@ type FilterView struct {
 	Direction string `json:"direction"`
 	Action    string `json:"action"`
 	Tunnel    string `json:"tunnel,omitempty"` // "OWN - OTHER", the two gateways
+	// Connections is the type of connection that the filter is limited to:
+	// "lan" or "remote-access"; empty: it is not.
+	Connections string `json:"connections,omitempty"`
 	// Origins is the names and sets that the addresses come from, each with
 	// when it was resolved, in words.
 	Origins []string `json:"origins,omitempty"`

@@ -17,6 +17,7 @@ import (
 	"ipsecagent/agent"
 	"ipsecagent/agent/control"
 	"ipsecagent/driver"
+	"ipsecagent/driver/nft"
 	"ipsecagent/driver/user"
 	"ipsecagent/host"
 	"ipsecagent/ike"
@@ -174,13 +175,25 @@ func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
 		Exempt:            w.identities.exempted,
 		Exemptions:        w.exemptions(),
 		Names:             agent.Names{Follow: w.names.Follow, Answers: w.names.Answers, Changed: w.names.Changed()},
-		Host:              host.Read,
+		Host:              w.readHost,
 		HostChanged:       changed,
 		SetKeys:           w.keys.set,
 		Log:               w.log,
 		Version:           control.ThisProgram().Source(),
 		Hostname:          name,
 	}
+}
+
+// readHost reads the facts of this host; the settings say which interfaces are
+// remote access besides PPP and SLIP, here as in the data path.
+func (w *wiring) readHost() (host.Facts, error) {
+	f, err := host.Read()
+	for i, link := range f.Interfaces {
+		if nft.RemoteAccess(w.settings.RemoteAccess).Is(link.Name, link.Kind == host.RemoteAccess) {
+			f.Interfaces[i].Kind = host.RemoteAccess
+		}
+	}
+	return f, err
 }
 
 // exemptions returns what passes before the policy is asked; anything at all is

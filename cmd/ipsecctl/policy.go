@@ -156,6 +156,7 @@ func printFilterDetails(p *printer, filters []control.FilterView) {
 		add("place:", fmt.Sprintf("weight %d: %s", f.Weight, f.Reason))
 		add("above:", f.Parent)
 		add("tunnel:", f.Tunnel)
+		add("connections:", f.Connections)
 		for _, o := range f.Origins {
 			add("address of:", o)
 		}

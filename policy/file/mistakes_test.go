@@ -22,7 +22,7 @@ filterActions:
   r: {negotiate: {methods: [esp-gcm, ah-sha1], clearDelay: 3x}}
 rules:
   - {name: a, filterList: b, filterAction: r}
-  - {name: b, filterList: a, filterAction: r, authentication: [kerberos, foo], connections: lan}
+  - {name: b, filterList: a, filterAction: r, authentication: [kerberos, foo], connections: wan}
 defaultResponse: yes
 tests:
   - {flow: "tcp me", expect: maybe}
@@ -40,7 +40,7 @@ tests:
 		`11:60: "3x" is not a duration`,
 		`13:27: rule "a" names filter list "b", which is not defined (defined: a, empty)`,
 		`14:74: unknown authentication method "foo"`,
-		`14:93: rule "b": connection type lan is not enforced by this version`,
+		`14:93: unknown connection type "wan"`,
 		`15:18: a mapping (field: value) is expected, not "yes"`,
 		`17:12: flow "tcp me" is not`,
 		`17:30: "maybe" is not permit`,
