@@ -1,7 +1,7 @@
 package main
 
 import (
-	"strings"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -31,7 +31,7 @@ command line; it goes to the secrets folder.`,
 			if (script == "") == (len(args) == 0) {
 				return usage("netsh takes one line, or a script with -f")
 			}
-			return e.netsh(cmd, o, script, strings.Join(args, " "))
+			return e.netsh(cmd, o, script, netsh.Join(args))
 		},
 	}
 	c.Flags().StringVarP(&script, "file", "f", "", "a script of netsh lines; - is standard input")
@@ -51,8 +51,10 @@ func (e *env) netsh(cmd *cobra.Command, o importOptions, script, line string) er
 	if err != nil {
 		return err
 	}
-	if _, err := e.out.Write([]byte(cleanText(r.Output))); err != nil {
-		return err
+	if r.Output != "" {
+		if _, err := fmt.Fprintln(e.out, cleanText(r.Output)); err != nil {
+			return err
+		}
 	}
 	i := &imported{store: r.Store}
 	for _, s := range r.Secrets {
