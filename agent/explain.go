@@ -49,6 +49,9 @@ func (a *Agent) seenHere(q policy.Question) policy.Question {
 			q.Flow.Local = plain(own)
 		}
 	}
+	if q.Flow.Connection == sadb.AllConnections {
+		q.Flow.Connection = a.inForce.snapshot.connection(q.Flow.Local)
+	}
 	q.Broadcast = q.Dir == sadb.Out && slices.Contains(a.facts.Broadcasts, q.Flow.Remote)
 	return q
 }

@@ -20,7 +20,8 @@ type ExplainRequest struct {
 	Flow string
 	// Direction is "in", "out", or "" for what the flow says.
 	Direction string
-	// Connection is "lan" or "remote-access"; "" counts as "lan".
+	// Connection is "lan" or "remote-access"; "": what
+	// the own address belongs to, where it is known, else "lan".
 	Connection string
 }
 
@@ -31,13 +32,15 @@ func (r ExplainRequest) Question() (policy.Question, error) {
 		return q, invalid("explain: %v", err)
 	}
 	switch r.Connection {
-	case "", sadb.LAN.String():
-		return q, nil
+	case "":
+	case sadb.LAN.String():
+		q.Flow.Connection = sadb.LAN
 	case sadb.RemoteAccess.String():
 		q.Flow.Connection = sadb.RemoteAccess
-		return q, nil
+	default:
+		return q, invalid("explain: connection %q is not lan or remote-access", r.Connection)
 	}
-	return q, invalid("explain: connection %q is not lan or remote-access", r.Connection)
+	return q, nil
 }
 
 // Explanation says how a packet is treated and why.
