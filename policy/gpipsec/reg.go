@@ -324,7 +324,7 @@ func regHex(text string) ([]byte, error) {
 		return []byte{}, nil
 	}
 	var digits strings.Builder
-	for _, one := range strings.Split(strings.TrimSuffix(text, ","), ",") {
+	for _, one := range strings.Split(text, ",") {
 		if len(one) == 1 {
 			digits.WriteByte('0')
 		} else if len(one) != 2 {
