@@ -87,22 +87,21 @@ func hasResponse(p policy.Policy) bool {
 
 // usedLists keeps the lists that rules use, in their order.
 func (c *completer) usedLists(p *policy.Policy) {
-	var used []policy.FilterList
-	find := func(all []policy.FilterList, name string) int {
-		return slices.IndexFunc(all, func(l policy.FilterList) bool { return l.Name == name })
+	defined, taken := map[string]policy.FilterList{}, map[string]bool{}
+	for _, l := range p.FilterLists {
+		defined[l.Name] = l
 	}
+	var used []policy.FilterList
 	for _, r := range p.Rules {
-		if i := find(p.FilterLists, r.FilterList); i >= 0 && find(used, r.FilterList) < 0 {
-			used = append(used, c.list(p.Name, p.FilterLists[i]))
+		if l, ok := defined[r.FilterList]; ok && !taken[l.Name] {
+			l = c.list(p.Name, l)
+			used, taken[l.Name], c.used[l.GUID] = append(used, l), true, true
 		}
 	}
 	for _, l := range p.FilterLists {
-		if find(used, l.Name) < 0 {
+		if !taken[l.Name] {
 			c.spareLists = append(c.spareLists, l)
 		}
-	}
-	for _, l := range used {
-		c.used[l.GUID] = true
 	}
 	p.FilterLists = used
 }
@@ -110,31 +109,23 @@ func (c *completer) usedLists(p *policy.Policy) {
 // usedActions keeps the actions that rules use, in their order, and defines
 // those that are built in here.
 func (c *completer) usedActions(p *policy.Policy) {
-	var used []policy.FilterAction
-	find := func(all []policy.FilterAction, name string) int {
-		return slices.IndexFunc(all, func(a policy.FilterAction) bool { return a.Name == name })
+	defined, taken := map[string]policy.FilterAction{}, map[string]bool{}
+	defined["permit"] = policy.FilterAction{Name: "permit", Kind: sadb.Permit}
+	defined["block"] = policy.FilterAction{Name: "block", Kind: sadb.Block}
+	for _, a := range p.FilterActions {
+		defined[a.Name] = a
 	}
+	var used []policy.FilterAction
 	for _, r := range p.Rules {
-		i := find(p.FilterActions, r.FilterAction)
-		if find(used, r.FilterAction) >= 0 {
-			continue
-		}
-		switch {
-		case i >= 0:
-			used = append(used, c.action(p.Name, p.FilterActions[i]))
-		case r.FilterAction == "permit":
-			used = append(used, c.action(p.Name, policy.FilterAction{Name: r.FilterAction, Kind: sadb.Permit}))
-		case r.FilterAction == "block":
-			used = append(used, c.action(p.Name, policy.FilterAction{Name: r.FilterAction, Kind: sadb.Block}))
+		if a, ok := defined[r.FilterAction]; ok && !taken[a.Name] {
+			a = c.action(p.Name, a)
+			used, taken[a.Name], c.used[a.GUID] = append(used, a), true, true
 		}
 	}
 	for _, a := range p.FilterActions {
-		if find(used, a.Name) < 0 {
+		if !taken[a.Name] {
 			c.spareActions = append(c.spareActions, a)
 		}
-	}
-	for _, a := range used {
-		c.used[a.GUID] = true
 	}
 	p.FilterActions = used
 }

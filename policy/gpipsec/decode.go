@@ -60,12 +60,16 @@ type decoder struct {
 	actions  map[GUID]policy.FilterAction
 	settings map[GUID]policy.KeyExchange
 	rules    map[GUID]nfa
-	used     map[Ref]bool // what some rule or policy refers to
+	used     map[Ref]bool  // what some rule or policy refers to
+	owned    map[link]bool // what refers back
 	policies []taken
 	store    policy.Store
 	secrets  []Secret
 	problems []Problem
 }
+
+// link is a reference.
+type link struct{ from, to Ref }
 
 // taken is a policy that was read whole, with what came with it.
 type taken struct {
@@ -77,7 +81,7 @@ type taken struct {
 func newDecoder() *decoder {
 	return &decoder{
 		objects: map[Ref]*Object{}, lists: map[GUID]policy.FilterList{}, actions: map[GUID]policy.FilterAction{},
-		settings: map[GUID]policy.KeyExchange{}, rules: map[GUID]nfa{}, used: map[Ref]bool{},
+		settings: map[GUID]policy.KeyExchange{}, rules: map[GUID]nfa{}, used: map[Ref]bool{}, owned: map[link]bool{},
 	}
 }
 
@@ -122,6 +126,9 @@ func (d *decoder) index(objects []Object) {
 func (d *decoder) parse(o *Object) {
 	for _, r := range o.Refs {
 		d.used[r] = true
+	}
+	for _, r := range o.Owners {
+		d.owned[link{o.Ref, r}] = true
 	}
 	r := &report{object: o.what()}
 	r.header(o)

@@ -88,7 +88,7 @@ func (b *builder) find(from *Object, ref Ref) *Object {
 		b.report.fail("%s refers to %s, which is not there", from.what(), ref)
 		return nil
 	}
-	if !slices.Contains(o.Owners, from.Ref) {
+	if !b.owned[link{ref, from.Ref}] {
 		b.report.warn("%s does not refer back to %s; Windows' tools may take it for unused", o.what(), from.Ref)
 	}
 	return o

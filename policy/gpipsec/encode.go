@@ -92,12 +92,7 @@ func (e *encoder) add(o Object, write func(r *report) []byte) Ref {
 // refer writes a reference in both directions.
 func (e *encoder) refer(from, to Ref) {
 	f, t := &e.objects[e.have[from]], &e.objects[e.have[to]]
-	if !slices.Contains(f.Refs, to) {
-		f.Refs = append(f.Refs, to)
-	}
-	if !slices.Contains(t.Owners, from) {
-		t.Owners = append(t.Owners, from)
-	}
+	f.Refs, t.Owners = append(f.Refs, to), append(t.Owners, from)
 }
 
 func (e *encoder) policy(p *policy.Policy) {
@@ -112,8 +107,15 @@ func (e *encoder) policy(p *policy.Policy) {
 		r.object = fmt.Sprintf("policy %q", p.Name)
 		return r.encodeKeyExchange(p.KeyExchange, strictOptions(p))
 	}))
+	lists, actions := map[string]*policy.FilterList{}, map[string]*policy.FilterAction{}
+	for i := range p.FilterLists {
+		lists[p.FilterLists[i].Name] = &p.FilterLists[i]
+	}
+	for i := range p.FilterActions {
+		actions[p.FilterActions[i].Name] = &p.FilterActions[i]
+	}
 	for _, rule := range p.Rules {
-		e.rule(me, p, rule)
+		e.rule(me, rule, lists[rule.FilterList], actions[rule.FilterAction])
 	}
 	e.response(me, p)
 }
@@ -161,20 +163,19 @@ func strictOptions(p *policy.Policy) uint32 {
 	return options
 }
 
-func (e *encoder) rule(owner Ref, p *policy.Policy, rule policy.Rule) {
+// rule writes a rule of the policy owner; nil: its list or action is not defined.
+func (e *encoder) rule(owner Ref, rule policy.Rule, list *policy.FilterList, action *policy.FilterAction) {
 	object := Object{Ref: Ref{ClassNFA, mustGUID(rule.GUID)}, Name: rule.Name, Description: rule.Description}
 	if _, ok := e.have[object.Ref]; ok {
 		e.problems = append(e.problems, Problem{object.what(), "another rule has the same GUID; take it away from the copy", false})
 		return
 	}
-	list := slices.IndexFunc(p.FilterLists, func(l policy.FilterList) bool { return l.Name == rule.FilterList })
-	action := slices.IndexFunc(p.FilterActions, func(a policy.FilterAction) bool { return a.Name == rule.FilterAction })
-	if list < 0 || action < 0 {
-		e.problems = append(e.problems, Problem{object.what(), fmt.Sprintf("filter list %q or filter action %q is not defined in policy %q", rule.FilterList, rule.FilterAction, p.Name), false})
+	if list == nil || action == nil {
+		e.problems = append(e.problems, Problem{object.what(), fmt.Sprintf("filter list %q or filter action %q is not defined in its policy", rule.FilterList, rule.FilterAction), false})
 		return
 	}
 	me := e.add(object, func(r *report) []byte {
-		if !rule.Tunnel.IsZero() && slices.ContainsFunc(p.FilterLists[list].Filters, func(f policy.Filter) bool { return f.Mirrored }) {
+		if !rule.Tunnel.IsZero() && slices.ContainsFunc(list.Filters, func(f policy.Filter) bool { return f.Mirrored }) {
 			r.warn("Windows cannot use a tunnel rule whose filters are mirrored: it needs two rules, one for each direction")
 		}
 		n := nfa{auth: rule.Authentication, tunnel: rule.Tunnel, connections: rule.Connections, active: !rule.Disabled}
@@ -182,8 +183,8 @@ func (e *encoder) rule(owner Ref, p *policy.Policy, rule policy.Rule) {
 		return r.encodeNFA(n, e.options.Names)
 	})
 	e.refer(owner, me)
-	e.refer(me, e.action(p.FilterActions[action]))
-	e.refer(me, e.list(p.FilterLists[list]))
+	e.refer(me, e.action(*action))
+	e.refer(me, e.list(*list))
 }
 
 func (e *encoder) response(owner Ref, p *policy.Policy) {

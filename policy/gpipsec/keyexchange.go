@@ -212,10 +212,12 @@ func nearestMain(methods []sadb.ISAKMPSuite) []sadb.ISAKMPSuite {
 // unique keeps the first of equal values.
 func unique[T comparable](all []T) []T {
 	var kept []T
+	seen := map[T]bool{}
 	for _, v := range all {
-		if !slices.Contains(kept, v) {
+		if !seen[v] {
 			kept = append(kept, v)
 		}
+		seen[v] = true
 	}
 	return kept
 }

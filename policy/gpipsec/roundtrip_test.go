@@ -286,7 +286,7 @@ func TestEncodeRefuses(t *testing.T) {
 		"two rules of one GUID":    {copied(func(s *policy.Store) { s.Policies[1].Rules[0].GUID = s.Policies[1].Rules[1].GUID }), "another rule has the same GUID"},
 		"a list that differs":      {copied(func(s *policy.Store) { s.Policies[1].FilterLists[1].Name, s.Policies[1].Rules[1].FilterList = "x", "x" }), `filter list "All IP Traffic" {7238523A-70FA-11D1-864C-14A300000000}: another one has the same GUID`},
 		"no GUID":                  {copied(func(s *policy.Store) { s.Policies[0].GUID = "mine" }), `policy "Client (Respond Only)": "mine" is not a GUID`},
-		"a rule of nothing":        {copied(func(s *policy.Store) { s.Policies[1].Rules[1].FilterList = "gone" }), `filter list "gone"`},
+		"a rule of nothing":        {copied(func(s *policy.Store) { s.Policies[1].Rules[1].FilterList = "gone" }), `rule "Request Security (Optional) Rule" {72385232-70FA-11D1-864C-14A300000000}: filter list "gone"`},
 		"an assigned stranger":     {copied(func(s *policy.Store) { s.Assigned = "gone" }), `policy "gone" is assigned and not among`},
 	}
 	for name, c := range cases {
