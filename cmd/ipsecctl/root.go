@@ -34,7 +34,7 @@ what it does. For most hosts one command is the whole job:
 	root.AddCommand(assignCommand(e), unassignCommand(e), statusCommand(e), policyCommand(e), saCommand(e), whyCommand(e), explainCommand(e), traceCommand(e),
 		eventsCommand(e), reloadCommand(e), versionCommand(e),
 		ruleCommand(e), listCommand(e), filterCommand(e), actionCommand(e),
-		importCommand(e), exportCommand(e), netshCommand(e))
+		importCommand(e), exportCommand(e), netshCommand(e), schemaCommand(e))
 	root.SetOut(e.out)
 	root.SetErr(e.err)
 	root.InitDefaultHelpCmd()

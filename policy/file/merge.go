@@ -119,7 +119,7 @@ func align(base, want []*yaml.Node) []int {
 	byName, byText := index(base)
 	for j, w := range want {
 		from[j] = -1
-		candidates := byText[text(w)]
+		candidates := byText[spelled(w)]
 		if n := child(w, "name"); n != nil {
 			candidates = byName[n.Value]
 		}
@@ -140,18 +140,18 @@ func index(items []*yaml.Node) (byName, byText map[string][]int) {
 		if name := child(n, "name"); name != nil {
 			byName[name.Value] = append(byName[name.Value], i)
 		}
-		byText[text(n)] = append(byText[text(n)], i)
+		byText[spelled(n)] = append(byText[spelled(n)], i)
 	}
 	return byName, byText
 }
 
-// text returns all that a node says, in a form that only equal nodes share.
-func text(n *yaml.Node) string {
+// spelled returns all that a node says, in a form that only equal nodes share.
+func spelled(n *yaml.Node) string {
 	b := []byte{byte(n.Kind)}
 	b = append(b, n.Value...)
 	b = append(b, 0)
 	for _, c := range n.Content {
-		b = append(b, text(c)...)
+		b = append(b, spelled(c)...)
 	}
 	return string(append(b, 1))
 }
