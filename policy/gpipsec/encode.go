@@ -101,7 +101,10 @@ func (e *encoder) policy(p *policy.Policy) {
 		e.problems = append(e.problems, Problem{object.what(), "another policy has the same GUID; take it away from the copy", false})
 		return
 	}
-	me := e.add(object, func(r *report) []byte { return encodePolicy(p) })
+	me := e.add(object, func(r *report) []byte {
+		r.reportMode(p.Mode)
+		return encodePolicy(p)
+	})
 	settings := Object{Ref: Ref{ClassISAKMP, mustGUID(p.KeyExchange.GUID)}}
 	e.refer(me, e.add(settings, func(r *report) []byte {
 		r.object = fmt.Sprintf("policy %q", p.Name)
@@ -118,6 +121,14 @@ func (e *encoder) policy(p *policy.Policy) {
 		e.rule(me, rule, lists[rule.FilterList], actions[rule.FilterAction])
 	}
 	e.response(me, p)
+}
+
+// reportMode is a matter of the host that tries a policy out: no store carries
+// it, so that nobody is opened by what he fetches.
+func (r *report) reportMode(mode policy.Enforcement) {
+	if mode == policy.ReportOnly {
+		r.warn("its report mode is not written: whoever takes it over enforces it")
+	}
 }
 
 func encodePolicy(p *policy.Policy) []byte {
@@ -178,6 +189,7 @@ func (e *encoder) rule(owner Ref, rule policy.Rule, list *policy.FilterList, act
 		if !rule.Tunnel.IsZero() && slices.ContainsFunc(list.Filters, func(f policy.Filter) bool { return f.Mirrored }) {
 			r.warn("Windows cannot use a tunnel rule whose filters are mirrored: it needs two rules, one for each direction")
 		}
+		r.reportMode(rule.Mode)
 		n := nfa{auth: rule.Authentication, tunnel: rule.Tunnel, connections: rule.Connections, active: !rule.Disabled}
 		n.keys = e.keys(r, rule.Authentication)
 		return r.encodeNFA(n, e.options.Names)
