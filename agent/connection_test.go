@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"ipsecagent/agent/control"
 	"ipsecagent/auth"
 	"ipsecagent/host"
 	"ipsecagent/ike"
@@ -40,4 +41,33 @@ func TestTheConnectionThatAPeerUsesDecides(t *testing.T) {
 			t.Errorf("quick mode at %s: %+v", local, f)
 		}
 	}
+}
+
+// An administrator who asks about a packet means the connection it really uses.
+func TestExplainGoesByTheConnectionOfTheAddress(t *testing.T) {
+	const document = `apiVersion: ipsecagent/v1
+kind: Policy
+name: conn
+filterLists: {all: [{from: me, to: any}]}
+rules:
+  - {name: closed, filterList: all, filterAction: block, connections: remote-access}
+  - {name: open, filterList: all, filterAction: permit, connections: lan}
+`
+	dir := t.TempDir()
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.write(dir, "conn", document)
+		if _, err := r.agent.Assign(t.Context(), control.AssignRequest{Policy: "conn"}); err != nil {
+			t.Fatal(err)
+		}
+		for kind, want := range map[host.Kind]string{host.LAN: "open", host.RemoteAccess: "closed"} {
+			r.facts.put(host.Facts{Addresses: []netip.Addr{alice()}, Interfaces: []host.Interface{{Name: "x0", Kind: kind, Addresses: []netip.Addr{alice()}}}})
+			r.pass(2 * hostDelay)
+			for connection, want := range map[string]string{"": want, "lan": "open", "remote-access": "closed"} {
+				x, err := r.agent.Explain(t.Context(), control.ExplainRequest{Flow: "tcp me=192.0.2.1 -> 192.0.2.2:80", Connection: connection})
+				if err != nil || x.Decided == nil || x.Decided.Rule != want {
+					t.Errorf("on %s, asked for %q: %+v, %v", kind, connection, x.Decided, err)
+				}
+			}
+		}
+	}, func(c *Config) { c.Library = folder(dir) })
 }

@@ -50,7 +50,7 @@ address. What is left out of --src and --dst is me.`,
 	flags.StringVar(&f.dport, "dport", "", "port of the receiver; left out: an ephemeral one")
 	flags.StringVar(&f.icmp, "icmp-type", "", "ICMP TYPE or TYPE/CODE; left out: echo request")
 	flags.StringVar(&f.dir, "dir", "", "in or out, where both sides are given by address: which one is this host")
-	flags.StringVar(&f.connection, "connection", "", "type of connection it uses: lan or remote-access (default lan)")
+	flags.StringVar(&f.connection, "connection", "", "type of connection it uses: lan or remote-access (default: that of the own address; lan with --policy)")
 	flags.StringVar(&f.policy, "policy", "", "explain a policy, by FILE or NAME, instead of what is in force")
 	c.RegisterFlagCompletionFunc("dir", cobra.FixedCompletions([]string{"in", "out"}, cobra.ShellCompDirectiveNoFileComp))
 	c.RegisterFlagCompletionFunc("connection", cobra.FixedCompletions([]string{"lan", "remote-access"}, cobra.ShellCompDirectiveNoFileComp))
