@@ -186,7 +186,11 @@ func (e *engine) enforce(filters, overlays []sadb.Filter) error {
 	if err := e.table.Apply(all); err != nil {
 		return err
 	}
-	e.filters, e.overlays, e.spd = filters, overlays, newSPD(all)
+	base := e.spd.base
+	if !base.of(filters) {
+		base = newPeerIndex(filters)
+	}
+	e.filters, e.overlays, e.spd = filters, overlays, splicedSPD(base, all)
 	e.wait.prune(e.spd)
 	snap := *e.sh.snap.Load()
 	snap.spd = e.spd

@@ -95,42 +95,96 @@ func newSnapshot(s *spd) *snapshot {
 	return &snapshot{spd: s, out: map[pairKey][]*assoc{}, in: map[sadb.SAID]*assoc{}}
 }
 
-// spd is the ordered filters, overlays in their places, with an index.
+// spd is the ordered filters, overlays in their places, with indexes: that of
+// the policy's filters stays while overlays come and go.
 type spd struct {
 	filters []sadb.Filter
 	roots   []sadb.FilterID                 // of each filter
 	parents map[sadb.FilterID]sadb.FilterID // of overlays
 	tunnels map[sadb.FilterID]bool          // filters of tunnel mode
-	byPeer  map[netip.Addr][]int
-	rest    []int // filters that name no single peer
-	typed   bool  // a filter is for one type of connection
+	typed   bool                            // a filter is for one type of connection
+
+	base, over     *peerIndex
+	baseAt, overAt []int // where their filters stand in the whole list
 }
 
-// newSPD indexes filters by their single remote address. Both lists of a look-up
-// ascend, so that the first match is still the first of all.
+// newSPD indexes filters among which no overlays come and go.
 func newSPD(filters []sadb.Filter) *spd {
-	s := &spd{filters: filters, byPeer: map[netip.Addr][]int{}, parents: map[sadb.FilterID]sadb.FilterID{}, tunnels: map[sadb.FilterID]bool{}}
-	for i, f := range filters {
-		s.roots = append(s.roots, rootOf(f))
+	return splicedSPD(newPeerIndex(filters), filters)
+}
+
+// splicedSPD indexes all, the list of base with overlays in it (sadb.Splice).
+func splicedSPD(base *peerIndex, all []sadb.Filter) *spd {
+	s := &spd{filters: all, roots: make([]sadb.FilterID, len(all)), parents: map[sadb.FilterID]sadb.FilterID{},
+		tunnels: map[sadb.FilterID]bool{}, base: base, baseAt: make([]int, len(base.filters))}
+	var overlays []sadb.Filter
+	n := 0
+	for i := range all {
+		f := &all[i]
+		s.roots[i] = rootOf(f)
 		s.typed = s.typed || f.Connections != sadb.AllConnections
 		if f.Mode == sadb.Tunnel {
-			s.tunnels[rootOf(f)] = true
+			s.tunnels[s.roots[i]] = true
 		}
 		if f.Overlay() {
 			s.parents[f.ID] = f.Parent
 		}
-		if a, ok := f.Selector.Remote.Single(); ok {
-			s.byPeer[a] = append(s.byPeer[a], i)
+		if n < len(base.filters) && base.filters[n].ID == f.ID {
+			s.baseAt[n] = i
+			n++
+			continue
+		}
+		overlays, s.overAt = append(overlays, *f), append(s.overAt, i)
+	}
+	s.over = newPeerIndex(overlays)
+	return s
+}
+
+// peerIndex finds filters by their single remote address.
+type peerIndex struct {
+	filters []sadb.Filter
+	byPeer  map[netip.Addr][]int
+	rest    []int // filters that name no single peer
+}
+
+func newPeerIndex(filters []sadb.Filter) *peerIndex {
+	x := &peerIndex{filters: filters, byPeer: map[netip.Addr][]int{}}
+	for i := range filters {
+		if a, ok := filters[i].Selector.Remote.Single(); ok {
+			x.byPeer[a] = append(x.byPeer[a], i)
 		} else {
-			s.rest = append(s.rest, i)
+			x.rest = append(x.rest, i)
 		}
 	}
-	return s
+	return x
+}
+
+// of reports whether x is the index of that very list.
+func (x *peerIndex) of(filters []sadb.Filter) bool {
+	return len(x.filters) == len(filters) && (len(filters) == 0 || &x.filters[0] == &filters[0])
+}
+
+// first returns the position of the first filter that matches; -1: none. Both
+// lists of a look-up ascend, so that the first match is the first of all.
+func (x *peerIndex) first(f sadb.Flow, d sadb.Directions) int {
+	peer, rest := x.byPeer[f.Remote], x.rest
+	for len(peer) > 0 || len(rest) > 0 {
+		var i int
+		if len(rest) == 0 || len(peer) > 0 && peer[0] < rest[0] {
+			i, peer = peer[0], peer[1:]
+		} else {
+			i, rest = rest[0], rest[1:]
+		}
+		if x.filters[i].Matches(f, d) {
+			return i
+		}
+	}
+	return -1
 }
 
 // rootOf returns the filter that an association is bound to: an overlay stands
 // for its parent.
-func rootOf(f sadb.Filter) sadb.FilterID {
+func rootOf(f *sadb.Filter) sadb.FilterID {
 	if f.Overlay() {
 		return f.Parent
 	}
@@ -157,17 +211,12 @@ func (s *spd) root(id sadb.FilterID) sadb.FilterID {
 // decide returns the position of the first filter that matches; -1: none. The
 // result is that of sadb.Decide.
 func (s *spd) decide(f sadb.Flow, d sadb.Directions) int {
-	peer, rest := s.byPeer[f.Remote], s.rest
-	for len(peer) > 0 || len(rest) > 0 {
-		var i int
-		if len(rest) == 0 || len(peer) > 0 && peer[0] < rest[0] {
-			i, peer = peer[0], peer[1:]
-		} else {
-			i, rest = rest[0], rest[1:]
-		}
-		if s.filters[i].Matches(f, d) {
-			return i
-		}
+	at := -1
+	if i := s.base.first(f, d); i >= 0 {
+		at = s.baseAt[i]
 	}
-	return -1
+	if i := s.over.first(f, d); i >= 0 && (at < 0 || s.overAt[i] < at) {
+		at = s.overAt[i]
+	}
+	return at
 }

@@ -38,12 +38,25 @@ func randomFilters(r *rand.Rand, n int) []sadb.Filter {
 
 func address(r *rand.Rand) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(r.IntN(8))}) }
 
+// overlaysOf returns some overlays of filters, and some that stand below all.
+func overlaysOf(r *rand.Rand, base []sadb.Filter) []sadb.Filter {
+	overlays := randomFilters(r, r.IntN(10))
+	for i := range overlays {
+		overlays[i].ID = sadb.FilterID(fmt.Sprint("over", i))
+		if len(base) > 0 && r.IntN(4) > 0 {
+			overlays[i].Parent = base[r.IntN(len(base))].ID
+		}
+	}
+	return overlays
+}
+
 func TestIndexDecidesAsTheOrderedListDoes(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	matched := 0
 	for range 300 {
-		filters := randomFilters(r, r.IntN(30))
-		s := newSPD(filters)
+		base := randomFilters(r, r.IntN(30))
+		filters := sadb.Splice(base, overlaysOf(r, base))
+		s := splicedSPD(newPeerIndex(base), filters)
 		for range 50 {
 			f := sadb.Flow{Local: address(r), Remote: address(r), LocalMe: r.IntN(2) == 0, Proto: []uint8{sadb.TCP, sadb.UDP, sadb.ICMP}[r.IntN(3)],
 				LocalPort: uint16(r.IntN(5)), RemotePort: uint16(r.IntN(5))}
