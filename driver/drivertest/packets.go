@@ -31,6 +31,7 @@ func packetTests() []namedTest {
 		{"Abandon drops what waits", abandonDrops},
 		{"another client, the same traffic", reopened},
 		{"filters replaced under traffic", reloaded},
+		{"one filter of many changed under traffic", changed},
 	}
 }
 
@@ -411,6 +412,41 @@ func reopened(r *rig) {
 func reloaded(r *rig) {
 	narrow, wide := r.alice.filter("narrow", r.bob.addr(), port, require()), r.alice.between("wide", r.bob, require())
 	r.alice.set(wide)
+	r.underTraffic(func() {
+		for range 50 {
+			r.alice.set(narrow)
+			r.alice.set(wide, narrow)
+			r.alice.set(wide)
+		}
+	})
+}
+
+// changed changes a long list a little, again and again, while an application
+// sends what another filter of it requires to be secured, and one below that
+// permits: nothing leaves in clear in between.
+func changed(r *rig) {
+	var list []sadb.Filter
+	for i := range 40 {
+		other := netip.AddrFrom4([4]byte{198, 51, 100, byte(i)})
+		list = append(list, r.alice.filter(sadb.FilterID(fmt.Sprint("other", i)), other, port, require()))
+	}
+	wide, open := r.alice.between("wide", r.bob, require()), r.alice.between("open", r.bob, sadb.Action{Kind: sadb.Permit})
+	r.alice.set(append(list, wide, open)...)
+	r.underTraffic(func() {
+		for i := range 100 {
+			list[i%len(list)].Action.Kind = sadb.ActionKind(i % 2)
+			wide.Selector.RemotePorts = sadb.Ports{From: uint16(i), To: port}
+			wide.Action.Kind = []sadb.ActionKind{sadb.Negotiate, sadb.Block}[i/3%2]
+			r.alice.set(append(list, wide, open)...)
+			r.alice.put(above(r.alice.filter("overlay", r.bob.addr(), port, require()), "wide"))
+		}
+	})
+}
+
+// underTraffic does something while an application of alice sends to bob, none
+// of which may leave in clear.
+func (r *rig) underTraffic(do func()) {
+	r.Helper()
 	ch, before := r.bob.listen(port), r.alice.reading()
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -424,11 +460,7 @@ func reloaded(r *rig) {
 			}
 		}
 	}()
-	for range 50 {
-		r.alice.set(narrow)
-		r.alice.set(wide, narrow)
-		r.alice.set(wide)
-	}
+	do()
 	close(stop)
 	<-done
 	r.arrivesNot(ch, "every filter list required security")

@@ -35,12 +35,12 @@ type RemoteAccess []string
 func (r RemoteAccess) Validate() error {
 	var errs []error
 	if len(r) > maxRemoteAccess {
-		errs = append(errs, fmt.Errorf("%d remote-access interfaces: at most %d names or patterns", len(r), maxRemoteAccess))
+		errs = append(errs, fmt.Errorf("remoteAccess: %d interfaces: at most %d names or patterns", len(r), maxRemoteAccess))
 	}
 	for _, p := range r {
 		name := strings.TrimSuffix(p, "*")
 		if name == "" || len(name) >= unix.IFNAMSIZ || strings.ContainsAny(name, "*/: \t\n") {
-			errs = append(errs, fmt.Errorf("remote-access interface %q: write a name of 1 to %d bytes, or the beginning of names and a star, as in wg0 or tun*", p, unix.IFNAMSIZ-1))
+			errs = append(errs, fmt.Errorf("remoteAccess: %q names no interface: write a name of 1 to %d bytes, or the beginning of names and a star, as in wg0 or tun*", p, unix.IFNAMSIZ-1))
 		}
 	}
 	return errors.Join(errs...)
