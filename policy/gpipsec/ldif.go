@@ -11,12 +11,6 @@ import (
 	"unicode/utf8"
 )
 
-// Bounds of a file.
-const (
-	maxFile  = 256 << 20
-	maxLines = 4 << 20
-)
-
 // ReadLDIF reads the objects of CN=IP Security from LDIF (RFC 2849), as
 // ldapsearch, ldbsearch and ldifde write it, and the assignments of group
 // policy objects if they are there. Entries of other kinds are passed over;
@@ -24,7 +18,10 @@ const (
 // followed. An error names the line.
 func ReadLDIF(from io.Reader) ([]Object, error) {
 	l := &ldifReader{at: map[string]int{}}
-	err := eachLine(from, l.physical)
+	text, err := readText(from)
+	if err == nil {
+		err = eachLine(text, l.physical)
+	}
 	if err == nil {
 		err = l.flush()
 	}
@@ -35,35 +32,6 @@ func ReadLDIF(from io.Reader) ([]Object, error) {
 		return nil, fmt.Errorf("gpipsec: read LDIF: %w", err)
 	}
 	return some(l.objects)
-}
-
-// some refuses a file without any object: it is not what was meant.
-func some(objects []Object) ([]Object, error) {
-	if len(objects) == 0 {
-		return nil, errors.New("gpipsec: the file holds no IPSec policy objects")
-	}
-	return objects, nil
-}
-
-// eachLine calls line for every line of a bounded text without its end.
-func eachLine(from io.Reader, line func(number int, text string) error) error {
-	limited := &io.LimitedReader{R: from, N: maxFile + 1}
-	r := bufio.NewReader(limited)
-	for number := 1; ; number++ {
-		text, err := r.ReadString('\n')
-		if limited.N == 0 || number > maxLines {
-			return fmt.Errorf("line %d: the file is larger than %d MiB or %d lines", number, maxFile>>20, maxLines)
-		}
-		if err != nil && !errors.Is(err, io.EOF) {
-			return err
-		}
-		if e := line(number, strings.TrimRight(text, "\r\n")); e != nil {
-			return fmt.Errorf("line %d: %w", number, e)
-		}
-		if err != nil {
-			return nil
-		}
-	}
 }
 
 type ldifReader struct {
@@ -84,7 +52,7 @@ type ldifEntry struct {
 }
 
 // physical joins folded lines.
-func (l *ldifReader) physical(_ int, text string) error {
+func (l *ldifReader) physical(text string) error {
 	if rest, ok := strings.CutPrefix(text, " "); ok && (len(l.folded) > 0 || l.comment) {
 		if !l.comment {
 			l.folded = append(l.folded, rest)

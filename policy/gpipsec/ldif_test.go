@@ -35,7 +35,9 @@ func TestLDIFOfEveryTool(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for tool, text := range ldifStyles(t) {
+	styles := ldifStyles(t)
+	styles["ldifde -u"] = string(utf16File(styles["ldifde"]))
+	for tool, text := range styles {
 		all, err := ReadLDIF(strings.NewReader(text))
 		if err != nil || len(all) != 1 {
 			t.Errorf("%s: %v %+v", tool, err, all)

@@ -32,52 +32,21 @@ const (
 // and which of them is active. Other keys are passed over. An error names the
 // line.
 func ReadReg(from io.Reader) ([]Object, error) {
-	text, err := regText(from)
+	text, err := readText(from)
+	if err == nil && !utf8.ValidString(text) {
+		err = errors.New("the text is neither UTF-16 with a byte order mark nor UTF-8; export it again as Windows Registry Editor Version 5.00")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("gpipsec: read registry export: %w", err)
 	}
 	r := &regReader{at: map[Ref]int{}, here: -1}
-	if err := eachLine(strings.NewReader(text), r.physical); err != nil {
+	if err := eachLine(text, r.physical); err != nil {
 		return nil, fmt.Errorf("gpipsec: read registry export: %w", err)
 	}
 	if len(r.pending) > 0 {
 		return nil, errors.New("gpipsec: read registry export: the file ends within a value")
 	}
 	return some(r.objects)
-}
-
-// regText returns the file as UTF-8.
-func regText(from io.Reader) (string, error) {
-	b, err := io.ReadAll(io.LimitReader(from, maxFile+1))
-	if err != nil {
-		return "", err
-	}
-	if len(b) > maxFile {
-		return "", fmt.Errorf("the file is larger than %d MiB", maxFile>>20)
-	}
-	if wide, ok := bytes.CutPrefix(b, []byte{0xff, 0xfe}); ok {
-		if len(wide)%2 != 0 {
-			return "", errors.New("UTF-16 of an odd number of bytes")
-		}
-		if i := indexNUL(wide); i >= 0 {
-			return "", fmt.Errorf("a NUL at byte %d", i+2)
-		}
-		return Wide(wide).Text()
-	}
-	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
-	if !utf8.Valid(b) {
-		return "", errors.New("the text is neither UTF-16 with a byte order mark nor UTF-8; export it again as Windows Registry Editor Version 5.00")
-	}
-	return string(b), nil
-}
-
-func indexNUL(wide []byte) int {
-	for i := 0; i+1 < len(wide); i += 2 {
-		if wide[i] == 0 && wide[i+1] == 0 {
-			return i
-		}
-	}
-	return -1
 }
 
 type regReader struct {
@@ -91,7 +60,7 @@ type regReader struct {
 	inside  bool   // and that within a string
 }
 
-func (r *regReader) physical(_ int, text string) error {
+func (r *regReader) physical(text string) error {
 	if !r.inside {
 		text = strings.TrimSpace(text)
 	}

@@ -141,7 +141,7 @@ func (r *report) encodeNFA(n nfa, names map[string][]netip.Addr) []byte {
 		d.Active = 1
 	}
 	r.encodeTunnel(d, n.tunnel, names)
-	encodeAuth(d, n)
+	r.encodeAuth(d, n)
 	value := d.Canonical()
 	read := (&report{}).nfa(&Object{Data: value})
 	if same(extOfRule(read.auth), extOfRule(n.auth)) && !slices.ContainsFunc(n.auth, preshared) {
@@ -153,14 +153,14 @@ func (r *report) encodeNFA(n nfa, names map[string][]netip.Addr) []byte {
 // preshared methods have a name, were it the empty one, that Windows has not.
 func preshared(m policy.AuthMethod) bool { return m.Kind == policy.PresharedKey }
 
-func encodeAuth(d *NFAData, n nfa) {
+func (r *report) encodeAuth(d *NFAData, n nfa) {
 	flagged := false
 	for i, m := range n.auth {
 		a := NFAAuth{Kind: authKerberos, Text: NewWide("")}
 		flags := uint32(0)
 		switch m.Kind {
 		case policy.Certificate:
-			a = NFAAuth{authCertificate, NewWide(m.CA)}
+			a = NFAAuth{authCertificate, NewWide(r.authority(m.CA))}
 			if m.MapToAccount {
 				flags |= flagMapToAccount
 			}
@@ -179,6 +179,14 @@ func encodeAuth(d *NFAData, n nfa) {
 	if len(d.Auth) == 0 { // Windows has no rule without one
 		d.Auth = []NFAAuth{{authKerberos, NewWide("")}}
 	}
+}
+
+func (r *report) authority(name string) string {
+	text, ok := windowsName(name)
+	if !ok {
+		r.warn("Windows may not know the authority %q: write it with the country first, as Windows does", name)
+	}
+	return text
 }
 
 func (r *report) encodeTunnel(d *NFAData, t policy.TunnelSetting, names map[string][]netip.Addr) {

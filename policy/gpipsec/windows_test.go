@@ -181,3 +181,38 @@ func TestATunnelOfTwoRules(t *testing.T) {
 		t.Errorf("a mirrored tunnel: %v", warnings)
 	}
 }
+
+func TestAuthoritiesStandInTheOrderOfWindows(t *testing.T) {
+	for name, want := range map[string]string{
+		"CN=Root, O=Bank,C=US":        "C=US, O=Bank, CN=Root",
+		"CN=CA,DC=corp,DC=example":    "DC=example, DC=corp, CN=CA",
+		"cn=Root,o=Bank":              "o=Bank, cn=Root",
+		"C=US, O=Bank, CN=Root":       "C=US, O=Bank, CN=Root",
+		"DC=example, DC=corp, CN=CA":  "DC=example, DC=corp, CN=CA",
+		"CN=Root":                     "CN=Root",
+		"O=Bank":                      "O=Bank",
+		`CN=Root,O=Sue\, Grabbit`:     "",
+		`CN=Root,O="Sue, Grabbit"`:    "",
+		`O="Sue, Grabbit", CN="Root"`: `O="Sue, Grabbit", CN="Root"`,
+	} {
+		r := &report{}
+		auth := []policy.AuthMethod{{Kind: policy.Certificate, CA: name}}
+		value := r.encodeNFA(nfa{auth: auth, keys: []string{""}}, nil)
+		d, err := ParseNFA(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want == "" {
+			want = name
+			if len(r.problems) != 1 {
+				t.Errorf("%s: %v", name, r.problems)
+			}
+		}
+		if got := d.Auth[0].Text.text(); got != want {
+			t.Errorf("%s: %s, not %s", name, got, want)
+		}
+		if back := r.nfa(&Object{Data: value}); back.auth[0].CA != name {
+			t.Errorf("%s comes back as %s", name, back.auth[0].CA)
+		}
+	}
+}
