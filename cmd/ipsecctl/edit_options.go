@@ -160,9 +160,19 @@ func ruleOptions() []option[policy.Rule] {
 		many("auth", "authentication method, in order of preference: kerberos, psk, psk:KEY-NAME or cert:CA-NAME; repeat it", func(r *rule) *[]policy.AuthMethod { return &r.Authentication }, file.ParseAuthentication),
 		one("tunnel", "address of the other gateway, or none", func(r *rule) *policy.TunnelSetting { return &r.Tunnel }, file.ParseTunnel),
 		one("connections", "all, lan or remote-access", func(r *rule) *sadb.ConnectionType { return &r.Connections }, file.ParseConnections),
+		one("mode", "enforce or report; as the policy if neither was ever said", func(r *rule) *policy.Enforcement { return &r.Mode }, policy.ParseEnforcement),
+		one("report-until", "when report mode ends: a date, a time as 2030-12-01T08:00:00Z, or none", func(r *rule) *time.Time { return &r.ReportUntil }, parseDeadline),
 		toggle("disabled", "keep the rule and do not enforce it", func(r *rule) *bool { return &r.Disabled }),
 		one("description", "free text", func(r *rule) *string { return &r.Description }, plainText),
 	}
+}
+
+// parseDeadline reads the end of report mode; none takes it away.
+func parseDeadline(s string) (time.Time, error) {
+	if s == "none" {
+		return time.Time{}, nil
+	}
+	return policy.ParseDeadline(s)
 }
 
 func policyOptions() []option[policy.Policy] {
@@ -174,6 +184,8 @@ func policyOptions() []option[policy.Policy] {
 		one("lifetime", "of a main mode, for example 8h", func(o *p) *time.Duration { return &o.KeyExchange.Lifetime }, file.ParseDuration),
 		one("sessions", "quick modes under one main mode; 0: no limit", func(o *p) *int { return &o.KeyExchange.Sessions }, strconv.Atoi),
 		toggle("master-key-pfs", "one quick mode for each main mode", func(o *p) *bool { return &o.KeyExchange.MasterKeyPFS }),
+		one("mode", "enforce or report", func(o *p) *policy.Enforcement { return &o.Mode }, policy.ParseEnforcement),
+		one("report-until", "when report mode ends: a date, a time as 2030-12-01T08:00:00Z, or none", func(o *p) *time.Time { return &o.ReportUntil }, parseDeadline),
 		toggle("uplift", "offer modern methods before old ones", func(o *p) *bool { return &o.Uplift }),
 		toggle("default-response", "answer peers that ask for security where no rule speaks", func(o *p) *bool { return &o.DefaultResponse.Active }),
 		many("default-auth", "authentication of the default response rule; as --auth of a rule; repeat it", func(o *p) *[]policy.AuthMethod { return &o.DefaultResponse.Authentication }, file.ParseAuthentication),

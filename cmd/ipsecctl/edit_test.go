@@ -81,14 +81,17 @@ func TestEditingVerbs(t *testing.T) {
 		words("filterlist set --name database --new-name databases --description 'All of them'"),
 		words("policy set --name sql --main-mode aes256-sha256-ecp256 --lifetime 4h --sessions 2 --master-key-pfs --polling-interval 1h --default-response --default-auth psk --uplift"),
 		words("rule set --policy sql --name 'db traffic' --new-name traffic --auth psk:lab --disabled"),
-		words("rule add --policy sql --name gateway --list databases --action block"))
+		words("rule add --policy sql --name gateway --list databases --action block --connections lan"),
+		words("policy set --name sql --mode report --report-until 2030-12-01"),
+		words("rule set --policy sql --name traffic --mode enforce"),
+		words("policy set --name sql --mode enforce --report-until none"))
 	const changed = "keyExchange:\n  methods: [aes256-sha256-ecp256]\n  lifetime: 4h\n  sessions: 2\n  masterKeyPFS: true\n"
 	folderHolds(t, dir, map[string]string{
 		"shared.yaml": sharedHead + "filterLists:\n  databases:\n    description: All of them\n    filters:\n    - {from: me, to: any, protocol: tcp, destinationPort: 1433-1434}\n" +
 			strings.Replace(action, "acceptUnsecured: true", "sessionKeyPFS: ecp384", 1),
-		"sql.yaml": policyHead + "name: sql\ndescription: For the databases\npollingInterval: 1h\nuplift: true\n" + changed +
-			"rules:\n- name: traffic\n  disabled: true\n  filterList: databases\n  filterAction: require\n  authentication: [{psk: {key: lab}}]\n" +
-			"- name: gateway\n  filterList: databases\n  filterAction: block\n" +
+		"sql.yaml": policyHead + "name: sql\ndescription: For the databases\npollingInterval: 1h\nuplift: true\nmode: enforce\n" + changed +
+			"rules:\n- name: traffic\n  disabled: true\n  filterList: databases\n  filterAction: require\n  authentication: [{psk: {key: lab}}]\n  mode: enforce\n" +
+			"- name: gateway\n  filterList: databases\n  filterAction: block\n  connections: lan\n" +
 			"defaultResponse:\n  active: true\n  authentication: [psk]\n",
 	})
 	edits(t, dir, words("policy delete --name sql"), words("filterlist delete --name databases"), words("filteraction delete --name require"))

@@ -77,6 +77,11 @@ func (e *env) export(o exportOptions, names []string) error {
 	default:
 		return usage("--to %q: the formats are %s", o.to, strings.Join(exportFormats(), ", "))
 	}
+	for _, p := range s.Policies {
+		if reports(p) {
+			losses = append(losses, fmt.Sprintf("policy %q: report mode is not written; whoever takes this over enforces it", p.Name))
+		}
+	}
 	for _, l := range losses {
 		fmt.Fprintln(e.err, "ipsecctl: "+clean(l))
 	}

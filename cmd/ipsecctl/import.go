@@ -92,6 +92,7 @@ func (e *env) importFile(cmd *cobra.Command, o importOptions, path string) error
 	if err := i.rename(o.as); err != nil {
 		return err
 	}
+	i.enforce()
 	if len(i.left) > 0 && !o.partial {
 		return invalid("nothing is imported; this cannot be taken over (--partial imports the rest):\n%s", shortList(i.left))
 	}
@@ -114,6 +115,23 @@ func (e *env) importFile(cmd *cobra.Command, o importOptions, path string) error
 		return err
 	}
 	return e.save(cmd, o.folderFlags, f, s)
+}
+
+// enforce leaves out policies in report mode: that a rule is not enforced is
+// for the administrator of the host to say.
+func (i *imported) enforce() {
+	i.store.Policies = slices.DeleteFunc(i.store.Policies, func(p policy.Policy) bool {
+		if !reports(p) {
+			return false
+		}
+		i.left = append(i.left, fmt.Sprintf("policy %q: report mode cannot be imported; take 'mode: report' out of it and set it here: ipsecctl policy set --mode report", p.Name))
+		return true
+	})
+}
+
+// reports tells whether a policy or a rule of it is in report mode.
+func reports(p policy.Policy) bool {
+	return p.Mode == policy.ReportOnly || slices.ContainsFunc(p.Rules, func(r policy.Rule) bool { return r.Mode == policy.ReportOnly })
 }
 
 // maxListed bounds a list of problems; nobody reads more.

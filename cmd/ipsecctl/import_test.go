@@ -167,6 +167,7 @@ func TestImportRefuses(t *testing.T) {
 		"empty.ldif":  "dn: CN=x\nobjectClass: top\n\n",
 		"bad.ldif":    "dn: CN=x\n!!\n",
 		"two.netsh":   "ipsec static add policy name=one\nipsec static add policy name=two\n",
+		"report.yaml": strings.Replace(document, "name: web", "name: web\nmode: report\nreportUntil: 2030-12-01", 1),
 		"client.yaml": strings.Replace(document, "name: web", "name: client", 1),
 	})
 	there := documents(t, map[string]string{"branch.yaml": policyHead + "name: branch\n", "s.yaml": sharedHead + "filterLists: {ten: [{from: me, to: 10.9.0.0/16}]}\n"})
@@ -188,6 +189,7 @@ func TestImportRefuses(t *testing.T) {
 		{"bad.ldif", control.Invalid, "line 3"},
 		{"good.netsh --from reg", control.Invalid, "registry"},
 		{"client.yaml", control.Invalid, "has the name of a predefined policy"},
+		{"report.yaml", control.Invalid, `policy "web": report mode cannot be imported`},
 		{". --from groups --policy p", control.NotFound, "has none of the policy groups"},
 		{". --from groups", control.Usage, "name it with --policy"},
 	} {

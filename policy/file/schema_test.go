@@ -84,7 +84,7 @@ func conforms(t *testing.T, s *jsonschema.Schema, text []byte) error {
 
 func TestSchemaAcceptsWhatTheLanguageIs(t *testing.T) {
 	s := validator(t)
-	documents := map[string][]byte{"every field": []byte(allFields), "shared": []byte(sharedText), "nothing shared": []byte(sharedHeader)}
+	documents := map[string][]byte{"every field": []byte(allFields), "shared": []byte(sharedText), "report mode": []byte(reported), "nothing shared": []byte(sharedHeader)}
 	for _, pattern := range []string{"*.yaml", "*/*.yaml"} {
 		files, err := filepath.Glob(filepath.Join("..", "..", "examples", pattern))
 		if err != nil || len(files) == 0 {

@@ -377,3 +377,49 @@ func linesLost(before, after string) int {
 	}
 	return lost
 }
+
+// Whatever a document looks like, an edit of it says what it should, or is
+// refused.
+func FuzzRewrite(f *testing.F) {
+	for _, text := range []string{commented, allFields, user, sharedText, header + "filterLists: {a: [{from: me, to: any}]}\n", header + "rules:\n-\n  name: r\n", "# c\n" + header + "description: |\n  two\n\n  # lines\n\n"} {
+		f.Add(text, uint8(0))
+	}
+	f.Fuzz(func(t *testing.T, text string, what uint8) {
+		doc := newDocument("fuzz.yaml", []byte(text))
+		if doc.policy == nil || doc.decoder.err() != nil {
+			return
+		}
+		base := doc.own()
+		p := clonePolicy(*doc.policy)
+		mutate(&p, what)
+		want := encodePolicy(&p)
+		out, err := rewrite(doc, base, want)
+		if err != nil {
+			return
+		}
+		if again := newDocument("fuzz.yaml", out); again.policy == nil || !same(again.own(), want) {
+			t.Errorf("%q became %q", text, out)
+		}
+	})
+}
+
+// mutate changes one thing of a policy.
+func mutate(p *policy.Policy, what uint8) {
+	l := policy.FilterList{Name: "fuzzed", Filters: []policy.Filter{{Mirrored: true}}}
+	switch what % 6 {
+	case 0:
+		p.Description = "fuzzed"
+	case 1:
+		p.FilterLists = append(p.FilterLists, l)
+	case 2:
+		p.FilterLists = nil
+	case 3:
+		p.Rules = append(p.Rules, policy.Rule{Name: "fuzzed", FilterList: "fuzzed", FilterAction: "permit"})
+	case 4:
+		p.Rules = p.Rules[:len(p.Rules)/2]
+	case 5:
+		for i := range p.FilterLists {
+			p.FilterLists[i].Filters = append(p.FilterLists[i].Filters, l.Filters...)
+		}
+	}
+}
