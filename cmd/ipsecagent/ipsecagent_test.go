@@ -147,8 +147,16 @@ func TestPoliciesAreFoundByTheirName(t *testing.T) {
 	if _, _, err := loadPolicy(filepath.Join(dir, "nowhere"), "none"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no folder: %v", err)
 	}
+	write(t, filepath.Join(dir, "common.yaml"), "apiVersion: ipsecagent/v1\nkind: Shared\nfilterLists: {common: [{from: me, to: 10.0.0.1}]}\n")
+	write(t, filepath.Join(dir, "user.yaml"), "apiVersion: ipsecagent/v1\nkind: Policy\nname: user\nrules: [{name: r, filterList: common, filterAction: block}]\n")
+	if p, _, err := loadPolicy(dir, "user"); err != nil || len(p.FilterLists) != 1 || p.FilterLists[0].Name != "common" {
+		t.Errorf("a policy with a shared list: %+v, %v", p, err)
+	}
+	if _, _, err := loadPolicy(dir, "common"); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "holds lists and actions for policies") {
+		t.Errorf("what is shared by its file's name: %v", err)
+	}
 	list, err := listPolicies(dir)
-	if err != nil || len(list) != 2 || list[0].Name != "broken" || list[0].Err == nil || list[1].Name != "wanted" {
+	if err != nil || len(list) != 3 || list[1].Name != "wanted" || list[2].Name != "user" || list[0].Name != "broken" || list[0].Err == nil {
 		t.Errorf("list: %+v, %v", list, err)
 	}
 }

@@ -112,16 +112,10 @@ func (e *env) afterSave(cmd *cobra.Command, o folderFlags) error {
 		}
 		return e.showAssigned(res)
 	}
-	list, err := e.agent().Policies(cmd.Context())
-	if err != nil {
-		return nil // no agent here: nothing is in force
-	}
-	for _, i := range list.Policies {
-		if i.Assigned && within(o.dir, i.Origin) {
-			return e.print(func(p *printer) {
-				p.line("Policy %q is assigned: the agent puts a change in force by itself; --reload waits for it.", i.Name)
-			})
-		}
+	if name := e.assignedFrom(cmd, o.dir); name != "" {
+		return e.print(func(p *printer) {
+			p.line("Policy %q is assigned: the agent puts a change in force by itself; --reload waits for it.", name)
+		})
 	}
 	return nil
 }

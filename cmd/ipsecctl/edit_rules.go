@@ -97,15 +97,7 @@ func (e *env) policyDelete() *cobra.Command {
 // notAssigned refuses what would take the assigned policy away from the agent.
 // Without an agent nothing is assigned that is known of.
 func (e *env) notAssigned(cmd *cobra.Command, name, done string) error {
-	if dir := cmd.Flags().Lookup("dir"); dir.Changed {
-		return nil
-	}
-	list, err := e.agent().Policies(cmd.Context())
-	if err != nil {
-		return nil
-	}
-	assigned := func(i control.PolicyInfo) bool { return i.Assigned && i.Name == name }
-	if slices.ContainsFunc(list.Policies, assigned) {
+	if e.assignedFrom(cmd, cmd.Flags().Lookup("dir").Value.String()) == name {
 		return invalid("policy %q is assigned and cannot be %s; assign another one first, or 'ipsecctl unassign'", name, done)
 	}
 	return nil

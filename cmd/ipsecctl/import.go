@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -254,19 +255,24 @@ func mergeOne[T any](s *policy.Store, f shelf[T], object T, replace bool) error 
 	return nil
 }
 
+// maxImport bounds a file to import, in bytes.
+const maxImport = 256 << 20
+
 // readFile reads a file to import, which may come from anywhere.
 func readFile(path string) ([]byte, error) {
-	const most = 256 << 20
-	info, err := os.Stat(path)
-	if err == nil && info.Mode().IsRegular() && info.Size() > most {
-		return nil, invalid("%s is larger than %d MiB", path, most>>20)
-	}
-	data, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil, notFound("there is no file %s", path)
 	case errors.Is(err, os.ErrPermission):
 		return nil, &control.Error{Code: control.NotPermitted, Message: fmt.Sprintf("not permitted to read %s", path)}
+	case err != nil:
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxImport+1))
+	if err == nil && len(data) > maxImport {
+		return nil, invalid("%s is larger than %d MiB", path, maxImport>>20)
 	}
 	return data, err
 }
