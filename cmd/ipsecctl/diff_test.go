@@ -48,6 +48,9 @@ func TestDiffWithWhatIsInForce(t *testing.T) {
 	if _, _, code := ctl(t, socket, "policy", "diff", "in-force", "in-force"); code != control.OK {
 		t.Errorf("with itself: %d", code)
 	}
+	if _, stderr, code := ctl(t, socket, "policy", "diff", "known-to-the-agent"); code != control.OK {
+		t.Errorf("with one of another folder: %d %s", code, stderr)
+	}
 }
 
 func TestDiffRefuses(t *testing.T) {

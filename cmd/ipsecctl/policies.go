@@ -27,7 +27,8 @@ type found struct {
 }
 
 // findPolicy returns the policy that an argument names: a file, in-force, a
-// predefined policy, or one of the policies folder, in this order.
+// predefined policy, one of the policies folder, or one that the agent has from
+// elsewhere, in this order.
 func (e *env) findPolicy(ctx context.Context, arg string) (found, error) {
 	if arg == inForce {
 		return e.policyInForce(ctx)
@@ -42,7 +43,14 @@ func (e *env) findPolicy(ctx context.Context, arg string) (found, error) {
 	if p, ok := policy.Predefined(arg); ok {
 		return found{p, "predefined"}, nil
 	}
-	return inFolder(policiesDir, arg)
+	f, err := inFolder(policiesDir, arg)
+	if err == nil {
+		return f, nil
+	}
+	if v, errAgent := e.agent().Policy(ctx, arg, false); errAgent == nil {
+		return ofAgent(v)
+	}
+	return found{}, err
 }
 
 // isFile reports whether an argument means a file and not a name: it looks like
@@ -96,11 +104,17 @@ func (e *env) policyInForce(ctx context.Context) (found, error) {
 	if err != nil {
 		return found{}, err
 	}
+	v.Origin += ", in force"
+	return ofAgent(v)
+}
+
+// ofAgent reads a policy that the agent shows.
+func ofAgent(v control.PolicyView) (found, error) {
 	p, err := file.Parse(v.Name, []byte(v.Document))
 	if err != nil {
 		return found{}, fmt.Errorf("the agent's document of policy %q is not understood; is ipsecctl as new as the agent? %w", v.Name, err)
 	}
-	return found{p, v.Origin + ", in force"}, nil
+	return found{p, v.Origin}, nil
 }
 
 // compile compiles a policy as for no host in particular: every tunnel endpoint
