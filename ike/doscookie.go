@@ -39,6 +39,9 @@ func (m *Machine) returnedCookie(now time.Time, msg message) error {
 	if msg.Encrypted() || err != nil || m.cookies.until.IsZero() {
 		return errUnknownCookies
 	}
+	if err := m.cookies.renew(now, m.cfg.Rand); err != nil {
+		return err
+	}
 	sa, _ := chain.Find(wire.SAPayload)
 	cookies := m.cookies.responder(msg.path, msg.ICookie, sa)
 	if !equal(cookies[0][:], msg.RCookie[:]) && !equal(cookies[1][:], msg.RCookie[:]) {

@@ -94,3 +94,34 @@ func TestResponderUnderLoad(t *testing.T) {
 		forged("a cookie of another host", netip.MustParseAddrPort("192.0.2.77:500"), with)
 	}
 }
+
+// TestCookiesAge: what proved an address proves it for two epochs at most, also
+// where nobody has asked for a cookie since.
+func TestCookiesAge(t *testing.T) {
+	for _, c := range []struct {
+		after time.Duration
+		taken bool
+	}{{cookieEpoch - time.Second, true}, {2*cookieEpoch - time.Second, true}, {2*cookieEpoch + time.Second, false}, {24 * time.Hour, false}} {
+		w, a, b := two(t, 1)
+		w.ask(a, b, 1)
+		w.run(time.Second)
+		first := slices.Clone(a.sent[0])
+		h, body, err := wire.ParseHeader(first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		chain, err := wire.ParseChain(h.Next, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sa, _ := chain.Find(wire.SAPayload)
+		first[0] ^= 1 // of an exchange that b does not know
+		h.ICookie[0] ^= 1
+		cookie := b.m.cookies.responder(path{w.at(b), w.at(a)}, h.ICookie, sa)[0]
+		copy(first[8:16], cookie[:])
+		b.m.Handle(w.now.Add(c.after), Packet{Local: w.at(b), Remote: w.at(a), Data: first})
+		if taken := b.m.halfOpen.len() == 1; taken != c.taken {
+			t.Errorf("after %s: taken %t", c.after, taken)
+		}
+	}
+}

@@ -190,3 +190,29 @@ func TestDeletesGoBeforeTheirISAKMPSA(t *testing.T) {
 		}
 	}
 }
+
+// TestNothingIsSentUnderAnISAKMPSAThatIsOver: a question behind the delete of
+// its own ISAKMP SA, in one message, has no keys left to be answered with.
+func TestNothingIsSentUnderAnISAKMPSAThatIsOver(t *testing.T) {
+	w, a, b := two(t, 1)
+	b.m.anonymous = true // and sends no delete of its own accord
+	w.ask(a, b, 1)
+	w.run(time.Second)
+	s := a.m.established()[0]
+	cookies := append(s.icookie[:], s.rcookie[:]...)
+	over := wire.Delete{DOI: wire.DOIIPsec, Protocol: wire.ProtoISAKMP, SPIs: [][]byte{cookies}}
+	ask := wire.Notify{DOI: wire.DOIIPsec, Protocol: wire.ProtoISAKMP, Type: wire.RUThere, SPI: cookies, Data: []byte{0, 0, 0, 1}}
+	const id = 0x1234
+	payloads := withHash(func(raw []byte) []byte { return s.keys.Hash1(id, raw) }, []wire.Payload{
+		{Type: wire.DeletePayload, Body: over.Append(nil)}, {Type: wire.NotifyPayload, Body: ask.Append(nil)}})
+	data, _, err := seal(s.keys, s.header(wire.Informational, id), s.keys.ExchangeIV(s.last, id), payloads)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := len(b.sent)
+	a.m.send(s.path, data)
+	w.run(time.Second)
+	if len(b.m.sas) != 0 || len(b.sent) != before {
+		t.Errorf("%d ISAKMP SAs are left, %d answers", len(b.m.sas), len(b.sent)-before)
+	}
+}

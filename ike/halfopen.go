@@ -171,7 +171,8 @@ type cookies struct {
 	until   time.Time
 }
 
-// renew draws a new secret when the epoch is over.
+// renew draws a new secret when the epoch is over. The one before counts for one
+// epoch more, unless nobody has asked for so long that it is over too.
 func (c *cookies) renew(now time.Time, rand io.Reader) error {
 	if now.Before(c.until) {
 		return nil
@@ -180,7 +181,7 @@ func (c *cookies) renew(now time.Time, rand io.Reader) error {
 	if _, err := io.ReadFull(rand, c.secrets[0][:]); err != nil {
 		return err
 	}
-	if c.until.IsZero() {
+	if !now.Before(c.until.Add(cookieEpoch)) {
 		previous = c.secrets[0]
 	}
 	c.secrets[1], c.until = previous, now.Add(cookieEpoch)

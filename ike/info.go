@@ -277,8 +277,12 @@ func (m *Machine) refusedProof(msg message) error {
 const deletesFirst = 15 * time.Second
 
 // sendInformational sends an authenticated informational message, repeated
-// without an answer to wait for.
+// without an answer to wait for. Under an ISAKMP SA that is over, by a payload
+// before in the same message perhaps, there are no keys to send it with.
 func (m *Machine) sendInformational(now time.Time, s *isakmp, times int, p wire.Payload) {
+	if m.sas[s.key()] != s {
+		return
+	}
 	id, err := m.freshID(s)
 	if err != nil {
 		return

@@ -8,10 +8,13 @@ import "time"
 func (m *Machine) recheck(now time.Time) {
 	for _, s := range m.established() {
 		if !m.stillWanted(s) {
-			m.closeSA(now, s, "the policy no longer accepts what it stands on")
+			m.closeSA(now, s, unwanted)
 		}
 	}
 }
+
+// unwanted is why such an ISAKMP SA ends.
+const unwanted = "the policy no longer accepts what it stands on"
 
 // stillWanted reports whether some rule accepts the identity that was proven in
 // main mode, and its methods.

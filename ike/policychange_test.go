@@ -75,3 +75,25 @@ func TestARuleThatWantsAnotherIdentitySaysSo(t *testing.T) {
 		t.Errorf("%d ISAKMP SAs", len(a.m.sas))
 	}
 }
+
+// TestAMainModeThatWasUnderWayWhenPolicyChangedEnds: it was accepted by the
+// policy of its first message. The first quick mode under it finds out, and the
+// peer is told instead of trying it in vain for hours.
+func TestAMainModeThatWasUnderWayWhenPolicyChangedEnds(t *testing.T) {
+	w, a, b := two(t, 1)
+	w.ask(a, b, 1)
+	w.run(35 * time.Millisecond) // b works on message 3
+	p := policyOf(named(t, "other"), responderQuick(t))
+	p.Quick = func(QuickQuery) (QuickOffer, error) {
+		return QuickOffer{}, &Refusal{Notify: uint16(wire.AuthenticationFailed), Reason: "the rule wants another key"}
+	}
+	b.m.Handle(w.now, SetPolicy{p})
+	b.m.Handle(w.now, Recheck{})
+	w.run(5 * time.Second)
+	if len(a.failed) != 1 || a.failed[0].Code != FailPrincipal {
+		t.Errorf("the refused side: %+v", a.failed)
+	}
+	if len(a.m.sas)+len(b.m.sas) != 0 {
+		t.Errorf("%d and %d ISAKMP SAs are left", len(a.m.sas), len(b.m.sas))
+	}
+}

@@ -218,6 +218,9 @@ func (m *Machine) refuseQuick(now time.Time, s *isakmp, q *quickMode, r *refusal
 	// The message ID says which quick mode is meant, as Windows has it.
 	n := wire.Notify{DOI: wire.DOIIPsec, Protocol: wire.ProtoESP, Type: r.notify, Data: spiBytes(sadb.SPI(q.id))}
 	m.sendInformational(now, s, 1, wire.Payload{Type: wire.NotifyPayload, Body: n.Append(nil)})
+	if r.failed.Code == FailPrincipal && !m.stillWanted(s) {
+		m.closeSA(now, s, unwanted) // it was under way when policy changed
+	}
 }
 
 // answerQuick reserves, computes, installs the inbound associations and only
