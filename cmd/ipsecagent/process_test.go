@@ -313,3 +313,20 @@ func TestHangupReloads(t *testing.T) {
 		t.Errorf("reload: %v", err)
 	}
 }
+
+// TestACertificateCountsForTheAssignmentThatFollows: at once, also where there
+// was no folder of certificates when the agent started.
+func TestACertificateCountsForTheAssignmentThatFollows(t *testing.T) {
+	h := newHost(t, "cmd-fresh")
+	dir := filepath.Join(h.dir, "certificates")
+	write(t, filepath.Join(h.dir, "agent.yaml"), "certificates: {dir: "+dir+"}\n")
+	h.start()
+	assign := control.AssignRequest{Policy: "server", Auth: "cert:CN=Bank"}
+	if _, err := h.client().Assign(t.Context(), assign); err == nil {
+		t.Fatal("assigned without any certificate")
+	}
+	certificateOf(t, dir, time.Now().Add(900*time.Hour))
+	if _, err := h.client().Assign(t.Context(), assign); err != nil {
+		t.Error(err)
+	}
+}

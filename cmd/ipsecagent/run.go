@@ -256,6 +256,13 @@ func (b backend) Reload(ctx context.Context) (control.AssignResult, error) {
 	return result, err
 }
 
+// Assign reads the certificates first: who puts one there and assigns at once
+// need not wait for the watch. What does not load the watch reports.
+func (b backend) Assign(ctx context.Context, r control.AssignRequest) (control.AssignResult, error) {
+	_ = b.identities.certs.Reload()
+	return b.Agent.Assign(ctx, r)
+}
+
 // run runs all parts until ctx ends or one of them fails.
 func (w *wiring) run(ctx context.Context) error {
 	b := backend{w.agent, w.keys, w.identities}
