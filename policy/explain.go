@@ -247,7 +247,7 @@ func (x Explanation) negotiated() string {
 	case in:
 		return "is accepted secured alone; in clear it is dropped"
 	case a.AllowClear && a.ClearDelay > 0:
-		return "is secured; without an association one is negotiated, and after " + a.ClearDelay.String() + " without success it goes in clear"
+		return "is secured; without an association one is negotiated, and what is sent after " + a.ClearDelay.String() + " without success goes in clear"
 	case a.AllowClear:
 		return "is secured; without an association one is negotiated, and meanwhile it goes in clear"
 	}

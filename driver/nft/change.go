@@ -121,9 +121,7 @@ func (e *engine) clearAway(chains []string) error {
 		e.deleteChain(&b, name)
 	}
 	// What cannot go now is swept by the next change.
-	if e.conn.commit(&b) != nil {
-		e.unswept = true
-	}
+	e.unswept = e.conn.commit(&b) != nil
 	return nil
 }
 

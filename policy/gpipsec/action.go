@@ -1,7 +1,6 @@
 package gpipsec
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -127,8 +126,6 @@ func (r *report) methods(offers []Offer) []policy.SecurityMethod {
 		if o.Kilobytes == 0 {
 			m.Bytes = usualKilobytes * 1024
 		}
-		m.Lifetime = within(r, "lifetime", m.Lifetime, minLifetime, maxLifetime)
-		m.Bytes = within(r, "lifetime in bytes", m.Bytes, minBytes, maxBytes)
 		var err error
 		if m.Suites, err = o.suites(); err != nil {
 			r.warn("security method %d is left out: %v", i+1, err)
@@ -137,25 +134,6 @@ func (r *report) methods(offers []Offer) []policy.SecurityMethod {
 		all = append(all, m)
 	}
 	return all
-}
-
-// What the model takes; Windows' tools allow a little more.
-const (
-	minLifetime = time.Minute
-	maxLifetime = 48 * time.Hour
-	minBytes    = uint64(1_000_000)
-	maxBytes    = uint64(4_000_000_000_000)
-	minPolling  = time.Minute
-	maxPolling  = 7 * 24 * time.Hour
-)
-
-// within brings a value to the nearest that the model takes.
-func within[T cmp.Ordered](r *report, what string, v, least, most T) T {
-	near := min(max(v, least), most)
-	if near != v {
-		r.warn("its %s is %v; %v is taken", what, v, near)
-	}
-	return near
 }
 
 // suites returns what is applied together, AH first.

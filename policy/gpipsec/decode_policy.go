@@ -56,7 +56,6 @@ func (b *builder) header() {
 	if data.Polling == 0 {
 		b.policy.PollingInterval = longPolling
 	}
-	b.policy.PollingInterval = within(&b.report, "polling interval", b.policy.PollingInterval, minPolling, maxPolling)
 	x := extPolicy{}
 	if b.report.extend(o.Data, data.Tail, &x) {
 		b.policy.PollingInterval, b.policy.Uplift, b.policy.Tests = time.Duration(x.Polling), x.Uplift, x.Tests
