@@ -104,6 +104,7 @@ func TestParseRefuses(t *testing.T) {
 		{"a bool", header + "keyExchange: {masterKeyPFS: yes}\n", `"yes" is neither true nor false`},
 
 		{"no sides", header + filter + "{protocol: tcp}\n", `"from" is missing`},
+		{"a set that is none", header + filter + "{from: dns-server, to: me}\n", `"dns-server" is not an IP address; any, me`},
 		{"a name for an address", header + filter + "{from: me, to: db.example}\n", "{name: host.example} is expected"},
 		{"no DNS name", header + filter + "{from: me, to: {name: db..example}}\n", "is not a DNS name"},
 		{"a bad range", header + filter + "{from: me, to: 10.0.0.9-10.0.0.1}\n", "is not a range of one family"},

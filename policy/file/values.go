@@ -170,11 +170,14 @@ func parseAddrs(s string) (sadb.Addrs, error) {
 		return parsePrefix(s)
 	}
 	first, last, ranged := strings.Cut(s, "-")
+	if _, err := netip.ParseAddr(first); err != nil {
+		return sadb.Addrs{}, fmt.Errorf("%q is not an IP address; any, me, an address, a prefix, a range a-b, dns-servers, wins-servers, dhcp-servers, default-gateway or {name: host.example} is expected", s)
+	}
 	from, err := parseAddr(first)
-	if err != nil || !ranged {
-		if err != nil {
-			return sadb.Addrs{}, fmt.Errorf("%w; any, me, an address, a prefix, a range a-b or {name: host.example} is expected", err)
-		}
+	if err != nil {
+		return sadb.Addrs{}, err
+	}
+	if !ranged {
 		return sadb.Addr(from), nil
 	}
 	to, err := parseAddr(last)
