@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 
@@ -68,9 +69,21 @@ func openFolder(dir string) (*file.Folder, error) {
 	case errors.Is(err, fs.ErrPermission):
 		return nil, &control.Error{Code: control.NotPermitted, Message: fmt.Sprintf("not permitted to read %s: %v", dir, err)}
 	case err != nil:
-		return nil, invalid("%s holds what is not valid; mend it before anything else is changed:\n%v", dir, err)
+		return nil, invalid("%s holds what is not valid; mend that first:\n%v", dir, err)
 	}
 	return f, nil
+}
+
+// showFolder reads the folder to show it; one that was named has to be there.
+func showFolder(dir string) (policy.Store, error) {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) && dir != policiesDir {
+		return policy.Store{}, notFound("there is no folder %s", dir)
+	}
+	f, err := openFolder(dir)
+	if err != nil {
+		return policy.Store{}, err
+	}
+	return f.Store(), nil
 }
 
 // save writes what makes the folder hold s.

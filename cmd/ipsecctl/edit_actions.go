@@ -64,11 +64,11 @@ func (e *env) actionShow() *cobra.Command {
 		Example: "  ipsecctl filteraction show\n  ipsecctl filteraction show require"}
 	dir := c.Flags().String("dir", policiesDir, "the policies folder")
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		f, err := openFolder(*dir)
+		s, err := showFolder(*dir)
 		if err != nil {
 			return err
 		}
-		s, name := f.Store(), strings.Join(args, "")
+		name := strings.Join(args, "")
 		shown := shownActions{SchemaVersion: control.SchemaVersion, FilterActions: []shownAction{}}
 		for _, g := range copies(&s, actionShelf(), name) {
 			a := g[0].object
@@ -86,7 +86,7 @@ func printActions(p *printer, shown shownActions, whole bool) {
 	if !whole {
 		rows := [][]string{{"NAME", "ACTION", "USED BY", "DESCRIPTION"}}
 		for _, a := range shown.FilterActions {
-			rows = append(rows, []string{a.Name, a.Action, listed(a.UsedBy), shorten(a.Description)})
+			rows = append(rows, []string{a.Name, a.Action, usedBy(a.UsedBy), shorten(a.Description)})
 		}
 		p.table("", rows)
 		return

@@ -95,11 +95,10 @@ func (e *env) listShow() *cobra.Command {
 }
 
 func (e *env) showLists(dir, name string) error {
-	f, err := openFolder(dir)
+	s, err := showFolder(dir)
 	if err != nil {
 		return err
 	}
-	s := f.Store()
 	shown := shownLists{SchemaVersion: control.SchemaVersion, FilterLists: []shownList{}}
 	for _, group := range copies(&s, listShelf(), name) {
 		l := shownList{Name: group[0].object.Name, Description: group[0].object.Description, UsedBy: listShelf().users(group), Filters: []string{}}
@@ -132,11 +131,19 @@ func copies[T any](s *policy.Store, f shelf[T], name string) [][]holder[T] {
 	return groups
 }
 
+// usedBy says in a table who uses something.
+func usedBy(rules []string) string {
+	if len(rules) > 1 {
+		return count(uint64(len(rules)), "rule")
+	}
+	return listed(rules)
+}
+
 func printLists(p *printer, shown shownLists, whole bool) {
 	if !whole {
 		rows := [][]string{{"NAME", "FILTERS", "USED BY", "DESCRIPTION"}}
 		for _, l := range shown.FilterLists {
-			rows = append(rows, []string{l.Name, grouped(uint64(len(l.Filters))), listed(l.UsedBy), shorten(l.Description)})
+			rows = append(rows, []string{l.Name, grouped(uint64(len(l.Filters))), usedBy(l.UsedBy), shorten(l.Description)})
 		}
 		p.table("", rows)
 		return

@@ -203,15 +203,18 @@ func (e *env) ruleShow() *cobra.Command {
 	in, name := ruleFlags(c)
 	dir := c.Flags().String("dir", policiesDir, "the policies folder")
 	c.RunE = func(*cobra.Command, []string) error {
-		f, err := openFolder(*dir)
+		s, err := showFolder(*dir)
 		if err != nil {
 			return err
 		}
-		shown, err := rulesOf(f.Store(), *in, *name)
+		shown, err := rulesOf(s, *in, *name)
 		if err != nil {
 			return err
 		}
 		return e.show(shown, func(p *printer) {
+			if len(shown.Rules) == 0 {
+				p.line("No rules.")
+			}
 			for i, r := range shown.Rules {
 				if i == 0 || shown.Rules[i-1].Policy != r.Policy {
 					p.line("# policy %q", r.Policy)

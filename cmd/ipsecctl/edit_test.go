@@ -208,6 +208,15 @@ func TestTheAssignedPolicyIsKept(t *testing.T) {
 	}
 }
 
+func TestShowCommandsNeedTheFolderThatIsNamed(t *testing.T) {
+	for _, line := range []string{"filterlist show", "filter show --list l", "filteraction show", "rule show", "export --to yaml client"} {
+		_, stderr, code := ctl(t, "/nowhere", append(words(line), "--dir", "/no/such/folder")...)
+		if code != control.NotFound || !strings.Contains(stderr, "there is no folder /no/such/folder") {
+			t.Errorf("%s: %d %s", line, code, stderr)
+		}
+	}
+}
+
 func TestShowCommandsOfTheFolder(t *testing.T) {
 	dir := documents(t, map[string]string{"a.yaml": document, "s.yaml": sharedHead + "filterActions: {x: {negotiate: {methods: [esp-aes256gcm]}}, y: permit}\n"})
 	for _, line := range []string{"filterlist show", "filterlist show web", "filter show --list web -o json", "filteraction show", "filteraction show x", "filteraction show y", "rule show", "rule show -o yaml"} {

@@ -115,11 +115,10 @@ func ldif(baseDN string, s policy.Store) (text []byte, losses []string, err erro
 // exported returns what the names stand for; without one, all of the folder.
 func exported(dir string, names []string) (policy.Store, error) {
 	var s policy.Store
-	f, err := openFolder(dir)
+	all, err := showFolder(dir)
 	if err != nil {
 		return s, err
 	}
-	all := f.Store()
 	if len(names) == 0 {
 		return all, nil
 	}

@@ -97,6 +97,9 @@ func (e *env) importFile(cmd *cobra.Command, o importOptions, path string) error
 	if len(i.left) > 0 && !o.partial {
 		return invalid("nothing is imported; this cannot be taken over (--partial imports the rest):\n%s", shortList(i.left))
 	}
+	if len(i.store.Policies)+len(i.store.FilterLists)+len(i.store.FilterActions) == 0 {
+		return invalid("nothing is imported; %s holds no policy, filter list or filter action that could be", path)
+	}
 	f, err := openFolder(o.dir)
 	if err != nil {
 		return err

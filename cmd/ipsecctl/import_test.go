@@ -171,6 +171,9 @@ func TestImportRefuses(t *testing.T) {
 		"client.yaml": strings.Replace(document, "name: web", "name: client", 1),
 	})
 	there := documents(t, map[string]string{"branch.yaml": policyHead + "name: branch\n", "s.yaml": sharedHead + "filterLists: {ten: [{from: me, to: 10.9.0.0/16}]}\n"})
+	if err := os.Mkdir(filepath.Join(dir, "nothing"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct {
 		args string
 		code control.Code
@@ -190,6 +193,7 @@ func TestImportRefuses(t *testing.T) {
 		{"good.netsh --from reg", control.Invalid, "registry"},
 		{"client.yaml", control.Invalid, "has the name of a predefined policy"},
 		{"report.yaml", control.Invalid, `policy "web": report mode cannot be imported`},
+		{"nothing --from yaml", control.Invalid, "holds no policy, filter list or filter action"},
 		{". --from groups --policy p", control.NotFound, "has none of the policy groups"},
 		{". --from groups", control.Usage, "name it with --policy"},
 	} {

@@ -230,5 +230,15 @@ func kindOf(n *yaml.Node) string {
 	case n.Tag == "!!null":
 		return "nothing"
 	}
-	return fmt.Sprintf("%q", n.Value)
+	return fmt.Sprintf("%q", shortened(n.Value))
+}
+
+// maxQuoted is how many characters of a value an error quotes.
+const maxQuoted = 60
+
+func shortened(s string) string {
+	if r := []rune(s); len(r) > maxQuoted {
+		return string(r[:maxQuoted]) + "…"
+	}
+	return s
 }
