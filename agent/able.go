@@ -31,7 +31,7 @@ type abilities struct {
 
 // hostFor returns the facts that compiling a policy needs.
 func (a *Agent) hostFor(p *policy.Policy) policy.Host {
-	h := policy.Host{Addresses: a.facts.Addresses, NoUplift: a.cfg.NoUplift, Exempt: a.cfg.Exemptions, Broadcasts: a.facts.Broadcasts,
+	h := policy.Host{Now: p.Moment(time.Now()), Addresses: a.facts.Addresses, NoUplift: a.cfg.NoUplift, Exempt: a.cfg.Exemptions, Broadcasts: a.facts.Broadcasts,
 		Names: addresses(a.lookups.Names), Sets: addresses(a.lookups.Sets)}
 	h.Outer = a.outer(p, h)
 	return h

@@ -102,42 +102,48 @@ type Agent struct {
 	done  chan struct{} // closed when Run has ended
 
 	// All below is owned by Run's goroutine.
-	ctx        context.Context // Run's
-	started    time.Time
-	store      *store
-	source     *localSource
-	assigned   *assignment // nil: never said
-	last       *lastGood
-	held       string // why the driver's former filters are left as they are; "": they are not
-	inForce    inForce
-	facts      host.Facts
-	lookups    lookups
-	following  map[string]host.Answer // the names asked for; nil: not said yet
-	timers     timers
-	journal    *journal
-	book       *sadb.Book
-	talks      talks
-	proven     proven
-	halves     map[sadb.PairID]half
-	overlays   map[sadb.FilterID]overlay
-	lastEnds   lastEnds
-	returned   map[sadb.FilterID]returned
-	failures   failures
-	adopted    map[sadb.PairID]bool
-	rekeying   map[sadb.PairID]bool
-	tracers    map[*tracer]bool
-	lastTracer uint64
-	modern     modern
-	moves      lineLimit
-	idle       map[sadb.PairID]bool     // as last looked: they carry nothing
-	asked      map[netip.Addr]time.Time // when silent peers were last asked
-	carries    abilities
-	lost       string // why the data path cannot be used; "": it can
-	behind     bool   // a reload waits for the data path
-	joined     chan joined
-	problems   map[string]string // by kind, in words
-	broken     []string          // documents of the library that do not load, in words
-	ikeDropped uint64            // datagrams that the key exchange did not act on
+	ctx      context.Context // Run's
+	started  time.Time
+	store    *store
+	source   *localSource
+	assigned *assignment // nil: never said
+	last     *lastGood
+	pending  *pending  // nil: nothing waits to be confirmed
+	previous *previous // one step back from what was applied; nil: none
+	// unconfirmed is what an earlier process had applied and nobody has
+	// confirmed; said at the start.
+	unconfirmed *pendingMark
+	held        string // why the driver's former filters are left as they are; "": they are not
+	inForce     inForce
+	facts       host.Facts
+	lookups     lookups
+	following   map[string]host.Answer // the names asked for; nil: not said yet
+	timers      timers
+	journal     *journal
+	book        *sadb.Book
+	talks       talks
+	proven      proven
+	halves      map[sadb.PairID]half
+	overlays    map[sadb.FilterID]overlay
+	lastEnds    lastEnds
+	returned    map[sadb.FilterID]returned
+	failures    failures
+	adopted     map[sadb.PairID]bool
+	rekeying    map[sadb.PairID]bool
+	tracers     map[*tracer]bool
+	lastTracer  uint64
+	modern      modern
+	moves       lineLimit
+	idle        map[sadb.PairID]bool     // as last looked: they carry nothing
+	asked       map[netip.Addr]time.Time // when silent peers were last asked
+	carries     abilities
+	reports     reports
+	lost        string // why the data path cannot be used; "": it can
+	behind      bool   // a reload waits for the data path
+	joined      chan joined
+	problems    map[string]string // by kind, in words
+	broken      []string          // documents of the library that do not load, in words
+	ikeDropped  uint64            // datagrams that the key exchange did not act on
 	// ikeInternal are the panics caught in the key exchange.
 	ikeInternal uint64
 	unwritten   bool      // the pairs in the store are behind the book
@@ -185,6 +191,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, calls: make(chan func(time.Time), maxCalls), done: make(chan struct{}),
 		started: now, store: st, source: &localSource{library: cfg.Library}, assigned: kept.Assigned, last: kept.Last,
+		previous: kept.Previous, unconfirmed: kept.Pending,
 		journal: newJournal(cfg.Log), book: sadb.NewBook(), talks: newTalks(), proven: proven{},
 		halves: map[sadb.PairID]half{}, overlays: map[sadb.FilterID]overlay{}, lastEnds: lastEnds{}, returned: map[sadb.FilterID]returned{},
 		failures: newFailures(), adopted: map[sadb.PairID]bool{}, rekeying: map[sadb.PairID]bool{},

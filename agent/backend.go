@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -21,10 +22,14 @@ func (a *Agent) Assign(ctx context.Context, r control.AssignRequest) (control.As
 // traffic passes unprotected.
 func (a *Agent) Unassign(ctx context.Context) (control.AssignResult, error) {
 	return ask(ctx, a, func(now time.Time) (control.AssignResult, error) {
+		if err := a.refusePending(); err != nil {
+			return control.AssignResult{}, err
+		}
 		c, err := a.prepare(assignment{}, policy.Assignment{State: policy.None})
 		if err != nil {
 			return control.AssignResult{}, err
 		}
+		a.remember(now, nil)
 		return a.putAssigned(now, c, "unassigned")
 	})
 }
@@ -39,6 +44,9 @@ func (a *Agent) Reload(ctx context.Context) (control.AssignResult, error) {
 			return control.AssignResult{}, err
 		}
 		result := a.result()
+		if a.pending != nil {
+			result.Warnings = slices.Concat(result.Warnings, []string{"a policy waits to be confirmed: what the folder says is looked at when that is decided"})
+		}
 		result.Warnings = slices.Concat(result.Warnings, a.broken)
 		return result, nil
 	})
@@ -92,12 +100,15 @@ func (a *Agent) assign(now time.Time, r control.AssignRequest) (control.AssignRe
 	if err := checkAssign(r, a.cfg.SetKeys != nil); err != nil {
 		return control.AssignResult{}, err
 	}
+	if err := a.refusePending(); err != nil {
+		return control.AssignResult{}, err
+	}
 	c, err := a.candidate(assignment{Name: r.Policy, Auth: r.Auth, Compat: r.Compat})
 	if err != nil { // before the keys change
 		a.reportProblems(now, r.Policy, err)
 		return control.AssignResult{}, err
 	}
-	if err := a.checkProvable(c.policy); err != nil {
+	if err := a.assignable(now, c.policy); err != nil {
 		a.reportProblems(now, r.Policy, err)
 		return control.AssignResult{}, err
 	}
@@ -106,6 +117,7 @@ func (a *Agent) assign(now time.Time, r control.AssignRequest) (control.AssignRe
 		return control.AssignResult{}, err
 	}
 	result, err := a.putAssigned(now, c, "assigned")
+	a.remember(now, nil)
 	result.Warnings = append(result.Warnings, warnings...)
 	return result, err
 }
@@ -127,6 +139,18 @@ func checkAssign(r control.AssignRequest, takesKeys bool) error {
 	}
 	if _, err := authOf(r.Auth); err != nil {
 		return usage(err.Error())
+	}
+	return nil
+}
+
+// assignable refuses a policy that is right and yet not to be assigned now, on
+// this host.
+func (a *Agent) assignable(now time.Time, p *policy.Policy) error {
+	if err := a.checkProvable(p); err != nil {
+		return err
+	}
+	if err := policy.CheckReport(p, now); err != nil {
+		return refused(fmt.Sprintf("policy %q is not assigned, nothing was changed", p.Name), each(err))
 	}
 	return nil
 }

@@ -108,20 +108,42 @@ func overlayFor(kind overlayKind, f sadb.Filter, sel sadb.Selector, expires time
 // end and a grace: what may begin in clear, or flow in clear, stops being so
 // once the peer has shown that it can do better.
 func (a *Agent) protect(now time.Time, p sadb.Pair) {
-	expires := pairEnds(p).Add(grace)
-	var err error
-	switch f, ok := a.inForce.snapshot.filter(p.Filter); {
-	case p.DefaultResponse:
-		err = a.putOverlay(now, responseFilter(p, expires))
-	case ok && (f.Action.AllowClear || f.Action.PassThrough):
-		o := overlayFor(securedOverlay, f.Filter, p.Selector, expires)
-		o.filter.Action = sadb.Action{Kind: sadb.Negotiate}
-		err = a.putOverlay(now, o)
+	o, ok := a.protection(p)
+	if !ok {
+		return
 	}
-	if err != nil {
+	if err := a.putOverlay(now, o); err != nil {
 		a.cutSoft(now, p) // nothing would stand above it
 		a.event(now, control.EventAgent, "error", fmt.Sprintf("traffic with %s is secured, but the data path does not keep it so: %v", p.Remote, err),
 			map[string]string{"peer": p.Remote.String()})
+	}
+}
+
+// protection returns the temporary filter that keeps the traffic of a pair
+// secured; ok is false where its own filter does, or lets all of it pass in
+// clear and only reports it.
+func (a *Agent) protection(p sadb.Pair) (o overlay, ok bool) {
+	expires := pairEnds(p).Add(grace)
+	if p.DefaultResponse {
+		return a.responseFilter(p, expires), a.inForce.snapshot.response != nil
+	}
+	f, ok := a.inForce.snapshot.filter(p.Filter)
+	if !ok || f.Report != nil || !f.Action.AllowClear && !f.Action.PassThrough {
+		return overlay{}, false
+	}
+	o = overlayFor(securedOverlay, f.Filter, p.Selector, expires)
+	o.filter.Action = sadb.Action{Kind: sadb.Negotiate}
+	return o, true
+}
+
+// protectAll has each pair protected as the policy that has just been put in
+// force wants it.
+func (a *Agent) protectAll(now time.Time) {
+	for _, p := range a.book.All() {
+		o, ok := a.protection(p)
+		if was, there := a.overlays[o.filter.ID]; ok && (!there || was.filter.Action != o.filter.Action) {
+			a.protect(now, p)
+		}
 	}
 }
 
@@ -161,11 +183,13 @@ func (a *Agent) serves(p sadb.Pair) bool {
 }
 
 // responseFilter is the temporary filter of the default response rule: below
-// every filter of the policy, exactly the traffic of the pair, required.
-func responseFilter(p sadb.Pair, expires time.Time) overlay {
+// every filter of the policy, exactly the traffic of the pair, required; under a
+// policy in report mode it may pass in clear, too.
+func (a *Agent) responseFilter(p sadb.Pair, expires time.Time) overlay {
+	report := a.inForce.compiled != nil && a.inForce.compiled.ReportOnly
 	return overlay{kind: responseOverlay, local: plain(p.Local), remote: plain(p.Remote),
 		filter: sadb.Filter{ID: p.Filter, Name: defaultResponseTag, Selector: p.Selector, Dir: sadb.Both,
-			Action: sadb.Action{Kind: sadb.Negotiate}, Mode: p.Mode, Expires: expires}}
+			Action: sadb.Action{Kind: sadb.Negotiate, AllowClear: report, PassThrough: report}, Mode: p.Mode, Expires: expires}}
 }
 
 // respond puts the temporary filter of the default response rule in force,
@@ -181,7 +205,7 @@ func (a *Agent) respond(now time.Time, p sadb.Pair) error {
 	if _, again := a.overlays[p.Filter]; !again && a.responses(plain(p.Remote)) >= maxResponses {
 		return fmt.Errorf("the peer has %d temporary filters of the default response rule already", maxResponses)
 	}
-	return a.putOverlay(now, responseFilter(p, expires))
+	return a.putOverlay(now, a.responseFilter(p, expires))
 }
 
 func (a *Agent) responses(remote netip.Addr) int {
@@ -368,5 +392,5 @@ func (a *Agent) wantsOverlay(o overlay) bool {
 	if o.kind == softOverlay {
 		return ok && f.Action.AllowClear
 	}
-	return ok && f.Action.Kind == sadb.Negotiate
+	return ok && f.Action.Kind == sadb.Negotiate && f.Report == nil
 }

@@ -242,7 +242,10 @@ func (a *Agent) ruleOf(id sadb.FilterID, response bool) string {
 		}
 		id = o.filter.Parent
 	}
-	f, _ := a.inForce.snapshot.filter(id)
+	f, ok := a.inForce.snapshot.filter(id)
+	if !ok && a.pending != nil { // of the policy before, whose associations stay
+		f, _ = a.pending.former.snapshot.filter(id)
+	}
 	return f.Rule
 }
 

@@ -45,12 +45,16 @@ type candidate struct {
 // the last good policy stays in force and the status says why.
 func (a *Agent) reload(now time.Time, cause string) error {
 	defer a.lookAtLibrary(now) // it has to know what is in force
-	if a.assigned == nil {
+	if a.assigned == nil && a.pending == nil {
 		return nil // nobody has assigned or unassigned anything yet
 	}
 	if a.lost != "" {
 		a.behind = true // made good when the data path is back
 		return a.noDataPath()
+	}
+	if a.pending != nil {
+		a.recompile(now, cause) // what is assigned has its turn when that is decided
+		return nil
 	}
 	a.source.assigned = *a.assigned
 	err := a.fetchAndPut(now, cause)
@@ -216,8 +220,16 @@ func (a *Agent) enforce(now time.Time, c candidate) (changed bool, err error) {
 	changed = a.adopt(now, c)
 	a.followNames()
 	a.settle(now)
-	a.sweep(now)
+	if changed {
+		a.protectAll(now)
+		a.followReport(now)
+	}
 	a.cfg.IKE.Submit(ike.SetPolicy{Policy: a.inForce.snapshot.ikePolicy(c.state)})
+	if a.pending != nil { // what the one before made stays until that is decided
+		a.sweepOverlays(now)
+		return changed, nil
+	}
+	a.sweep(now)
 	if changed && c.state == policy.Assigned {
 		a.cfg.IKE.Submit(ike.Recheck{})
 	}

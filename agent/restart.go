@@ -27,6 +27,7 @@ const (
 func (a *Agent) start(now time.Time) {
 	a.event(now, control.EventAgentStarted, "info", "the agent has started", map[string]string{"version": a.cfg.Version})
 	a.readHost(now)
+	a.reportLost(now, a.unconfirmed)
 	if a.assigned == nil {
 		a.lookAtLibrary(now)
 		a.startUnknown(now)

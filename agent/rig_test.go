@@ -93,6 +93,16 @@ func folder(dir string) Library {
 			p, err := file.Load(path)
 			return p, path, err
 		},
+		Read: func(name string, text []byte) (*policy.Policy, error) { return file.ReadIn(dir, name, text) },
+		Document: func(name string) ([]byte, string, error) {
+			path := filepath.Join(dir, name+".yaml")
+			text, err := os.ReadFile(path)
+			return text, path, err
+		},
+		Save: func(name string, text []byte) (string, error) {
+			path := filepath.Join(dir, name+".yaml")
+			return path, os.WriteFile(path, text, 0o600)
+		},
 		List: func() ([]Entry, error) {
 			entries, err := file.Dir(dir)
 			var list []Entry

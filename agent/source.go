@@ -32,6 +32,15 @@ type Library struct {
 	// Marshal writes a policy as a document, Parse reads one.
 	Marshal func(*policy.Policy) ([]byte, error)
 	Parse   func(name string, document []byte) (*policy.Policy, error)
+	// Read reads the text of a document as if it stood in the folder; name
+	// stands for its file in errors.
+	Read func(name string, document []byte) (*policy.Policy, error)
+	// Document returns the text in which the folder holds the policy of that
+	// name, and where. An error that is fs.ErrNotExist: there is none.
+	Document func(name string) (text []byte, origin string, err error)
+	// Save makes document the text of the policy of that name, in the place
+	// of the one Document returns, and says where it is.
+	Save func(name string, document []byte) (origin string, err error)
 	// Changed hints that Load may answer differently now; may be nil.
 	Changed <-chan struct{}
 }

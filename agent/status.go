@@ -25,10 +25,12 @@ func (a *Agent) Status(ctx context.Context) (control.Status, error) {
 
 func (a *Agent) status(now time.Time) control.Status {
 	state, err := a.driverState()
+	a.collect(now, state)
 	problems := slices.Sorted(maps.Values(a.problems))
 	if err != nil && a.lost == "" {
 		problems = append(problems, "the state of the data path cannot be read: "+err.Error())
 	}
+	problems = append(problems, a.reportOnly()...)
 	problems = append(problems, a.unsecurable()...)
 	problems = append(problems, a.unresolved()...)
 	if words := a.cfg.Exemptions.Warning(); words != "" {
@@ -40,6 +42,7 @@ func (a *Agent) status(now time.Time) control.Status {
 	return control.Status{SchemaVersion: control.SchemaVersion,
 		Agent:  control.AgentStatus{Version: a.cfg.Version, PID: os.Getpid(), Started: a.started, Host: a.cfg.Hostname},
 		Policy: a.policyStatus(), DataPath: a.dataPath(state), Secured: a.secured(state), InClear: a.inClear(now, state),
+		Pending: a.pendingStatus(), Report: a.reportStatus(),
 		Negotiating: a.negotiating(), Failures: a.lastFailures(), Problems: problems, Warnings: a.broken}
 }
 

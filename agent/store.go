@@ -53,6 +53,10 @@ type kept struct {
 	Assigned *assignment // nil: never said
 	Last     *lastGood
 	Pairs    []sadb.Pair
+	// Previous is one step back from what was applied, Pending what waited to
+	// be confirmed; nil: nothing.
+	Previous *previous
+	Pending  *pendingMark
 	// Lookups is what names and sets stood for; nil: nothing is known.
 	Lookups *lookups
 	// Modern is when each of some identities was last met with modern methods.
@@ -64,6 +68,8 @@ func pairsBucket() []byte  { return []byte("pairs") }
 func modernBucket() []byte { return []byte("modern") }
 func assignedKey() []byte  { return []byte("assigned") }
 func lastGoodKey() []byte  { return []byte("last-good") }
+func previousKey() []byte  { return []byte("previous") }
+func pendingKey() []byte   { return []byte("pending") }
 func lookupsKey() []byte   { return []byte("lookups") }
 func idKey(id sadb.PairID) []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(id))
@@ -149,6 +155,9 @@ func (k *kept) read(tx *bbolt.Tx) error {
 	if err := decode(state.Get(lookupsKey()), &k.Lookups); err != nil {
 		return err
 	}
+	if err := errors.Join(decode(state.Get(previousKey()), &k.Previous), decode(state.Get(pendingKey()), &k.Pending)); err != nil {
+		return err
+	}
 	if err := k.readModern(tx.Bucket(modernBucket())); err != nil {
 		return err
 	}
@@ -196,6 +205,22 @@ func (s *store) assign(as assignment, last *lastGood) error {
 			return b.Delete(lastGoodKey())
 		}
 		return put(b, lastGoodKey(), last)
+	})
+}
+
+// keepPending keeps that a policy waits to be confirmed; nil: none does.
+func (s *store) keepPending(p *pendingMark) error { return keepOrForget(s, pendingKey(), p) }
+
+// keepPrevious keeps one step back; nil: there is none.
+func (s *store) keepPrevious(p *previous) error { return keepOrForget(s, previousKey(), p) }
+
+func keepOrForget[T any](s *store, key []byte, v *T) error {
+	return s.update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(stateBucket())
+		if v == nil {
+			return b.Delete(key)
+		}
+		return put(b, key, v)
 	})
 }
 

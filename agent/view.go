@@ -144,7 +144,7 @@ func (a *Agent) overlayView(f sadb.Filter, byID map[sadb.FilterID]policy.Compile
 
 func filterView(f policy.CompiledFilter, s driver.FilterStat) control.FilterView {
 	v := control.FilterView{ID: string(f.ID), Weight: f.Weight, Reason: f.Reason, Rule: f.Rule, List: f.FilterList,
-		Selector: f.Selector.String(), Direction: f.Dir.String(), Action: f.Action.String(), Packets: s.Packets, Dropped: s.Dropped,
+		Selector: f.Selector.String(), Direction: f.Dir.String(), Action: f.ActionWords(), Packets: s.Packets, Dropped: s.Dropped,
 		Overlay: s.Filter.Overlay() || !s.Filter.Expires.IsZero(), Parent: string(s.Filter.Parent), Expires: s.Filter.Expires}
 	if f.Connections != sadb.AllConnections {
 		v.Connections = f.Connections.String()

@@ -29,7 +29,8 @@ func (p *Policy) described() []described {
 	k, _ := p.effectiveKeyExchange(false)
 	all := []described{
 		{"policy", []field{{name: "name", value: p.Name}, {name: "guid", value: p.GUID}, {name: "description", value: p.Description},
-			{name: "pollingInterval", value: cmp.Or(p.PollingInterval, defaultPolling).String()}, {name: "uplift", value: yes(p.Uplift)}}},
+			{name: "pollingInterval", value: cmp.Or(p.PollingInterval, defaultPolling).String()}, {name: "uplift", value: yes(p.Uplift)},
+			{name: "mode", value: p.Mode.String()}, {name: "reportUntil", value: deadlineWords(p.ReportUntil)}}},
 		{"key exchange", []field{{name: "methods", value: joined(k.Methods)}, {name: "lifetime", value: duration(k.Lifetime)},
 			{name: "sessions", value: number0(k.Sessions)}, {name: "masterKeyPFS", value: yes(k.MasterKeyPFS)}}},
 	}
@@ -65,7 +66,17 @@ func (r *Rule) described() described {
 	if r.Connections != sadb.AllConnections {
 		d.fields = append(d.fields, field{name: "connections", value: r.Connections.String()})
 	}
+	if r.Mode != Unsaid {
+		d.fields = append(d.fields, field{name: "mode", value: r.Mode.String()}, field{name: "reportUntil", value: deadlineWords(r.ReportUntil)})
+	}
 	return d
+}
+
+func deadlineWords(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return FormatDeadline(t)
 }
 
 func (l *FilterList) described() described {

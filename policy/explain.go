@@ -236,6 +236,8 @@ func (x Explanation) negotiated() string {
 	a := x.Decided.Action
 	in := x.Question.Dir == sadb.In
 	switch {
+	case x.Decided.Report != nil:
+		return x.reportWords()
 	case x.Question.Group() && a.AllowClear:
 		return "passes in clear: it goes to a group of hosts, with which security is never negotiated, and the filter action allows clear"
 	case x.Question.Group():

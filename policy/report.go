@@ -154,20 +154,27 @@ func (p *Policy) until(r *Rule) time.Time {
 	return p.ReportUntil
 }
 
-// Reports returns the deadlines of report mode in p that are ahead: of the
-// policy, and of rules that have their own. Empty: everything is enforced.
-func (p *Policy) Reports(now time.Time) []time.Time {
-	var all []time.Time
-	add := func(mode Enforcement, until time.Time) {
-		if reporting(mode, until, now) {
-			all = append(all, until)
+// Moment returns what stands for now where p is compiled (Host.Now): the same
+// from one deadline of report mode to the next, zero when all have passed.
+func (p *Policy) Moment(now time.Time) time.Time {
+	last, ahead := time.Unix(0, 0).UTC(), false // no deadline is as early
+	look := func(mode Enforcement, until time.Time) {
+		switch {
+		case mode != ReportOnly:
+		case now.Before(until):
+			ahead = true
+		case until.After(last):
+			last = until
 		}
 	}
-	add(p.Mode, p.ReportUntil)
+	look(p.Mode, p.ReportUntil)
 	for i := range p.Rules {
-		add(p.Rules[i].Mode, p.Rules[i].ReportUntil)
+		look(p.Rules[i].Mode, p.Rules[i].ReportUntil)
 	}
-	return all
+	if !ahead {
+		return time.Time{}
+	}
+	return last
 }
 
 func reporting(mode Enforcement, until, now time.Time) bool {
@@ -182,4 +189,27 @@ func (p *Policy) report(c *CompiledFilter, r *Rule, now time.Time) {
 	}
 	c.Report = &Report{Enforced: c.Action, Until: p.until(r)}
 	c.Action = sadb.Action{Kind: sadb.Negotiate, PassThrough: true, AllowClear: true}
+}
+
+// ActionWords says what the filter does, and, in report mode, what it does once
+// it is enforced.
+func (f *CompiledFilter) ActionWords() string {
+	if f.Report == nil {
+		return f.Action.String()
+	}
+	return fmt.Sprintf("REPORT ONLY until %s (then: %s)", FormatDeadline(f.Report.Until), f.Report.Enforced)
+}
+
+// reportWords says what becomes of a packet whose filter is in report mode.
+func (x Explanation) reportWords() string {
+	enforced := *x.Decided
+	enforced.Action, enforced.Report = x.Decided.Report.Enforced, nil
+	y := x
+	y.Decided = &enforced
+	words := "is secured where that can be, and passes in clear where it cannot: report mode until " + FormatDeadline(x.Decided.Report.Until)
+	in := x.Question.Dir == sadb.In
+	if in && !enforced.Action.PassThrough || !in && !enforced.Action.AllowClear {
+		words += "; report: in clear it would have been blocked"
+	}
+	return words + "; enforced, it " + y.negotiated()
 }

@@ -89,11 +89,26 @@ func TestModeOfARule(t *testing.T) {
 	if f := actions(t, p, before)["everything"]; f.Report == nil {
 		t.Error("a rule in report mode is enforced with its policy")
 	}
-	if got := p.Reports(before); len(got) != 1 || !got[0].Equal(deadline()) {
-		t.Errorf("deadlines %v", got)
+}
+
+// TestMomentStandsForNow: compiled for it, a policy is what it is now, and it is
+// the same as long as that is.
+func TestMomentStandsForNow(t *testing.T) {
+	p := reported()
+	p.Rules[0].Mode, p.Rules[0].ReportUntil = ReportOnly, deadline().AddDate(0, 0, -2)
+	moments := map[time.Time]bool{}
+	for hour := -100; hour <= 24; hour++ {
+		now := deadline().Add(time.Duration(hour) * time.Hour)
+		moments[p.Moment(now)] = true
+		if got, want := actions(t, p, p.Moment(now))["everything"], actions(t, p, now)["everything"]; got.Action != want.Action {
+			t.Errorf("%d hours: %v, want %v", hour, got.Action, want.Action)
+		}
 	}
-	if got := p.Reports(deadline()); len(got) != 0 {
-		t.Errorf("deadlines after it %v", got)
+	if len(moments) != 3 || !moments[time.Time{}] {
+		t.Errorf("moments %v", moments)
+	}
+	if got := (&Policy{}).Moment(deadline()); !got.IsZero() {
+		t.Errorf("without report mode %v", got)
 	}
 }
 

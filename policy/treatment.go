@@ -19,7 +19,7 @@ func treatmentOf(f *CompiledFilter) treatment {
 	if f == nil {
 		return treatment{action: "no filter"}
 	}
-	t := treatment{action: f.Action.String()}
+	t := treatment{action: f.ActionWords()}
 	if f.Action.ClearDelay > 0 {
 		t.action += " after " + f.Action.ClearDelay.String()
 	}

@@ -29,6 +29,10 @@ const (
 	EventPolicyApplied   = "policy-applied"
 	EventPolicyRejected  = "policy-rejected"
 	EventPolicyRemoved   = "policy-unassigned"
+	EventPending         = "policy-pending"
+	EventConfirmed       = "policy-confirmed"
+	EventRolledBack      = "policy-rolled-back"
+	EventReport          = "report-mode"
 	EventName            = "name-resolution"
 	EventMainModeUp      = "main-mode-up"
 	EventMainModeDown    = "main-mode-down"
@@ -71,6 +75,10 @@ func EventTypes() []EventType {
 		{EventPolicyRejected, 202, 615, 5461, "a policy, or a change of it, is not put in force"},
 		{EventPolicyRemoved, 203, 615, 0, "no policy is in force any more"},
 		{EventName, 204, 0, 0, "a DNS name of the policy does not resolve any more, or does again"},
+		{EventPending, 205, 615, 5460, "a policy is in force until it is confirmed or rolled back"},
+		{EventConfirmed, 206, 615, 5460, "a policy that waited is confirmed"},
+		{EventRolledBack, 207, 615, 5460, "what was in force before an apply is in force again, or could not be put in force"},
+		{EventReport, 208, 615, 0, "rules are in report mode: each day, and when they begin and end"},
 		{EventMainModeUp, 301, 541, 4650, "a peer has proven its identity"},
 		{EventMainModeDown, 302, 543, 4655, "an ISAKMP security association has ended"},
 		{EventIdentityChanged, 303, 0, 0, "the peer at an address has proven another identity than before"},

@@ -149,12 +149,12 @@ func Explained(c *policy.Compiled, x policy.Explanation) Explanation {
 
 func filterAt(c *policy.Compiled, place int) FilterAt {
 	f := &c.Filters[place-1]
-	return FilterAt{Place: place, Rule: f.Rule, List: f.FilterList, Selector: f.Selector.String(), Direction: f.Dir.String(), Action: f.Action.String()}
+	return FilterAt{Place: place, Rule: f.Rule, List: f.FilterList, Selector: f.Selector.String(), Direction: f.Dir.String(), Action: f.ActionWords()}
 }
 
 func explainedFilter(f *policy.CompiledFilter) FilterView {
 	v := FilterView{ID: string(f.ID), Weight: f.Weight, Reason: f.Reason, Rule: f.Rule, List: f.FilterList, Selector: f.Selector.String(),
-		Direction: f.Dir.String(), Action: f.Action.String(), Overlay: f.Overlay(), Parent: string(f.Parent), Expires: f.Expires}
+		Direction: f.Dir.String(), Action: f.ActionWords(), Overlay: f.Overlay(), Parent: string(f.Parent), Expires: f.Expires}
 	if f.Mode == sadb.Tunnel {
 		v.Tunnel = endName(f.TunnelLocal) + " - " + f.TunnelRemote.String()
 	}

@@ -14,20 +14,24 @@ import (
 // fake is a Backend that answers what the test says and records what it was
 // asked.
 type fake struct {
-	status   Status
-	assigned chan AssignRequest
-	events   chan Event
-	opened   chan struct{} // a token for each event stream
-	err      error
-	wait     chan struct{} // Status waits until it is closed, if it is set
+	status    Status
+	assigned  chan AssignRequest
+	applied   chan ApplyRequest
+	confirmed chan time.Time // when the connection began
+	events    chan Event
+	opened    chan struct{} // a token for each event stream
+	err       error
+	wait      chan struct{} // Status waits until it is closed, if it is set
 }
 
 func newFake() *fake {
 	return &fake{
-		status:   Status{SchemaVersion: SchemaVersion, Agent: AgentStatus{Host: "alice"}},
-		assigned: make(chan AssignRequest, 16),
-		events:   make(chan Event, 64),
-		opened:   make(chan struct{}, 64),
+		status:    Status{SchemaVersion: SchemaVersion, Agent: AgentStatus{Host: "alice"}},
+		assigned:  make(chan AssignRequest, 16),
+		applied:   make(chan ApplyRequest, 16),
+		confirmed: make(chan time.Time, 16),
+		events:    make(chan Event, 64),
+		opened:    make(chan struct{}, 64),
 	}
 }
 
@@ -49,6 +53,24 @@ func (f *fake) Assign(_ context.Context, r AssignRequest) (AssignResult, error) 
 
 func (f *fake) Unassign(context.Context) (AssignResult, error) {
 	return AssignResult{SchemaVersion: SchemaVersion}, f.err
+}
+
+func (f *fake) Apply(_ context.Context, r ApplyRequest) (ApplyResult, error) {
+	f.applied <- r
+	return ApplyResult{AssignResult: AssignResult{SchemaVersion: SchemaVersion, Policy: "applied"}}, f.err
+}
+
+func (f *fake) Confirm(_ context.Context, began time.Time) (ApplyResult, error) {
+	f.confirmed <- began
+	return ApplyResult{AssignResult: AssignResult{SchemaVersion: SchemaVersion, Policy: "confirmed"}}, f.err
+}
+
+func (f *fake) Rollback(context.Context) (ApplyResult, error) {
+	return ApplyResult{AssignResult: AssignResult{SchemaVersion: SchemaVersion, Policy: "former"}}, f.err
+}
+
+func (f *fake) Reported(context.Context) (Report, error) {
+	return Report{SchemaVersion: SchemaVersion, Policy: "reported"}, f.err
 }
 
 func (f *fake) Reload(context.Context) (AssignResult, error) {

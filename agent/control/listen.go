@@ -125,6 +125,7 @@ func (g *gate) admit(conn net.Conn) net.Conn {
 	if err != nil {
 		return nil
 	}
+	who.began = time.Now()
 	tokens := g.others
 	if who.uid == 0 {
 		tokens = g.root

@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"slices"
 	"strconv"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -30,7 +31,8 @@ type caller struct {
 	uid    uint32
 	gid    uint32
 	pid    int32
-	groups []uint32 // supplementary
+	groups []uint32  // supplementary
+	began  time.Time // of the connection
 }
 
 // String names the caller for logs and audit.

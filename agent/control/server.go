@@ -109,6 +109,10 @@ func (s *server) handler() http.Handler {
 	mux.Handle("GET /v1/trace", s.permit(accessRead, http.HandlerFunc(s.trace)))
 	mux.Handle("POST /v1/assign", s.change(s.assign))
 	mux.Handle("POST /v1/unassign", s.change(without(b.Unassign)))
+	mux.Handle("POST /v1/apply", s.change(s.apply))
+	mux.Handle("POST /v1/confirm", s.change(s.confirm))
+	mux.Handle("POST /v1/rollback", s.change(s.rollback))
+	mux.Handle("GET /v1/report", s.read(s.report))
 	mux.Handle("POST /v1/reload", s.change(without(b.Reload)))
 	mux.Handle("/", s.read(unknownRequest))
 	return mux

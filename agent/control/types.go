@@ -14,7 +14,7 @@ import (
 
 // SchemaVersion of the JSON answers: the minor number grows with additions,
 // the major one with anything else.
-const SchemaVersion = "1.2"
+const SchemaVersion = "1.3"
 
 // Backend is the agent as the control socket sees it. Each call is answered by
 // the agent's loop. Errors of type *Error keep their code.
@@ -23,6 +23,14 @@ type Backend interface {
 	// Assign puts a policy in force and remembers it.
 	Assign(ctx context.Context, r AssignRequest) (AssignResult, error)
 	Unassign(ctx context.Context) (AssignResult, error)
+	// Apply puts the policy of a document in force, for good or until it is
+	// confirmed. Confirm keeps what waits; its caller's connection began at
+	// that time. Rollback puts in force again what was before.
+	Apply(ctx context.Context, r ApplyRequest) (ApplyResult, error)
+	Confirm(ctx context.Context, began time.Time) (ApplyResult, error)
+	Rollback(ctx context.Context) (ApplyResult, error)
+	// Reported says what report mode has let pass.
+	Reported(ctx context.Context) (Report, error)
 	// Reload reads sources and configuration again.
 	Reload(ctx context.Context) (AssignResult, error)
 	Policies(ctx context.Context) ([]PolicyInfo, error)
@@ -111,6 +119,19 @@ type Status struct {
 	// Warnings are what may become a problem, as a policy that is not
 	// assigned and does not load.
 	Warnings []string `json:"warnings,omitempty"`
+	// Pending is the policy that waits to be confirmed; nil: none does.
+	Pending *Pending `json:"pending,omitempty"`
+	// Report is nil unless a rule is in report mode.
+	Report *ReportStatus `json:"report,omitempty"`
+}
+
+// ReportStatus is what report mode amounts to.
+type ReportStatus struct {
+	Rules int `json:"rules"` // in report mode
+	// Until is when the first of them is enforced.
+	Until time.Time `json:"until"`
+	// Peers with whom traffic would have been blocked.
+	Peers int `json:"peers"`
 }
 
 // AgentStatus is the daemon itself.

@@ -19,11 +19,14 @@ import (
 // library is the policies folder as the agent's policies.
 func library(dir string, changed <-chan struct{}) agent.Library {
 	return agent.Library{
-		Load:    func(name string) (*policy.Policy, string, error) { return loadPolicy(dir, name) },
-		List:    func() ([]agent.Entry, error) { return listPolicies(dir) },
-		Marshal: file.Marshal,
-		Parse:   file.Parse,
-		Changed: changed,
+		Load:     func(name string) (*policy.Policy, string, error) { return loadPolicy(dir, name) },
+		List:     func() ([]agent.Entry, error) { return listPolicies(dir) },
+		Marshal:  file.Marshal,
+		Parse:    file.Parse,
+		Read:     func(name string, text []byte) (*policy.Policy, error) { return file.ReadIn(dir, name, text) },
+		Document: func(name string) ([]byte, string, error) { return readDocument(dir, name) },
+		Save:     func(name string, text []byte) (string, error) { return saveDocument(dir, name, text) },
+		Changed:  changed,
 	}
 }
 

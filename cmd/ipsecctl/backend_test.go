@@ -17,12 +17,13 @@ func ago(d time.Duration) time.Time { return now().Add(-d) }
 type backend struct {
 	status   control.Status
 	assigned chan control.AssignRequest
+	applied  chan control.ApplyRequest
 	events   []control.Event
 	err      error
 }
 
 func newBackend() *backend {
-	return &backend{status: busyStatus(), assigned: make(chan control.AssignRequest, 1), events: someEvents()}
+	return &backend{status: busyStatus(), assigned: make(chan control.AssignRequest, 1), applied: make(chan control.ApplyRequest, 1), events: someEvents()}
 }
 
 func (b *backend) Status(context.Context) (control.Status, error) { return b.status, b.err }
@@ -38,6 +39,39 @@ func (b *backend) Assign(_ context.Context, r control.AssignRequest) (control.As
 
 func (b *backend) Unassign(context.Context) (control.AssignResult, error) {
 	return control.AssignResult{SchemaVersion: control.SchemaVersion}, b.err
+}
+
+func (b *backend) Apply(_ context.Context, r control.ApplyRequest) (control.ApplyResult, error) {
+	if b.err != nil {
+		return control.ApplyResult{}, b.err
+	}
+	b.applied <- r
+	v := control.ApplyResult{AssignResult: control.AssignResult{SchemaVersion: control.SchemaVersion, Policy: "sql", Origin: "applied, not confirmed", Filters: 3}, DryRun: r.DryRun}
+	if r.DryRun {
+		v.Changes = []string{"added: tcp me port 1433 <-> any: require security (rule \"sql\")", "removed: any me <-> any: permit (rule \"all\")"}
+	}
+	if r.Confirm > 0 {
+		v.Pending = &control.Pending{Policy: "sql", Before: "server", Applied: now(), Until: now().Add(time.Duration(r.Confirm) * time.Second)}
+	}
+	return v, nil
+}
+
+func (b *backend) Confirm(context.Context, time.Time) (control.ApplyResult, error) {
+	return control.ApplyResult{AssignResult: control.AssignResult{SchemaVersion: control.SchemaVersion, Policy: "sql", Origin: "/etc/ipsecagent/policies.d/sql.yaml", Filters: 3}}, b.err
+}
+
+func (b *backend) Rollback(context.Context) (control.ApplyResult, error) {
+	return control.ApplyResult{AssignResult: control.AssignResult{SchemaVersion: control.SchemaVersion, Policy: "server", Origin: "predefined", Filters: 5}}, b.err
+}
+
+func (b *backend) Reported(context.Context) (control.Report, error) {
+	until := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
+	return control.Report{SchemaVersion: control.SchemaVersion, Policy: "rollout", More: 2,
+		Rules: []control.ReportedRule{{Rule: "all IP traffic", Enforced: "require security", Until: until}},
+		Blocked: []control.WouldBlock{
+			{Peer: "10.0.0.3", Local: "10.0.0.1", Rule: "all IP traffic", Filter: "f1", Flow: "me <-> any any", Sent: 1500, Received: 20, First: ago(2 * time.Hour), Last: ago(4 * time.Second), Why: "the peer did not answer"},
+			{Peer: "10.0.0.9", Local: "10.0.0.1", Rule: "all IP traffic", Filter: "f1", Flow: "me <-> any any", Received: 1, First: ago(time.Minute), Last: ago(time.Minute), Why: "the peer sends in clear"},
+		}}, b.err
 }
 
 func (b *backend) Reload(context.Context) (control.AssignResult, error) {

@@ -78,6 +78,7 @@ func TestOutput(t *testing.T) {
 		"events", "events -o json", "events -o yaml",
 		"why 10.0.0.5", "why 10.0.0.5 -o json", "why fd00::7", "why --help", "trace --help",
 		"explain --help",
+		"report", "report -o json", "report --help", "confirm", "confirm -o json", "rollback", "apply --help",
 		"assign client", "unassign", "unassign -o json", "reload",
 		"--help", "assign --help", "status --help", "policy --help", "policy show --help", "events --help",
 	}

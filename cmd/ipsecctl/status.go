@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ipsecagent/agent/control"
+	"ipsecagent/policy"
 )
 
 func statusCommand(e *env) *cobra.Command {
@@ -57,6 +58,13 @@ func printStatus(p *printer, s control.Status) {
 
 func headFacts(p *printer, s control.Status) [][2]string {
 	rows := [][2]string{{"Policy", policyLine(p, s.Policy)}}
+	if s.Pending != nil {
+		rows = append(rows, [2]string{"", pendingLine(p, s.Pending)})
+	}
+	if s.Report != nil {
+		rows = append(rows, [2]string{"", fmt.Sprintf("REPORT ONLY: %s, until %s; traffic with %s would have been blocked (ipsecctl report)",
+			count(uint64(s.Report.Rules), "rule"), policy.FormatDeadline(s.Report.Until), count(uint64(s.Report.Peers), "peer"))})
+	}
 	if s.Policy.Error != "" {
 		rows = append(rows, [2]string{"", "the last reload did not take; what is named above is still in force (see problems)"})
 	}
@@ -75,6 +83,14 @@ func policyLine(p *printer, s control.PolicyStatus) string {
 		response = "answers peers that ask for security (default response)"
 	}
 	return fmt.Sprintf("%s (%s), in force since %s, %s, %s", s.Name, s.Origin, p.ago(s.Applied), count(uint64(s.Filters), "filter"), response)
+}
+
+// pendingLine says that the policy waits to be confirmed.
+func pendingLine(p *printer, v *control.Pending) string {
+	if v.Problem != "" {
+		return "NOT CONFIRMED, and could not be rolled back (see problems)"
+	}
+	return fmt.Sprintf("NOT CONFIRMED: applied %s, %s is in force again %s unless: ipsecctl confirm", p.ago(v.Applied), beforeWords(v), p.in(v.Until))
 }
 
 func stateWord(problems []string) string {

@@ -3,6 +3,8 @@ package file
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 
 	"ipsecagent/policy"
 )
@@ -73,4 +75,38 @@ func (d *Document) Check() error {
 		located = append(located, d.Locate(p))
 	}
 	return errors.Join(located...)
+}
+
+// ReadIn reads and validates the policy in data as if it stood in a folder: what
+// its rules name and it does not define is of the folder's shared documents. name
+// stands for the file in errors.
+func ReadIn(folder, name string, data []byte) (*policy.Policy, error) {
+	doc := newDocument(name, data)
+	if doc.shared != nil {
+		return nil, noPolicy(doc.decoder)
+	}
+	all := []*document{doc}
+	if doc.lacks() {
+		beside, err := sharedBeside(filepath.Join(folder, "document"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		all = append(all, beside...)
+	}
+	d, err := doc.finished(newLibrary(all))
+	if err != nil {
+		return nil, err
+	}
+	return d.Policy, nil
+}
+
+// Replace makes data the whole text of a file, new or not, with the permissions
+// and owner the file had. It does not look at what the text says.
+func Replace(path string, data []byte) error {
+	old, err := read(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("file: save policy: %w", err)
+	}
+	f := Folder{path: filepath.Dir(path)}
+	return f.Write([]Change{{Path: path, Old: old, New: data}})
 }
