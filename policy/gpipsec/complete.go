@@ -132,7 +132,7 @@ func (c *completer) usedActions(p *policy.Policy) {
 
 func (c *completer) list(owner string, l policy.FilterList) policy.FilterList {
 	what := fmt.Sprintf("filter list %q", l.Name)
-	l.GUID = c.shared(c.lists, what, l.GUID, owner, l.Name, extOfFilters(l.Filters))
+	l.GUID = c.shared(c.lists, what, l.GUID, owner, extOfFilters(l.Filters))
 	l.Filters = slices.Clone(l.Filters)
 	for i := range l.Filters {
 		f := &l.Filters[i]
@@ -142,7 +142,7 @@ func (c *completer) list(owner string, l policy.FilterList) policy.FilterList {
 }
 
 func (c *completer) action(owner string, a policy.FilterAction) policy.FilterAction {
-	a.GUID = c.shared(c.actions, fmt.Sprintf("filter action %q", a.Name), a.GUID, owner, a.Name, struct {
+	a.GUID = c.shared(c.actions, fmt.Sprintf("filter action %q", a.Name), a.GUID, owner, struct {
 		Kind    GUID
 		Setting extAction
 	}{actionID(a), extOfAction(a)})
@@ -151,7 +151,7 @@ func (c *completer) action(owner string, a policy.FilterAction) policy.FilterAct
 
 // shared is guid for what policies share: by its name alone where all of one name
 // are the same, else by the policy too.
-func (c *completer) shared(all map[GUID]any, what, own, owner, name string, content any) string {
+func (c *completer) shared(all map[GUID]any, what, own, owner string, content any) string {
 	text := c.guid(what, own, what)
 	g := mustGUID(text)
 	if have, ok := all[g]; ok && own == "" && !same(have, content) {

@@ -141,7 +141,8 @@ func (d *decoder) parse(o *Object) {
 // header checks what every object has.
 func (r *report) header(o *Object) {
 	if len(o.Data) == 0 {
-		r.fail("it has no ipsecData; the reader may not be permitted to read it")
+		r.fail("it has no ipsecData; whoever read it may not be permitted to read more than its name")
+		return
 	}
 	if o.DataType != dataType && o.DataType != dataType598 {
 		r.warn("ipsecDataType is %d, neither %d nor %d", o.DataType, dataType, dataType598)
@@ -188,7 +189,7 @@ func (d *decoder) refuseTwins() {
 func (d *decoder) unused() {
 	var lists, actions names
 	for _, o := range d.ordered {
-		if d.used[o.Ref] || o.Class == ClassPolicy {
+		if d.used[o.Ref] || o.Class == ClassPolicy || len(o.Data) == 0 {
 			continue
 		}
 		list, isList := d.lists[o.GUID]

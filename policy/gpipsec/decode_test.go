@@ -242,3 +242,24 @@ func TestWarnings(t *testing.T) {
 		}
 	}
 }
+
+// To an ordinary user a directory shows the names of the objects and nothing else.
+func TestNamesAlone(t *testing.T) {
+	var text strings.Builder
+	for _, o := range xpStore(t)[:7] {
+		fmt.Fprintf(&text, "dn: CN=%s,CN=IP Security,CN=System,DC=x\n\n", o.Ref)
+	}
+	objects, err := ReadLDIF(strings.NewReader(text.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := Decode(objects)
+	if len(r.Store.Policies) != 0 || len(r.Problems) != 7 {
+		t.Errorf("%v", r.Problems)
+	}
+	for _, p := range r.Problems {
+		if p.Warning || !strings.Contains(p.Message, "may not be permitted to read more than its name") {
+			t.Error(p)
+		}
+	}
+}
