@@ -1,6 +1,7 @@
 package gpipsec
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -126,6 +127,8 @@ func (r *report) methods(offers []Offer) []policy.SecurityMethod {
 		if o.Kilobytes == 0 {
 			m.Bytes = usualKilobytes * 1024
 		}
+		m.Lifetime = within(r, "lifetime", m.Lifetime, minLifetime, maxLifetime)
+		m.Bytes = within(r, "lifetime in bytes", m.Bytes, minBytes, maxBytes)
 		var err error
 		if m.Suites, err = o.suites(); err != nil {
 			r.warn("security method %d is left out: %v", i+1, err)
@@ -134,6 +137,25 @@ func (r *report) methods(offers []Offer) []policy.SecurityMethod {
 		all = append(all, m)
 	}
 	return all
+}
+
+// What the model takes; Windows' tools allow a little more.
+const (
+	minLifetime = time.Minute
+	maxLifetime = 48 * time.Hour
+	minBytes    = uint64(1_000_000)
+	maxBytes    = uint64(4_000_000_000_000)
+	minPolling  = time.Minute
+	maxPolling  = 7 * 24 * time.Hour
+)
+
+// within brings a value to the nearest that the model takes.
+func within[T cmp.Ordered](r *report, what string, v, least, most T) T {
+	near := min(max(v, least), most)
+	if near != v {
+		r.warn("its %s is %v; %v is taken", what, v, near)
+	}
+	return near
 }
 
 // suites returns what is applied together, AH first.
@@ -203,7 +225,7 @@ func suitesOf(a policy.FilterAction) string {
 	for _, m := range a.Methods {
 		all = append(all, sadb.Proposal{Suites: m.Suites}.String())
 	}
-	return strings.Join(all, ", ")
+	return strings.Join(unique(all), ", ")
 }
 
 // offer adds a method, unless Windows would see the same one again.

@@ -56,6 +56,7 @@ func (b *builder) header() {
 	if data.Polling == 0 {
 		b.policy.PollingInterval = longPolling
 	}
+	b.policy.PollingInterval = within(&b.report, "polling interval", b.policy.PollingInterval, minPolling, maxPolling)
 	x := extPolicy{}
 	if b.report.extend(o.Data, data.Tail, &x) {
 		b.policy.PollingInterval, b.policy.Uplift, b.policy.Tests = time.Duration(x.Polling), x.Uplift, x.Tests
@@ -85,7 +86,11 @@ func (b *builder) references() {
 func (b *builder) find(from *Object, ref Ref) *Object {
 	o := b.objects[ref]
 	if o == nil {
-		b.report.fail("%s refers to %s, which is not there", from.what(), ref)
+		who := from.what()
+		if from == b.object {
+			who = "it"
+		}
+		b.report.fail("%s refers to %s, which is not there", who, ref)
 		return nil
 	}
 	if !b.owned[link{ref, from.Ref}] {

@@ -243,6 +243,182 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// edited is the store of XP in which f has changed the objects.
+func edited(t *testing.T, f func(o *Object)) Result {
+	t.Helper()
+	objects := xpStore(t)
+	for i := range objects {
+		f(&objects[i])
+	}
+	return Decode(objects)
+}
+
+func TestWhatTheModelSaysInAnotherWay(t *testing.T) {
+	main := func(f func(d *ISAKMPData)) func(o *Object) {
+		return func(o *Object) {
+			if d, err := ParseISAKMP(o.Data); err == nil {
+				f(d)
+				o.Data = d.Bytes()
+			}
+		}
+	}
+	rule := func(f func(d *NFAData)) func(o *Object) {
+		return func(o *Object) {
+			if d, err := ParseNFA(o.Data); err == nil && o.GUID == testGUID(5) {
+				f(d)
+				o.Data = d.Bytes()
+			}
+		}
+	}
+	offers := func(n byte, f func(d *NegotiationData)) func(o *Object) {
+		return func(o *Object) {
+			if d, err := ParseNegotiation(o.Data); err == nil && o.GUID == testGUID(n) {
+				f(d)
+				o.Data = d.Bytes()
+			}
+		}
+	}
+	certificate := NFAAuth{authCertificate, NewWide("C=US, CN=Root")}
+	cases := map[string]struct {
+		f    func(o *Object)
+		want func(p policy.Policy) bool
+		note string
+	}{
+		"main mode of 100 hours": {main(func(d *ISAKMPData) { d.Header.Seconds = 360000 }),
+			func(p policy.Policy) bool { return p.KeyExchange.Lifetime == 48*time.Hour }, "its lifetime is 100h0m0s; 48h0m0s is taken"},
+		"the shortest of the methods": {main(func(d *ISAKMPData) { d.Methods[2].Seconds, d.Methods[1].QuickModes = 600, 7 }),
+			func(p policy.Policy) bool {
+				return p.KeyExchange.Lifetime == 10*time.Minute && p.KeyExchange.Sessions == 7
+			}, ""},
+		"master key PFS": {main(func(d *ISAKMPData) { d.Header.MasterPFS = 1 }),
+			func(p policy.Policy) bool { return p.KeyExchange.MasterKeyPFS }, ""},
+		"seldom polled": {func(o *Object) {
+			if o.Class == ClassPolicy {
+				o.Data = (&PolicyData{Polling: 99999 * 60}).Bytes()
+			}
+		}, func(p policy.Policy) bool { return p.PollingInterval == 7*24*time.Hour }, "its polling interval is"},
+		"never polled": {func(o *Object) {
+			if o.Class == ClassPolicy {
+				o.Data = (&PolicyData{}).Bytes()
+			}
+		}, func(p policy.Policy) bool { return p.PollingInterval == 3*time.Hour }, ""},
+		"soft": {offers(4, func(d *NegotiationData) { d.Offers = append(d.Offers, Offer{Options: 9}) }),
+			func(p policy.Policy) bool {
+				return p.FilterActions[0].AllowClear && len(p.FilterActions[0].Methods) == 1
+			}, ""},
+		"pass-through": {func(o *Object) {
+			if o.GUID == testGUID(4) {
+				o.Action = actionPass()
+			}
+		}, func(p policy.Policy) bool {
+			return p.FilterActions[0].AcceptUnsecured && p.FilterActions[0].Kind == sadb.Negotiate
+		}, ""},
+		"PFS of one method": {offers(4, func(d *NegotiationData) { d.Offers = append(d.Offers, d.Offers[0]); d.Offers[0].PFS = 1 }),
+			func(p policy.Policy) bool { return p.FilterActions[0].SessionKeyPFS }, "1 of its 2 security methods use session key"},
+		"ESP before AH": {offers(4, func(d *NegotiationData) {
+			d.Offers[0].Count, d.Offers[0].Transforms[1] = 2, Transform{Algorithm: algSHA1, Protocol: protocolAH}
+		}), func(p policy.Policy) bool { return suitesOf(p.FilterActions[0]) == "ah-sha1+esp-3des-md5" }, ""},
+		"integrity alone": {offers(4, func(d *NegotiationData) { d.Offers[0].Transforms[0].Algorithm = 0 }),
+			func(p policy.Policy) bool { return suitesOf(p.FilterActions[0]) == "esp-null-md5" }, ""},
+		"twice ESP": {offers(4, func(d *NegotiationData) {
+			d.Offers = append(d.Offers, d.Offers[0])
+			d.Offers[0].Count, d.Offers[0].Transforms[1] = 2, d.Offers[0].Transforms[0]
+		}), func(p policy.Policy) bool { return suitesOf(p.FilterActions[0]) == "esp-3des-md5" }, "it is not AH, ESP or one of each"},
+		"4 TB": {offers(4, func(d *NegotiationData) { d.Offers[0].Kilobytes = ^uint32(0) }),
+			func(p policy.Policy) bool { return p.FilterActions[0].Methods[0].Bytes == maxBytes }, "its lifetime in bytes is"},
+		"methods of a permit": {func(o *Object) {
+			if o.GUID == testGUID(4) {
+				o.Action = actionPermit()
+			}
+		}, func(p policy.Policy) bool {
+			return p.FilterActions[0].Kind == sadb.Permit && p.FilterActions[0].Methods == nil
+		}, "it does not negotiate, and its 1 security methods are left out"},
+		"certificates mapped": {func(o *Object) {
+			rule(func(d *NFAData) { d.Auth = append(d.Auth, certificate) })(o)
+			main(func(d *ISAKMPData) { d.Header.Options = optionMapping | optionNoRequest })(o)
+		}, func(p policy.Policy) bool {
+			m := p.Rules[0].Authentication[1]
+			return m.CA == "C=US, CN=Root" && m.MapToAccount && m.ExcludeCAName && !p.Rules[0].Authentication[0].MapToAccount
+		}, ""},
+		"one certificate mapped": {rule(func(d *NFAData) { d.Auth, d.Flags = append(d.Auth, certificate), []uint32{3, 1} }),
+			func(p policy.Policy) bool {
+				m := p.Rules[0].Authentication[1]
+				return m.MapToAccount && !m.ExcludeCAName
+			}, ""},
+		"another list of Vista": {rule(func(d *NFAData) { d.Auth2 = []NFAAuth2{{authKerberos, nil}} }),
+			func(p policy.Policy) bool { return p.Rules[0].Authentication[0].Kind == policy.PresharedKey }, "authentication methods of Windows Vista and later are others"},
+		"a tunnel by name": {rule(func(d *NFAData) { d.IsTunnel, d.Tunnel, d.TunnelName = 1, [4]byte{192, 0, 2, 9}, NewWide("gw.example") }),
+			func(p policy.Policy) bool { return p.Rules[0].Tunnel == policy.TunnelSetting{Name: "gw.example"} }, ""},
+		"a tunnel switched off": {rule(func(d *NFAData) { d.Tunnel = [4]byte{192, 0, 2, 9} }),
+			func(p policy.Policy) bool { return p.Rules[0].Tunnel.IsZero() }, ""},
+		"a rule switched off": {rule(func(d *NFAData) { d.Active = 0 }),
+			func(p policy.Policy) bool { return p.Rules[0].Disabled }, ""},
+		"PFS of a response that is off": {offers(6, func(d *NegotiationData) {
+			for i := range d.Offers {
+				d.Offers[i].PFS = 1
+			}
+		}), func(p policy.Policy) bool { return !p.DefaultResponse.Active }, ""},
+		"an action called permit": {func(o *Object) {
+			if o.GUID == testGUID(4) {
+				o.Name, o.Action, o.Data = "permit", actionPermit(), readHex(t, "testdata/windows10/negpol_block.hex")
+			}
+		}, func(p policy.Policy) bool { return p.Rules[0].FilterAction == "permit" && len(p.FilterActions) == 0 }, ""},
+		"a negotiation called permit": {func(o *Object) {
+			if o.GUID == testGUID(4) {
+				o.Name = "permit"
+			}
+		}, func(p policy.Policy) bool { return p.Rules[0].FilterAction == "permit "+testGUID(4).String() }, "it is called"},
+		"lines of Windows": {func(o *Object) { o.Description = "one\r\ntwo" },
+			func(p policy.Policy) bool {
+				return p.Description == "one\ntwo" && p.FilterLists[0].Description == "one\ntwo" && p.Rules[0].Description == "one\ntwo"
+			}, ""},
+	}
+	for name, c := range cases {
+		r := edited(t, c.f)
+		if len(r.Store.Policies) != 1 || !c.want(r.Store.Policies[0]) {
+			t.Errorf("%s: %+v\n%v", name, r.Store.Policies, r.Problems)
+		}
+		if text := fmt.Sprint(r.Problems); c.note == "" && len(r.Problems) > 0 || !strings.Contains(text, c.note) {
+			t.Errorf("%s: %s does not say %q", name, text, c.note)
+		}
+	}
+	r := edited(t, func(o *Object) {
+		offers(6, func(d *NegotiationData) { d.Offers[0].PFS = 1 })(o)
+		if d, err := ParseNFA(o.Data); err == nil && o.GUID == testGUID(7) {
+			d.Active = 1
+			o.Data = d.Bytes()
+		}
+	})
+	if text := fmt.Sprint(r.Problems); len(r.Store.Policies) != 0 || !strings.Contains(text, "default response rule uses session key perfect forward secrecy") {
+		t.Error(text)
+	}
+}
+
+// Lists of one name that differ are told apart, in a policy and beside them.
+func TestListsOfOneName(t *testing.T) {
+	objects := xpStore(t)
+	rule, list := objects[4], objects[2]
+	rule.GUID, list.GUID = testGUID(20), testGUID(21)
+	rule.Refs = []Ref{rule.Refs[0], list.Ref}
+	objects[0].Refs = append(objects[0].Refs, rule.Ref)
+	spare := list
+	spare.GUID = testGUID(22)
+	other := list
+	other.GUID = testGUID(23)
+	r := Decode(linked(append(objects, rule, list, spare, other)))
+	if len(r.Store.Policies) != 1 {
+		t.Fatal(r.Problems)
+	}
+	p := r.Store.Policies[0]
+	unique := "server " + testGUID(21).String()
+	if p.Rules[0].FilterList != "server" || p.Rules[1].FilterList != unique || p.FilterLists[1].Name != unique {
+		t.Errorf("%+v", p.FilterLists)
+	}
+	if l := r.Store.FilterLists; len(l) != 2 || l[0].Name != "server" || l[1].Name != "server "+testGUID(23).String() {
+		t.Errorf("%+v", l)
+	}
+}
+
 // To an ordinary user a directory shows the names of the objects and nothing else.
 func TestNamesAlone(t *testing.T) {
 	var text strings.Builder

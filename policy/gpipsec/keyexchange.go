@@ -37,7 +37,7 @@ func (r *report) keyExchange(o *Object) policy.KeyExchange {
 		return policy.KeyExchange{}
 	}
 	k := policy.KeyExchange{
-		GUID: o.GUID.String(), Lifetime: d.lifetime(), Sessions: int(min(d.sessions(), math.MaxInt32)), MasterKeyPFS: d.Header.MasterPFS != 0,
+		GUID: o.GUID.String(), Lifetime: within(r, "lifetime", d.lifetime(), minLifetime, maxLifetime), Sessions: int(min(d.sessions(), math.MaxInt32)), MasterKeyPFS: d.Header.MasterPFS != 0,
 	}
 	if !d.Header.Identity.IsZero() {
 		k.Identity = d.Header.Identity.String()

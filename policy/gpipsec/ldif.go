@@ -38,6 +38,7 @@ type ldifReader struct {
 	objects []Object
 	at      map[string]int // entries of interest by DN in small letters
 	folded  []string       // the pieces of the line that is being read
+	start   int            // the number of the first
 	comment bool           // that line is a comment
 	entry   ldifEntry
 }
@@ -52,7 +53,7 @@ type ldifEntry struct {
 }
 
 // physical joins folded lines.
-func (l *ldifReader) physical(text string) error {
+func (l *ldifReader) physical(number int, text string) error {
 	if rest, ok := strings.CutPrefix(text, " "); ok && (len(l.folded) > 0 || l.comment) {
 		if !l.comment {
 			l.folded = append(l.folded, rest)
@@ -69,7 +70,7 @@ func (l *ldifReader) physical(text string) error {
 	case text == "":
 		return l.entryEnd()
 	}
-	l.folded = append(l.folded, text)
+	l.folded, l.start = append(l.folded, text), number
 	return nil
 }
 
@@ -78,6 +79,10 @@ func (l *ldifReader) flush() error {
 	if len(l.folded) == 0 {
 		return nil
 	}
+	return atLine(l.start, l.logical())
+}
+
+func (l *ldifReader) logical() error {
 	text := strings.Join(l.folded, "")
 	l.folded = l.folded[:0]
 	if text == "-" {

@@ -66,11 +66,11 @@ func TestLDIFOfAnAssignment(t *testing.T) {
 func TestLDIFRefuses(t *testing.T) {
 	head := "dn: " + ldifDN + "\n"
 	for name, c := range map[string]struct{ text, want string }{
-		"a file":             {head + "ipsecData:< file:///etc/shadow\n", `line 3: ipsecData is to be read from "file:///etc/shadow"; values of other files are not read`},
-		"no attribute":       {head + "\n\nnonsense\n", "line 5: not LDIF"},
-		"wrong base64":       {head + "ipsecData:: a\n\n", "line 3: ipsecData is not base64"},
+		"a file":             {head + "ipsecData:< file:///etc/shadow\n", `line 2: ipsecData is to be read from "file:///etc/shadow"; values of other files are not read`},
+		"no attribute":       {head + "\n\nnonsense\n", "line 4: not LDIF"},
+		"wrong base64":       {head + "ipsecData:: a\n\n", "line 2: ipsecData is not base64"},
 		"half base64":        {head + "ipsecData:: AAA\n\n", "is not base64"},
-		"before any dn":      {"ipsecName: x\n", "line 2: ipsecName stands before any dn"},
+		"before any dn":      {"ipsecName: x\n", "line 1: ipsecName stands before any dn"},
 		"a partial value":    {head + "ipsecNFAReference;range=0-1499: " + ldifRule + "\n", "is a part of its values only"},
 		"a wrong reference":  {head + "ipsecNFAReference: CN=x,DC=y\n", `ipsecNFAReference: "x" is not the name of an IPSec policy object`},
 		"a wrong GUID":       {head + "ipsecNFAReference: CN=ipsecNFA{12345},DC=y\n", "is not a GUID"},

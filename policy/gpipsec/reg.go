@@ -60,7 +60,7 @@ type regReader struct {
 	inside  bool   // and that within a string
 }
 
-func (r *regReader) physical(text string) error {
+func (r *regReader) physical(_ int, text string) error {
 	if !r.inside {
 		text = strings.TrimSpace(text)
 	}

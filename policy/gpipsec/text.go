@@ -52,16 +52,33 @@ func indexNUL(wide []byte) int {
 }
 
 // eachLine calls line for every line of text without its end. An error gets the
-// number of its line.
-func eachLine(text string, line func(text string) error) error {
+// number of its line, unless it has one.
+func eachLine(text string, line func(number int, text string) error) error {
 	for number := 1; ; number++ {
 		one, rest, more := strings.Cut(text, "\n")
-		if err := line(strings.TrimRight(one, "\r")); err != nil {
-			return fmt.Errorf("line %d: %w", number, err)
+		if err := line(number, strings.TrimRight(one, "\r")); err != nil {
+			return atLine(number, err)
 		}
 		if !more {
 			return nil
 		}
 		text = rest
 	}
+}
+
+// lineError is an error with the line that it is about.
+type lineError struct {
+	line int
+	err  error
+}
+
+func (e *lineError) Error() string { return fmt.Sprintf("line %d: %v", e.line, e.err) }
+func (e *lineError) Unwrap() error { return e.err }
+
+func atLine(number int, err error) error {
+	var has *lineError
+	if err == nil || errors.As(err, &has) {
+		return err
+	}
+	return &lineError{number, err}
 }
