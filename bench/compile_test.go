@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ipsecagent/policy"
 	"ipsecagent/sadb"
 )
@@ -37,22 +39,37 @@ const (
 	compileMemory = 400 << 20 // bytes allocated in all
 )
 
-// BenchmarkCompile compiles 100 000 filters. It fails beyond what is promised.
+// BenchmarkCompile compiles 100 000 filters. It fails beyond what is promised:
+// of processor time, collection of garbage included, so that a busy machine does
+// not fail it.
 func BenchmarkCompile(b *testing.B) {
 	p := largePolicy(10_000, 10)
 	b.ReportAllocs()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
+	began := processorTime(b)
 	for b.Loop() {
 		if _, err := policy.Compile(p, policy.Host{}); err != nil {
 			b.Fatal(err)
 		}
 	}
+	each := (processorTime(b) - began) / time.Duration(b.N)
 	runtime.ReadMemStats(&after)
-	if each := b.Elapsed() / time.Duration(b.N); each > compileWithin {
+	b.ReportMetric(float64(each.Milliseconds()), "cpu-ms/op")
+	if each > compileWithin {
 		b.Errorf("compiling took %v, more than %v", each, compileWithin)
 	}
 	if each := (after.TotalAlloc - before.TotalAlloc) / uint64(b.N); each > compileMemory {
 		b.Errorf("compiling allocated %d MB, more than %d", each>>20, compileMemory>>20)
 	}
+}
+
+// processorTime is what this process has used so far.
+func processorTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
