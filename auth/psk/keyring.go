@@ -1,6 +1,7 @@
 package psk
 
 import (
+	"crypto/subtle"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -52,6 +53,13 @@ func (r *Keyring) Warnings() []string { return slices.Clone(r.warnings) }
 // found if there is any.
 func (r *Keyring) Has(name string) bool {
 	return slices.ContainsFunc(r.groups, func(g *group) bool { return name == "" || g.name == name })
+}
+
+// Holds reports whether the group of that name has this key.
+func (r *Keyring) Holds(name string, text []byte) bool {
+	return slices.ContainsFunc(r.groups, func(g *group) bool {
+		return g.name == name && slices.ContainsFunc(g.keys, func(k key) bool { return subtle.ConstantTimeCompare(k(), text) == 1 })
+	})
 }
 
 // merge returns the groups of both. A name defined twice is an error.

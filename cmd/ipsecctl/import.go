@@ -104,7 +104,9 @@ func (e *env) importFile(cmd *cobra.Command, o importOptions, path string) error
 	if err != nil {
 		return err
 	}
-	i.nameKeys()
+	if err := i.nameKeys(o.secrets); err != nil {
+		return err
+	}
 	s := f.Store()
 	if err := i.mergeInto(&s, o.replace); err != nil {
 		return err

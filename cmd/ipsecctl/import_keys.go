@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,14 +24,21 @@ const secretsDir = "/etc/ipsecagent/secrets.d"
 // maxKeyName is how long the name of a key may be, in bytes.
 const maxKeyName = 64
 
-// nameKeys gives the keys names that a file of secrets can hold, and has the
-// rules follow.
-func (i *imported) nameKeys() {
+// nameKeys gives the keys names that a file of secrets can hold and that mean
+// no other key there, and has the rules follow.
+func (i *imported) nameKeys(secrets string) error {
+	ring, err := keyring(secrets)
+	if err != nil {
+		return err
+	}
 	names := map[string]string{}
 	for k := range i.keys {
-		old := i.keys[k].name
-		i.keys[k].name = keyWord(old, names)
-		names[old] = i.keys[k].name
+		key := &i.keys[k]
+		other := func(word string) bool {
+			return slices.Contains(slices.Collect(maps.Values(names)), word) || ring.Has(word) && !ring.Holds(word, key.text)
+		}
+		word := keyWord(key.name, other)
+		names[key.name], key.name = word, word
 	}
 	for p := range i.store.Policies {
 		eachAuth(&i.store.Policies[p], func(a *policy.AuthMethod) {
@@ -39,10 +47,26 @@ func (i *imported) nameKeys() {
 			}
 		})
 	}
+	return nil
 }
 
-// keyWord makes a name of letters, digits and dashes that no other key has.
-func keyWord(name string, taken map[string]string) string {
+// keyring reads the secrets folder; none, and one that is not there, is empty.
+func keyring(dir string) (*psk.Keyring, error) {
+	if dir == "" {
+		return &psk.Keyring{}, nil
+	}
+	ring, err := psk.Load(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &psk.Keyring{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("nothing is changed; the secrets folder has to be right first: %w", err)
+	}
+	return ring, nil
+}
+
+// keyWord makes a name of letters, digits and dashes that is not taken.
+func keyWord(name string, taken func(string) bool) string {
 	var b strings.Builder
 	for _, c := range name {
 		switch {
@@ -58,15 +82,7 @@ func keyWord(name string, taken map[string]string) string {
 		base = "key"
 	}
 	word := base
-	used := func(word string) bool {
-		for _, t := range taken {
-			if t == word {
-				return true
-			}
-		}
-		return false
-	}
-	for n := 2; used(word); n++ {
+	for n := 2; taken(word); n++ {
 		word = fmt.Sprintf("%s-%d", base, n)
 	}
 	return word
@@ -84,9 +100,13 @@ func (e *env) storeKeys(o importOptions, keys []importedKey) error {
 			p.line("Preshared keys, to be stored in a secrets folder (--secrets FOLDER does it): %s", strings.Join(keyNames(keys), ", "))
 		})
 	}
-	keys, err := newKeys(o.secrets, keys)
-	if err != nil || len(keys) == 0 {
+	ring, err := keyring(o.secrets)
+	if err != nil {
 		return err
+	}
+	keys = slices.DeleteFunc(slices.Clone(keys), func(k importedKey) bool { return ring.Holds(k.name, k.text) })
+	if len(keys) == 0 {
+		return nil
 	}
 	data, err := keyDocument(keys)
 	if err != nil {
@@ -106,18 +126,6 @@ func keyNames(keys []importedKey) []string {
 		names = append(names, k.name)
 	}
 	return names
-}
-
-// newKeys returns the keys whose names the folder does not have.
-func newKeys(dir string, keys []importedKey) ([]importedKey, error) {
-	ring, err := psk.Load(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return keys, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("nothing is imported; the secrets folder has to be right first: %w", err)
-	}
-	return slices.DeleteFunc(slices.Clone(keys), func(k importedKey) bool { return ring.Has(k.name) }), nil
 }
 
 // keyDocument writes the keys as auth/psk reads them, which has to accept

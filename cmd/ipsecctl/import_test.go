@@ -2,8 +2,10 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -151,6 +153,14 @@ func TestImportStoresKeysWhereRootAloneReadsThem(t *testing.T) {
 	mustCtl(t, "import", source, "--dir", to, "--secrets", secrets, "--replace")
 	if again, err := psk.Load(secrets); err != nil || len(again.Names()) != 1 {
 		t.Errorf("after another import: %v, %v", again, err)
+	}
+	if err := os.WriteFile(source, []byte(strings.Replace(script, "77 X", "78 Y", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mustCtl(t, "import", source, "--dir", to, "--secrets", secrets, "--replace")
+	other := storeOf(t, to).Policies[0].Rules[0].Authentication[0].Key
+	if again, err := psk.Load(secrets); err != nil || other == name || !again.Holds(other, []byte("horse battery staple 78 Y")) || !again.Holds(name, []byte("horse battery staple 77 X")) {
+		t.Errorf("another key of the same rule is called %q (the first %q) in %q, %v", other, name, again.Names(), err)
 	}
 	out = mustCtl(t, "import", source, "--dir", filepath.Join(dir, "elsewhere"))
 	if strings.Contains(out, "horse") || !strings.Contains(out, "Preshared keys, to be stored") {
@@ -357,7 +367,7 @@ func TestGuessFormat(t *testing.T) {
 func TestKeyWordsAreNamesOfKeys(t *testing.T) {
 	taken := map[string]string{}
 	for _, name := range []string{"branch, to all", "branch  to all", "", "ключ", strings.Repeat("é", 100), "../../etc", "\"\n: x"} {
-		taken[name] = keyWord(name, taken)
+		taken[name] = keyWord(name, func(word string) bool { return slices.Contains(slices.Collect(maps.Values(taken)), word) })
 		doc := fmt.Sprintf("apiVersion: ipsecagent/v1\nkind: PresharedKeys\nkeys: [{name: %q, keys: [\"a good long key 123456\"]}]\n", taken[name])
 		if _, err := psk.Parse("keys", []byte(doc)); err != nil {
 			t.Errorf("%q became %q: %v", name, taken[name], err)

@@ -60,7 +60,9 @@ func (e *env) netsh(cmd *cobra.Command, o importOptions, script, line string) er
 	for _, s := range r.Secrets {
 		i.keys = append(i.keys, importedKey{s.Name, s.Key.Bytes()})
 	}
-	i.nameKeys()
+	if err := i.nameKeys(o.secrets); err != nil {
+		return err
+	}
 	return e.saveNetsh(cmd, o, f, i, before.Assigned)
 }
 
