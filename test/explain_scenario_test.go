@@ -59,7 +59,7 @@ func (s scenario) gateways() [2]netip.Addr {
 }
 
 func scenarios() []scenario {
-	bank := pkix.Name{CommonName: "Bank Root CA", Organization: []string{"Bank"}, Country: []string{"US"}}
+	bank := bankName()
 	company := pkix.Name{CommonName: "Company Root CA", Organization: []string{"Company"}}
 	site := func(n int) netip.Prefix { return netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", n)) }
 	return []scenario{
