@@ -273,7 +273,7 @@ func TestDamagedStateOpensNothing(t *testing.T) {
 			t.Errorf("filters %v, before %v", after, before)
 		}
 		s := r.status()
-		if len(s.Problems) != 2 || !strings.Contains(strings.Join(s.Problems, " "), "damaged") || s.Policy.State != "none" {
+		if len(s.Problems) != 2 || !strings.Contains(strings.Join(s.Problems, " "), "damaged") || s.Policy.State != "held" {
 			t.Errorf("problems %q, policy %+v", s.Problems, s.Policy)
 		}
 		aside, err := filepath.Glob(r.cfg.StateFile + ".damaged-*")

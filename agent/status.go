@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -90,8 +91,8 @@ func (a *Agent) policyStatus() control.PolicyStatus {
 	if f.compiled != nil {
 		s.Filters = len(f.compiled.Filters)
 	}
-	if a.held != "" && s.Error == "" {
-		s.Error = a.held
+	if a.held != "" {
+		s.State, s.Error = "held", cmp.Or(s.Error, a.held)
 	}
 	return s
 }

@@ -144,7 +144,10 @@ type AgentStatus struct {
 
 // PolicyStatus is what policy is in force.
 type PolicyStatus struct {
-	State   string    `json:"state"` // "none" or "assigned"
+	// State is "assigned"; "none": there is no policy, traffic passes in clear;
+	// "held": it cannot be known or put in force what is assigned, and what the
+	// data path enforces stays as it is.
+	State   string    `json:"state"`
 	Name    string    `json:"name,omitempty"`
 	Origin  string    `json:"origin,omitempty"`
 	Applied time.Time `json:"applied,omitzero"`

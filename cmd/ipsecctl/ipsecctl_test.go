@@ -125,6 +125,19 @@ func TestStatusOfAnIdleHost(t *testing.T) {
 	golden(t, "status idle", out)
 }
 
+// TestStatusOfFiltersThatAreLeftInPlace: an agent that does not know what is
+// assigned opens nothing, and must not say that it has.
+func TestStatusOfFiltersThatAreLeftInPlace(t *testing.T) {
+	b := newBackend()
+	b.status = control.Status{SchemaVersion: control.SchemaVersion, Policy: control.PolicyStatus{State: "held", Error: "nothing is known to be assigned"},
+		Agent: control.AgentStatus{Version: "v1.2.3", PID: 1, Started: now(), Host: "bob"}, DataPath: control.DataPath{Driver: "user", Started: now()},
+		Problems: []string{"nothing is known to be assigned"}}
+	out, _, code := ctl(t, serve(t, b), "status", "--check")
+	if code != control.Degraded || !strings.Contains(out, "stays as it is") || strings.Contains(out, "passes in clear") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+}
+
 // TestJSONIsWhatTheAgentSaid: nothing is lost or renamed on the way.
 func TestJSONIsWhatTheAgentSaid(t *testing.T) {
 	out, _, _ := ctl(t, serve(t, newBackend()), "status", "-o", "json")

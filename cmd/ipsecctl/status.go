@@ -65,7 +65,7 @@ func headFacts(p *printer, s control.Status) [][2]string {
 		rows = append(rows, [2]string{"", fmt.Sprintf("REPORT ONLY: %s, until %s; traffic with %s would have been blocked (ipsecctl report)",
 			count(uint64(s.Report.Rules), "rule"), policy.FormatDeadline(s.Report.Until), count(uint64(s.Report.Peers), "peer"))})
 	}
-	if s.Policy.Error != "" {
+	if s.Policy.Error != "" && s.Policy.State != "held" {
 		rows = append(rows, [2]string{"", "the last reload did not take; what is named above is still in force (see problems)"})
 	}
 	return append(rows,
@@ -75,7 +75,10 @@ func headFacts(p *printer, s control.Status) [][2]string {
 }
 
 func policyLine(p *printer, s control.PolicyStatus) string {
-	if s.State != "assigned" {
+	switch s.State {
+	case "held":
+		return "not known: what the data path enforces stays as it is (see problems)"
+	case "none":
 		return "none: traffic passes in clear"
 	}
 	response := "default response off"
