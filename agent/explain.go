@@ -19,7 +19,12 @@ func (a *Agent) Explain(ctx context.Context, r control.ExplainRequest) (control.
 	if err != nil {
 		return control.Explanation{}, err
 	}
-	return ask(ctx, a, func(now time.Time) (control.Explanation, error) { return a.explain(now, q), nil })
+	return ask(ctx, a, func(now time.Time) (control.Explanation, error) {
+		if a.held != "" {
+			return control.Explanation{}, &control.Error{Code: control.Failed, Message: "which filter decides is not known: " + a.held}
+		}
+		return a.explain(now, q), nil
+	})
 }
 
 func (a *Agent) explain(now time.Time, q policy.Question) control.Explanation {

@@ -276,6 +276,12 @@ func TestDamagedStateOpensNothing(t *testing.T) {
 		if len(s.Problems) != 2 || !strings.Contains(strings.Join(s.Problems, " "), "damaged") || s.Policy.State != "held" {
 			t.Errorf("problems %q, policy %+v", s.Problems, s.Policy)
 		}
+		if w, err := r.agent.Why(t.Context(), bob()); err != nil || w.State != control.PeerHeld {
+			t.Errorf("why: %q, %q, %v", w.State, w.Words, err)
+		}
+		if v, err := r.agent.Explain(t.Context(), control.ExplainRequest{Flow: "tcp me -> 192.0.2.2:80"}); err == nil {
+			t.Errorf("a packet is explained by filters that nobody knows: %+v", v)
+		}
 		aside, err := filepath.Glob(r.cfg.StateFile + ".damaged-*")
 		if err != nil || len(aside) != 1 {
 			t.Errorf("set aside: %v, %v", aside, err)

@@ -124,6 +124,8 @@ func (a *Agent) sayState(w *control.Why, last control.Failure, failed bool) {
 		say(control.PeerInClear, w.InClear[0].Since, "policy allows it for now: %s", w.InClear[0].Why)
 	case len(w.Negotiating) > 0:
 		say(control.PeerNegotiating, w.Negotiating[0].Since, "asked for by %s", w.Negotiating[0].Why)
+	case a.held != "":
+		say(control.PeerHeld, time.Time{}, "%s", a.held)
 	case failed && !(ended && last.Time.Before(end.at)):
 		say(control.PeerFailed, last.First, "the last negotiation failed: %s", last.Reason)
 	case ended:

@@ -254,6 +254,7 @@ const (
 	PeerEnded       = "association ended"
 	PeerNever       = "never negotiated"
 	PeerNoRule      = "not negotiated" // no rule asks for security with it
+	PeerHeld        = "not known"      // what is assigned is not; what the data path enforces stays as it is
 )
 
 // Why is what is known of one peer: how its traffic goes now, which filters

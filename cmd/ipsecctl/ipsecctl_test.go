@@ -136,6 +136,11 @@ func TestStatusOfFiltersThatAreLeftInPlace(t *testing.T) {
 	if code != control.Degraded || !strings.Contains(out, "stays as it is") || strings.Contains(out, "passes in clear") {
 		t.Errorf("exit code %d:\n%s", code, out)
 	}
+	var p printer
+	printDeciding(&p, control.Why{State: control.PeerHeld})
+	if p.text.Len() != 0 {
+		t.Errorf("why says of the filters: %s", &p.text)
+	}
 }
 
 // TestJSONIsWhatTheAgentSaid: nothing is lost or renamed on the way.

@@ -65,6 +65,9 @@ func printWhy(p *printer, w control.Why) {
 
 // printDeciding lists the filters that speak of the peer.
 func printDeciding(p *printer, w control.Why) {
+	if w.State == control.PeerHeld {
+		return // the filters are not known either
+	}
 	if len(w.Filters) == 0 {
 		p.line("No filter of the policy speaks of it: what is not negotiated passes in clear.")
 		return
