@@ -199,7 +199,7 @@ func TestImportRefuses(t *testing.T) {
 		{"two.netsh --as other", control.Usage, "--as names one policy, and here are 2"},
 		{"short.netsh --dir DIR --secrets DIR/secrets", control.Invalid, "preshared key has not 8 to 1024 bytes"},
 		{"empty.ldif", control.Invalid, "holds no IPSec policy objects"},
-		{"bad.ldif", control.Invalid, "line 3"},
+		{"bad.ldif", control.Invalid, "line 2: not LDIF"},
 		{"good.netsh --from reg", control.Invalid, "registry"},
 		{"client.yaml", control.Invalid, "has the name of a predefined policy"},
 		{"report.yaml", control.Invalid, `policy "web": report mode cannot be imported`},
