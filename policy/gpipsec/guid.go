@@ -34,7 +34,7 @@ func ParseGUID(s string) (GUID, error) {
 	}
 	const dashes = 4
 	raw, err := hex.DecodeString(strings.ReplaceAll(text, "-", ""))
-	if err != nil || len(text) != 2*len(GUID{})+dashes || text[8] != '-' || text[13] != '-' || text[18] != '-' || text[23] != '-' {
+	if err != nil || len(raw) != len(GUID{}) || len(text) != 2*len(raw)+dashes || text[8] != '-' || text[13] != '-' || text[18] != '-' || text[23] != '-' {
 		return GUID{}, fmt.Errorf("%q is not a GUID such as {72385232-70FA-11D1-864C-14A300000000}", s)
 	}
 	return swapped(GUID(raw)), nil
