@@ -137,12 +137,19 @@ func (a *Agent) reportOnly() []string {
 	if len(rules) == 0 {
 		return nil
 	}
-	words := "REPORT ONLY: " + rulesWords(rules) + " of policy " + strconv.Quote(a.inForce.name) + " let traffic pass in clear that they ask to be secured, until " +
+	words := "REPORT ONLY: " + rulesWords(rules) + " of policy " + strconv.Quote(a.inForce.name) + ": traffic that is to be secured and cannot be passes in clear until " +
 		policy.FormatDeadline(a.reportEnds())
 	if n := a.reportedPeers(); n > 0 {
-		words += fmt.Sprintf("; traffic with %d peers would have been blocked so far: ipsecctl report", n)
+		words += fmt.Sprintf("; traffic with %s would have been blocked so far: ipsecctl report", peersWords(n))
 	}
 	return []string{words}
+}
+
+func peersWords(n int) string {
+	if n == 1 {
+		return "1 peer"
+	}
+	return strconv.Itoa(n) + " peers"
 }
 
 func rulesWords(rules []control.ReportedRule) string {
@@ -209,7 +216,7 @@ func (a *Agent) endReport(now time.Time) {
 	a.timers.stop(a.reports.timer)
 	n := a.reportedPeers()
 	a.reports = reports{}
-	a.event(now, control.EventReport, "warning", fmt.Sprintf("report mode has ended: every rule in force is enforced; traffic with %d peers would have been blocked before", n),
+	a.event(now, control.EventReport, "warning", fmt.Sprintf("report mode has ended: every rule in force is enforced; traffic with %s would have been blocked before", peersWords(n)),
 		map[string]string{"policy": a.inForce.name, "peers": strconv.Itoa(n)})
 }
 

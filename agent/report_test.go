@@ -70,7 +70,7 @@ func TestReportModeIsLoud(t *testing.T) {
 		r.mustApply(rollout, 0)
 		r.send(tcp(bob(), 80))
 		s := r.status()
-		if len(s.Problems) == 0 || !strings.HasPrefix(s.Problems[0], "REPORT ONLY") || !strings.Contains(s.Problems[0], "1 peers") || s.Report == nil || s.Report.Peers != 1 {
+		if len(s.Problems) == 0 || !strings.HasPrefix(s.Problems[0], "REPORT ONLY") || !strings.Contains(s.Problems[0], "1 peer") || s.Report == nil || s.Report.Peers != 1 {
 			t.Errorf("problems %q, report %+v", s.Problems, s.Report)
 		}
 		r.pass(30 * time.Hour)
@@ -115,7 +115,7 @@ func TestReportModeEndsAtItsTime(t *testing.T) {
 			t.Errorf("status %+v", s.Report)
 		}
 		said := r.events(control.EventReport)
-		if len(said) == 0 || !strings.Contains(said[len(said)-1], "report mode has ended") || !strings.Contains(said[len(said)-1], "1 peers") {
+		if len(said) == 0 || !strings.Contains(said[len(said)-1], "report mode has ended") || !strings.Contains(said[len(said)-1], "1 peer") {
 			t.Errorf("events %q", said)
 		}
 		r.restart(nil) // and it does not come back
