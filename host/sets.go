@@ -141,20 +141,40 @@ func nameservers(text []byte) []netip.Addr {
 // resolvConf is where the resolver of this machine looks.
 const resolvConf = "etc/resolv.conf"
 
-// Nameservers returns address and port of the name servers that this machine
-// asks, in order, at most three; of itself if none is named (resolv.conf(5)).
+// Nameservers returns address and port of the name servers to ask, in order:
+// those that this machine asks, at most three; itself if none is named
+// (resolv.conf(5)). Behind a resolver on this machine follow the servers that it
+// asks: its own questions may be what a policy blocks.
 func Nameservers() []netip.AddrPort { return serversIn(root()) }
 
 func serversIn(fsys fs.FS) []netip.AddrPort {
-	const dns, most = 53, 3 // as many as the resolver uses
-	var all []netip.AddrPort
-	for _, a := range nameservers(readFile(fsys, resolvConf)) {
-		if len(all) < most {
-			all = append(all, netip.AddrPortFrom(a, dns))
+	all := serversOf(fsys, resolvConf)
+	if len(all) == 0 {
+		all = []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), dnsPort)}
+	}
+	if slices.ContainsFunc(all, func(a netip.AddrPort) bool { return !a.Addr().IsLoopback() }) {
+		return all
+	}
+	for _, name := range resolvers()[1:] {
+		for _, a := range serversOf(fsys, name) {
+			if !slices.Contains(all, a) {
+				all = append(all, a)
+			}
 		}
 	}
-	if len(all) == 0 {
-		return []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), dns)}
+	return all
+}
+
+const dnsPort = 53
+
+// serversOf returns the servers that one file names, as many as resolvers use.
+func serversOf(fsys fs.FS, name string) []netip.AddrPort {
+	const most = 3
+	var all []netip.AddrPort
+	for _, a := range nameservers(readFile(fsys, name)) {
+		if len(all) < most {
+			all = append(all, netip.AddrPortFrom(a, dnsPort))
+		}
 	}
 	return all
 }

@@ -131,6 +131,11 @@ func TestServersToAsk(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
+	got = serversIn(files(map[string]string{"etc/resolv.conf": "nameserver 127.0.0.53\n", "run/systemd/resolve/resolv.conf": "nameserver 192.0.2.53\nnameserver 127.0.0.53\n"}))
+	want = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.53:53"), netip.MustParseAddrPort("192.0.2.53:53")}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("behind a resolver on the host: %v, want %v", got, want)
+	}
 	if got := serversIn(files(nil)); len(got) != 1 || got[0] != netip.MustParseAddrPort("127.0.0.1:53") {
 		t.Errorf("without a resolv.conf: %v", got)
 	}

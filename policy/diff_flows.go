@@ -74,7 +74,7 @@ type cell struct {
 // left decides in the same order.
 func diffFlows(a, b *Compiled) (found []FlowChange, more int, whole bool) {
 	d := &flowDiffer{old: diffSideOf(a), new: diffSideOf(b), budget: maxLooked, at: map[FlowChange]int{}}
-	var done []cell
+	done := compared{toOne: map[netip.Addr][]cell{}}
 	for _, f := range d.changed() {
 		for _, dir := range []sadb.Directions{sadb.Out, sadb.In} {
 			for family, r := range spaceOf(&f.Filter) {
@@ -82,12 +82,38 @@ func diffFlows(a, b *Compiled) (found []FlowChange, more int, whole bool) {
 					continue
 				}
 				here := cell{*r, dir, family}
-				d.root(f, here, done)
-				done = append(done, here)
+				if d.root(f, here, done.near(f)); d.budget <= 0 {
+					return d.found, d.more, false
+				}
+				done.add(f, here)
 			}
 		}
 	}
-	return d.found, d.more, d.budget > 0
+	return d.found, d.more, true
+}
+
+// compared are the cells that were compared: those of filters whose remote side
+// is one address by that, and all.
+type compared struct {
+	toOne       map[netip.Addr][]cell
+	others, all []cell
+}
+
+func (c *compared) add(f *CompiledFilter, here cell) {
+	c.all = append(c.all, here)
+	if one, ok := f.Selector.Remote.Single(); ok {
+		c.toOne[one] = append(c.toOne[one], here)
+		return
+	}
+	c.others = append(c.others, here)
+}
+
+// near returns those that may share traffic with a filter.
+func (c *compared) near(f *CompiledFilter) []cell {
+	if one, ok := f.Selector.Remote.Single(); ok {
+		return slices.Concat(c.toOne[one], c.others)
+	}
+	return c.all
 }
 
 // changed returns the filters that only one of the two has, each traffic once,
@@ -213,12 +239,14 @@ func (d *flowDiffer) decided(f *CompiledFilter, c cell, old, new []int) (same bo
 	example := c.region.packet(c.dir, families()[c.family])
 	i, again := d.at[change]
 	switch {
+	case again && i < 0: // counted
 	case again:
 		d.found[i].Dir |= c.dir
 		if plainness(example) > plainness(d.found[i].Example) {
 			d.found[i].Example = example
 		}
 	case len(d.found) >= maxChanges:
+		d.at[change] = -1
 		d.more++
 	default:
 		d.at[change] = len(d.found)

@@ -95,6 +95,7 @@ func (b *backend) Policy(_ context.Context, name string, effective bool) (contro
 	if effective {
 		v.MainMode = []string{"aes256-sha256-ecp256 (uplifted)", "3des-sha1-modp1024"}
 		v.Filters, v.Exempt = someFilters(), []string{"IKE and ESP of this agent", "IPv6 neighbour discovery"}
+		v.Unresolved = []string{`rule "r", filter list "l", filter 1: gone.example.com stands for no address now: the filter matches nothing`}
 	}
 	return v, b.err
 }
@@ -189,7 +190,8 @@ func busyStatus() control.Status {
 
 func someFilters() []control.FilterView {
 	return []control.FilterView{
-		{ID: "f0", Weight: 90, Reason: "ICMP is more specific than any protocol", Rule: "permit ICMP", List: "ICMP", Selector: "icmp me <-> any", Direction: "both", Action: "permit", Packets: 12},
+		{ID: "f0", Weight: 90, Reason: "ICMP is more specific than any protocol", Rule: "permit ICMP", List: "ICMP", Selector: "icmp me <-> any", Direction: "both", Action: "permit", Packets: 12,
+			Connections: "lan", Origins: []string{"dc1.example.com, resolved 3 min ago"}},
 		{ID: "o1", Weight: 60, Reason: "stands above the filter it narrows", Rule: "all IP traffic", List: "all IP", Selector: "any 10.0.0.1 <-> 10.0.0.2", Direction: "both", Action: "negotiate", Packets: 81000, Overlay: true, Parent: "f1", Expires: now().Add(time.Hour)},
 		{ID: "f1", Weight: 50, Reason: "one side is this host", Rule: "all IP traffic", List: "all IP", Selector: "any me <-> any", Direction: "both", Action: "negotiate, may go in clear", Methods: []string{"esp-aes256gcm", "esp-aes128gcm"}, Auth: []string{"preshared key"}, Packets: 1500, Dropped: 2},
 	}

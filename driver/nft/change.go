@@ -121,7 +121,9 @@ func (e *engine) clearAway(chains []string) error {
 		e.deleteChain(&b, name)
 	}
 	// What cannot go now is swept by the next change.
-	e.unswept = e.conn.commit(&b) != nil
+	if e.conn.commit(&b) != nil {
+		e.unswept = true
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -111,5 +112,39 @@ func TestCountersSurviveChanges(t *testing.T) {
 		if n := stats(t, table).Filters[i].Packets; n != uint64(i+1) {
 			t.Errorf("%s: %d packets counted, want %d", action, n, i+1)
 		}
+	}
+}
+
+// TestAChangeThatFailsIsMadeAnew: where the kernel refuses a change, the list is
+// laid out anew and in force, and what was there before is gone.
+func TestAChangeThatFailsIsMadeAnew(t *testing.T) {
+	list := append(manyFilters(100), filter("open", permit))
+	l, table := secured(t, list...)
+	before := strings.Count(l.inA("nft -t list table inet ipsecagent"), "map ")
+	if err := table.do(func(e *engine) error {
+		for _, s := range e.layout.spaces {
+			for _, x := range s.slots {
+				x.serial += 1000 // sets that are not there
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	list[100].Action = permit // "rest": everything
+	apply(t, table, list...)
+	if err := udp(t, l.a, "", "10.9.0.2:7000", 10, nil); err != nil || l.arrived() != 1 {
+		t.Errorf("the new list is not in force: %v", err)
+	}
+	if stats(t, table).Filters[100].Packets == 0 {
+		t.Error("the new elements do not count")
+	}
+	if n := strings.Count(l.inA("nft -t list table inet ipsecagent"), "map "); n != before {
+		t.Errorf("%d sets, before %d", n, before)
+	}
+	list[100].Action = require
+	apply(t, table, list...)
+	if err := udp(t, l.a, "", "10.9.0.2:7000", 10, nil); err == nil {
+		t.Error("the change after it is not in force")
 	}
 }
