@@ -41,6 +41,9 @@ func checkPolicies(dir string) (valid []*policy.Policy, err error) {
 			errs = append(errs, e.Err)
 			continue
 		}
+		if e.Shared != nil {
+			continue
+		}
 		if err := tryPolicy(e.Policy); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", e.Path, err))
 			continue

@@ -65,6 +65,7 @@ const aKey = "q2tYp7uB0cN5aLw8Zr1xKd4e"
 func TestCheckAcceptsWhatIsValid(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "policies.d", "mine.yaml"), serverDocument(t, "mine"))
+	write(t, filepath.Join(dir, "policies.d", "shared.yaml"), "apiVersion: ipsecagent/v1\nkind: Shared\nfilterLists: {common: [{from: me, to: 10.0.0.1}]}\n")
 	write(t, filepath.Join(dir, "secrets.d", "keys.yaml"), aKey+"\n")
 	out, stderr, code := run(t, append(folders(dir), "--check")...)
 	if code != 0 || !strings.Contains(out, "valid: settings, 1 policy, 1 group of keys") {

@@ -25,15 +25,11 @@ func Open(path string) (*Document, error) {
 		return nil, fmt.Errorf("file: read policy: %w", err)
 	}
 	doc := newDocument(path, data)
-	all := []*document{doc}
-	if doc.shared != nil || doc.policy != nil && doc.lacks() {
-		beside, err := sharedBeside(path)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, beside...)
+	beside, err := sharedBeside(path)
+	if err != nil && (doc.policy == nil || doc.lacks()) {
+		return nil, err
 	}
-	return doc.finished(newLibrary(all))
+	return doc.finished(newLibrary(append(beside, doc)))
 }
 
 // Read reads and validates the policy in data, as Parse does.
@@ -78,22 +74,18 @@ func (d *Document) Check() error {
 }
 
 // ReadIn reads and validates the policy in data as if it stood in a folder: what
-// its rules name and it does not define is of the folder's shared documents. name
-// stands for the file in errors.
+// its rules name and it does not define is of the folder's shared documents, and
+// what both define is an error. name stands for the file in errors.
 func ReadIn(folder, name string, data []byte) (*policy.Policy, error) {
 	doc := newDocument(name, data)
 	if doc.shared != nil {
 		return nil, noPolicy(doc.decoder)
 	}
-	all := []*document{doc}
-	if doc.lacks() {
-		beside, err := sharedBeside(filepath.Join(folder, "document"))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		all = append(all, beside...)
+	beside, err := sharedBeside(filepath.Join(folder, "document"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
-	d, err := doc.finished(newLibrary(all))
+	d, err := doc.finished(newLibrary(append(beside, doc)))
 	if err != nil {
 		return nil, err
 	}

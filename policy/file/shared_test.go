@@ -126,3 +126,23 @@ func TestOpenTellsWhatASharedDocumentIs(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A document with everything its rules need still cannot define what a shared
+// one does: the agent would refuse it as soon as it stands in that folder.
+func TestADocumentThatNeedsNothingIsHeldAgainstSharedOnes(t *testing.T) {
+	complete := header + "filterLists: {management: [{from: me, to: 10.0.7.0/24}]}\nrules: [{name: r, filterList: management, filterAction: permit}]\n"
+	dir := folder(t, map[string]string{"a.yaml": complete, "s.yaml": sharedText})
+	_, errOpen := Open(filepath.Join(dir, "a.yaml"))
+	_, errReadIn := ReadIn(dir, "given", []byte(complete))
+	for what, err := range map[string]error{"Open": errOpen, "ReadIn": errReadIn} {
+		if err == nil || !strings.Contains(err.Error(), `filter list "management" is also defined at `+filepath.Join(dir, "s.yaml")) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := ReadIn(t.TempDir(), "given", []byte(complete)); err != nil {
+		t.Error(err)
+	}
+	if _, err := ReadIn(filepath.Join(dir, "nowhere"), "given", []byte(complete)); err != nil {
+		t.Error(err)
+	}
+}
