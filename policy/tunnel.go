@@ -188,7 +188,7 @@ func (p *Policy) checkEndpoints(h Host) error {
 		}
 		for _, f := range p.FilterLists[o.list(rule.FilterList)].Filters {
 			if f.Mirrored {
-				r.add(at("rules", i, "tunnel"), "rule %q: its tunnel endpoint %s is an address of this host; name the other gateway", rule.identity(), rule.Tunnel.Endpoint)
+				r.add(at("rules", i, "tunnel"), "rule %q: its tunnel endpoint %s is an address of this host; name the other gateway", rule.label(), rule.Tunnel.Endpoint)
 				break
 			}
 		}
@@ -202,7 +202,7 @@ func (p *Policy) validateTunnel(r *report, ways map[oneWay]*Rule, i, list int, a
 	if rule.Tunnel.IsZero() {
 		return
 	}
-	what, path := fmt.Sprintf("rule %q", rule.identity()), at("rules", i, "tunnel")
+	what, path := fmt.Sprintf("rule %q", rule.label()), at("rules", i, "tunnel")
 	e := rule.Tunnel.Endpoint
 	switch {
 	case action.Kind != sadb.Negotiate:

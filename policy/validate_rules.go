@@ -182,7 +182,7 @@ func validateRuleNames(r *report, path string, rule *Rule) {
 	if rule.GUID == "" || rule.Name != "" {
 		checkName(r, path, "the rule", rule.Name)
 	}
-	what := fmt.Sprintf("rule %q", rule.identity())
+	what := fmt.Sprintf("rule %q", rule.label())
 	checkText(r, path, what, rule.Description)
 	if rule.Tunnel.Endpoint.IsValid() && rule.Tunnel.Name != "" {
 		r.add(path+".tunnel", "%s names its tunnel endpoint by address and by name; keep one", what)
@@ -199,11 +199,11 @@ func (p *Policy) validateReferences(r *report, o objects, path string, rule *Rul
 	list, action := o.list(rule.FilterList), o.action(rule.FilterAction)
 	if list < 0 {
 		r.add(path+".filterList", "rule %q names filter list %q, which is not defined (defined: %s)",
-			rule.identity(), rule.FilterList, p.listNames())
+			rule.label(), rule.FilterList, p.listNames())
 	}
 	if action == nil {
 		r.add(path+".filterAction", "rule %q names filter action %q, which is not defined (defined: %s)",
-			rule.identity(), rule.FilterAction, p.actionNames())
+			rule.label(), rule.FilterAction, p.actionNames())
 	}
 	return list, action
 }
@@ -244,7 +244,7 @@ func (p *Policy) validatePair(r *report, ways map[oneWay]*Rule, i, list int, act
 	if action.Kind != sadb.Negotiate {
 		return
 	}
-	what := fmt.Sprintf("rule %q", rule.identity())
+	what := fmt.Sprintf("rule %q", rule.label())
 	if len(rule.Authentication) == 0 {
 		r.add(at("rules", i, "authentication"), "%s negotiates security without an authentication method; give one, for example authentication: [psk]", what)
 	}

@@ -364,3 +364,12 @@ func TestWordsOfTheModel(t *testing.T) {
 		}
 	}
 }
+
+// Rules of Windows have a GUID beside their name; people know the name.
+func TestProblemsNameARuleByItsName(t *testing.T) {
+	p := &policy.Policy{Name: "p", Rules: []policy.Rule{{GUID: "{59319BE2-5EE3-11D2-ACE8-0060B0ECCA17}", Name: "databases", FilterList: "l", FilterAction: "a"}}}
+	err := policy.Validate(p)
+	if err == nil || !strings.Contains(err.Error(), `rule "databases" names filter list "l"`) || strings.Contains(err.Error(), "59319BE2") {
+		t.Errorf("%v", err)
+	}
+}

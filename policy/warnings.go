@@ -44,7 +44,7 @@ func (p *Policy) warnTunnels(r *report) {
 				continue
 			}
 			if rule.FilterAction != other.FilterAction || !slices.EqualFunc(rule.Authentication, other.Authentication, sameMethod) {
-				r.add(at("rules", i, ""), "rules %q and %q are the two directions of one tunnel and differ in filter action or authentication: each gateway goes by the rule for its own outbound traffic, so the two may not agree", rule.identity(), other.identity())
+				r.add(at("rules", i, ""), "rules %q and %q are the two directions of one tunnel and differ in filter action or authentication: each gateway goes by the rule for its own outbound traffic, so the two may not agree", rule.label(), other.label())
 			}
 		}
 	}
@@ -60,7 +60,7 @@ func (p *Policy) warnUnused(r *report) {
 		lists[rule.FilterList] = true
 		actions[rule.FilterAction] = true
 		if rule.Disabled {
-			r.add(at("rules", i, "disabled"), "rule %q is disabled", rule.identity())
+			r.add(at("rules", i, "disabled"), "rule %q is disabled", rule.label())
 		}
 	}
 	for i, l := range p.FilterLists {

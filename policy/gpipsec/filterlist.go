@@ -2,6 +2,7 @@ package gpipsec
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/bits"
 	"net/netip"
@@ -130,7 +131,7 @@ func side(name string, set policy.EndpointKind, address, mask [4]byte) (policy.E
 	case set != policy.Any:
 		return policy.Endpoint{Kind: set}, nil
 	case name != "":
-		return policy.Endpoint{Kind: policy.Name, Name: name}, nil
+		return named(name, address != [4]byte{} && mask == [4]byte{255, 255, 255, 255})
 	}
 	a := netip.AddrFrom4(address)
 	length, err := maskLength(mask)
@@ -143,6 +144,15 @@ func side(name string, set policy.EndpointKind, address, mask [4]byte) (policy.E
 		return policy.Endpoint{}, nil
 	}
 	return addresses(sadb.Prefix(netip.PrefixFrom(a, length))), nil
+}
+
+// named returns a DNS name. Windows goes by the address beside it and shows the
+// name; where that is no single address, the two mean different traffic.
+func named(name string, single bool) (policy.Endpoint, error) {
+	if !single {
+		return policy.Endpoint{}, fmt.Errorf("beside the name %q stands no address of one computer: Windows would take other traffic for it", name)
+	}
+	return policy.Endpoint{Kind: policy.Name, Name: name}, nil
 }
 
 func addresses(a sadb.Addrs) policy.Endpoint {
@@ -178,11 +188,19 @@ func (p Port2) model() (sadb.Ports, error) {
 	case kindAny:
 		return sadb.Ports{}, nil
 	case kindSingle:
-		return sadb.Port(p.First), nil
+		return sadb.Port(p.First), portZero(p.First)
 	case kindRange:
-		return sadb.Ports{From: p.First, To: p.Last}, nil
+		return sadb.Ports{From: p.First, To: p.Last}, portZero(p.Last)
 	}
 	return sadb.Ports{}, fmt.Errorf("kind %d of ports is not known here", p.Kind)
+}
+
+// portZero refuses what would be no port there and all ports here.
+func portZero(p uint16) error {
+	if p == 0 {
+		return errors.New("port 0 does not exist")
+	}
+	return nil
 }
 
 func kinds2() map[uint32]policy.EndpointKind {
@@ -194,7 +212,7 @@ func kinds2() map[uint32]policy.EndpointKind {
 
 func (a Address2) model(name string) (policy.Endpoint, error) {
 	if name != "" {
-		return policy.Endpoint{Kind: policy.Name, Name: name}, nil
+		return named(name, a.Kind == kindSingle)
 	}
 	if k, ok := kinds2()[a.Kind]; ok {
 		return policy.Endpoint{Kind: k}, nil

@@ -90,6 +90,8 @@ func TestFiltersOfTheSecondVersion(t *testing.T) {
 		"kind 9 of ports":  {any2, any2, Port2{9, 1, 2}, 6, "!kind 9 of ports"},
 		"ports of nothing": {any2, any2, Port2{kindRange, 1, 2}, 0, "!it names ports and protocol 0"},
 		"ports":            {any2, any2, Port2{kindRange, 1, 2}, 6, "any any"},
+		"port 0":           {any2, any2, Port2{kindSingle, 0, 0}, 6, "!port 0 does not exist"},
+		"ports 0 to 0":     {any2, any2, Port2{kindRange, 0, 0}, 6, "!port 0 does not exist"},
 	} {
 		f := FilterSpec2{NewWide(""), NewWide(""), NewWide(""), FilterTail2{From: c.from, To: c.to, ToPort: c.port, Protocol: c.protocol}}
 		check(t, name, c.want, &FilterData{V2: &FilterData2{Filters: []FilterSpec2{f}}})
@@ -121,6 +123,20 @@ func TestANameIsOneFilter(t *testing.T) {
 	}
 	all[2].ToPort = 81
 	check(t, "a name", "any name:db.example, any name:db.example", &FilterData{Filters: all})
+}
+
+// For Windows the addresses decide and the name is shown: a name beside others
+// than one computer's is not what the filter is about.
+func TestANameBesideOtherAddresses(t *testing.T) {
+	for what, tail := range map[string]FilterTail{
+		"any": {}, "me": {ToMask: [4]byte{255, 255, 255, 255}}, "a subnet": {To: [4]byte{10}, ToMask: [4]byte{255}},
+	} {
+		f := first(tail)
+		f.ToName = NewWide("db.example")
+		check(t, what, `!its destination: beside the name "db.example"`, &FilterData{Filters: []FilterSpec{f}})
+	}
+	second := FilterSpec2{NewWide("db.example"), NewWide(""), NewWide(""), FilterTail2{}}
+	check(t, "any of the second version", `!its source: beside the name "db.example"`, &FilterData{V2: &FilterData2{Filters: []FilterSpec2{second}}})
 }
 
 func TestFiltersOfTheSecondVersionAreBounded(t *testing.T) {
