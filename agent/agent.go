@@ -138,8 +138,9 @@ type Agent struct {
 	asked       map[netip.Addr]time.Time // when silent peers were last asked
 	carries     abilities
 	reports     reports
-	lost        string // why the data path cannot be used; "": it can
-	behind      bool   // a reload waits for the data path
+	earlier     *keptReports // counts of an earlier process; nil: taken over, or none
+	lost        string       // why the data path cannot be used; "": it can
+	behind      bool         // a reload waits for the data path
 	joined      chan joined
 	problems    map[string]string // by kind, in words
 	broken      []string          // documents of the library that do not load, in words
@@ -191,7 +192,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, calls: make(chan func(time.Time), maxCalls), done: make(chan struct{}),
 		started: now, store: st, source: &localSource{library: cfg.Library}, assigned: kept.Assigned, last: kept.Last,
-		previous: kept.Previous, unconfirmed: kept.Pending,
+		previous: kept.Previous, unconfirmed: kept.Pending, earlier: kept.Reports,
 		journal: newJournal(cfg.Log), book: sadb.NewBook(), talks: newTalks(), proven: proven{},
 		halves: map[sadb.PairID]half{}, overlays: map[sadb.FilterID]overlay{}, lastEnds: lastEnds{}, returned: map[sadb.FilterID]returned{},
 		failures: newFailures(), adopted: map[sadb.PairID]bool{}, rekeying: map[sadb.PairID]bool{},
@@ -286,6 +287,9 @@ func (a *Agent) events() <-chan driver.Event {
 // end keeps what must outlive the process. It removes nothing that is in force.
 func (a *Agent) end() {
 	a.writePairs(time.Now())
+	if !a.reports.since.IsZero() {
+		a.keepReports(time.Now())
+	}
 	a.journal.add(time.Now(), control.Event{Kind: control.EventAgentEnded, Severity: "info",
 		Message: "the agent has ended; filters and associations stay in force"})
 	for t := range a.tracers {

@@ -234,14 +234,18 @@ func (a *Agent) confirm(now time.Time) error {
 	if err != nil {
 		return &control.Error{Code: control.Failed, Message: fmt.Sprintf("policy %q could not be kept and is not confirmed: %v", p.as.Name, err)}
 	}
-	a.inForce.origin, a.assigned = origin, &p.as
 	f := a.inForce
 	a.keep(now, candidate{state: f.state, as: p.as, origin: origin, policy: f.policy, compiled: f.compiled})
+	if words := a.problems["assigned"]; words != "" {
+		return &control.Error{Code: control.Failed, Message: fmt.Sprintf("policy %q is not confirmed: %s", p.as.Name, words)}
+	}
+	a.inForce.origin, a.assigned = origin, &p.as
 	a.remember(now, before)
 	a.problem("state", "")
 	a.forgetPending(now)
 	a.sweep(now)
 	a.cfg.IKE.Submit(ike.Recheck{})
+	a.reloadAfter(now)
 	return nil
 }
 
@@ -266,14 +270,20 @@ func (a *Agent) rollBack(now time.Time, cause string) error {
 		a.failRollback(now, err)
 		return err
 	}
-	a.inForce.rejected = p.former.rejected
 	a.pending = p
 	a.forgetPending(now)
 	a.pollLater(now)
 	a.watchTunnels(now)
 	a.event(now, control.EventRolledBack, "warning", fmt.Sprintf("policy %q is rolled back: %s; %s", p.as.Name, cause, inForceWords(c)),
 		map[string]string{"policy": p.as.Name, "before": c.as.Name, "cause": cause})
+	a.reloadAfter(now)
 	return nil
+}
+
+// reloadAfter has what changed at the source, while a policy waited, its turn.
+func (a *Agent) reloadAfter(now time.Time) {
+	// What does not load is a problem by itself, and changes nothing.
+	_ = a.reload(now, "the waiting policy is decided")
 }
 
 // formerly returns what was in force, for what the host is now. Where it cannot
@@ -314,7 +324,7 @@ func (a *Agent) reportLost(now time.Time, lost *pendingMark) {
 	if lost == nil {
 		return
 	}
-	a.event(now, control.EventRolledBack, "warning", fmt.Sprintf("policy %q, applied %s, was not confirmed before the agent was started anew: what was assigned before it is in force", lost.Policy, lost.Applied.Format(time.DateTime)),
+	a.event(now, control.EventRolledBack, "warning", fmt.Sprintf("policy %q, applied %s, was not confirmed before the agent was started anew: what was assigned before it counts again", lost.Policy, lost.Applied.Format(time.DateTime)),
 		map[string]string{"policy": lost.Policy, "cause": "the agent was started anew"})
 	if err := a.store.keepPending(nil); err != nil {
 		a.event(now, control.EventAgent, "warning", err.Error(), nil)

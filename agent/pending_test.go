@@ -307,6 +307,27 @@ func TestApplyThatCannotBeKeptIsRolledBack(t *testing.T) {
 	})
 }
 
+// TestSourceHasItsTurnAfterARollback: what changed in the folder while a policy
+// waited is not forgotten.
+func TestSourceHasItsTurnAfterARollback(t *testing.T) {
+	dir := t.TempDir()
+	other := strings.Replace(strict, "name: strict", "name: other", 1)
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assignDocument(dir, "other", other)
+		r.mustApply(strict, time.Minute)
+		r.write(dir, "other", strings.Replace(other, "filterAction: block", "filterAction: permit", 1))
+		if _, err := r.agent.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.inForce("strict")
+		r.pass(time.Minute)
+		r.inForce("other")
+		if got := r.send(tcp(carol(), 22)); got != drivertest.Passed {
+			t.Errorf("carol's packet is %v", got)
+		}
+	}, func(c *Config) { c.Library = folder(dir) })
+}
+
 func TestRollbackOfTheFirstPolicyLeavesNone(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.mustApply(strict, time.Minute)

@@ -21,6 +21,8 @@ const (
 	// reportEvery is how often the data path is asked what report mode lets
 	// pass: it forgets a peer ten minutes after its last packet.
 	reportEvery = time.Minute
+	// keepEvery is how often the counts are written.
+	keepEvery = 5 * time.Minute
 	// auditEvery is how often it is said that rules are in report mode.
 	auditEvery = 24 * time.Hour
 	// maxReported bounds the peers and filters that are counted.
@@ -39,6 +41,7 @@ type reports struct {
 	more    uint64 // peers that found no room
 	since   time.Time
 	audited time.Time // when it was last said
+	kept    time.Time // when it was last written
 	timer   *timer
 }
 
@@ -201,7 +204,8 @@ func nextReport(now, ends time.Time) time.Time {
 
 func (a *Agent) beginReport(now time.Time) {
 	a.timers.stop(a.reports.timer)
-	a.reports = reports{policy: a.inForce.name, blocked: map[reportKey]*wouldBlock{}, seen: map[clearKey]uint64{}, since: now}
+	a.reports = reports{policy: a.inForce.name, blocked: map[reportKey]*wouldBlock{}, seen: map[clearKey]uint64{}, since: now, kept: now}
+	a.takeReports()
 	if state, err := a.driverState(); err == nil {
 		for _, c := range state.Clear { // what passed before is not its doing
 			a.reports.seen[clearKeyOf(c)] = c.Packets
@@ -216,6 +220,9 @@ func (a *Agent) endReport(now time.Time) {
 	a.timers.stop(a.reports.timer)
 	n := a.reportedPeers()
 	a.reports = reports{}
+	if err := a.store.keepReports(nil); err != nil {
+		a.event(now, control.EventAgent, "warning", err.Error(), nil)
+	}
 	a.event(now, control.EventReport, "warning", fmt.Sprintf("report mode has ended: every rule in force is enforced; traffic with %s would have been blocked before", peersWords(n)),
 		map[string]string{"policy": a.inForce.name, "peers": strconv.Itoa(n)})
 }
@@ -240,11 +247,59 @@ func (a *Agent) reportTick(now time.Time) {
 	if !a.reports.since.IsZero() && !now.Before(a.reports.audited.Add(auditEvery)) {
 		a.auditReport(now)
 	}
+	if !a.reports.since.IsZero() && !now.Before(a.reports.kept.Add(keepEvery)) {
+		a.keepReports(now)
+	}
 	a.followReport(now)
 }
 
 func clearKeyOf(c driver.ClearPeer) clearKey {
 	return clearKey{reportKey{c.Filter, plain(c.Local), plain(c.Remote)}, c.Inbound}
+}
+
+// keptReports is what report mode has let pass, for an agent that is started
+// anew: a rollout lasts longer than a process.
+type keptReports struct {
+	Policy  string      `json:"policy"`
+	Rules   string      `json:"rules"`
+	Since   time.Time   `json:"since"`
+	Audited time.Time   `json:"audited"`
+	Blocked []keptBlock `json:"blocked"`
+}
+
+type keptBlock struct {
+	Filter   sadb.FilterID `json:"filter"`
+	Local    netip.Addr    `json:"local"`
+	Remote   netip.Addr    `json:"remote"`
+	Sent     uint64        `json:"sent"`
+	Received uint64        `json:"received"`
+	First    time.Time     `json:"first"`
+	Last     time.Time     `json:"last"`
+}
+
+// keepReports writes what was counted.
+func (a *Agent) keepReports(now time.Time) {
+	a.reports.kept = now
+	k := keptReports{Policy: a.reports.policy, Rules: a.reports.rules, Since: a.reports.since, Audited: a.reports.audited}
+	for key, b := range a.reports.blocked {
+		k.Blocked = append(k.Blocked, keptBlock{key.filter, key.local, key.remote, b.sent, b.received, b.first, b.last})
+	}
+	if err := a.store.keepReports(&k); err != nil {
+		a.event(now, control.EventAgent, "warning", "what report mode has let pass would be forgotten at a restart: "+err.Error(), nil)
+	}
+}
+
+// takeReports goes on with what an earlier process counted of the same policy.
+func (a *Agent) takeReports() {
+	k := a.earlier
+	a.earlier = nil
+	if k == nil || k.Policy != a.reports.policy {
+		return
+	}
+	a.reports.rules, a.reports.since, a.reports.audited = k.Rules, k.Since, k.Audited
+	for _, b := range k.Blocked[:min(len(k.Blocked), maxReported)] {
+		a.reports.blocked[reportKey{b.Filter, b.Local, b.Remote}] = &wouldBlock{sent: b.Sent, received: b.Received, first: b.First, last: b.Last}
+	}
 }
 
 // collect adds what the data path has let pass since it was last asked.

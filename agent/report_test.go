@@ -170,6 +170,29 @@ func TestReportModeCountsOn(t *testing.T) {
 	})
 }
 
+// TestReportModeOutlivesARestart: what was counted and when it was last said.
+func TestReportModeOutlivesARestart(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.mustApply(rollout, 0)
+		r.send(tcp(bob(), 80))
+		r.out(noAnswer(one[ike.Initiate](r)))
+		before := r.report()
+		r.pass(time.Hour)
+		r.restart(nil)
+		if v := r.report(); len(v.Blocked) != 1 || v.Blocked[0].Sent != before.Blocked[0].Sent || !v.Blocked[0].First.Equal(before.Blocked[0].First) {
+			t.Errorf("%+v, before %+v", v.Blocked, before.Blocked)
+		}
+		if got := r.events(control.EventReport); len(got) != 0 {
+			t.Errorf("said again: %q", got)
+		}
+		r.assign("server") // ends it
+		r.mustApply(rollout, 0)
+		if v := r.report(); len(v.Blocked) != 0 {
+			t.Errorf("begun anew: %+v", v.Blocked)
+		}
+	})
+}
+
 // TestReportModeToEnforcedKeepsPairsSecured: a pair from before is protected as
 // its rule says from then on.
 func TestEnforcedAfterReportKeepsPairsSecured(t *testing.T) {

@@ -57,6 +57,8 @@ type kept struct {
 	// be confirmed; nil: nothing.
 	Previous *previous
 	Pending  *pendingMark
+	// Reports is what report mode has let pass; nil: nothing.
+	Reports *keptReports
 	// Lookups is what names and sets stood for; nil: nothing is known.
 	Lookups *lookups
 	// Modern is when each of some identities was last met with modern methods.
@@ -70,6 +72,7 @@ func assignedKey() []byte  { return []byte("assigned") }
 func lastGoodKey() []byte  { return []byte("last-good") }
 func previousKey() []byte  { return []byte("previous") }
 func pendingKey() []byte   { return []byte("pending") }
+func reportsKey() []byte   { return []byte("reports") }
 func lookupsKey() []byte   { return []byte("lookups") }
 func idKey(id sadb.PairID) []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(id))
@@ -155,7 +158,7 @@ func (k *kept) read(tx *bbolt.Tx) error {
 	if err := decode(state.Get(lookupsKey()), &k.Lookups); err != nil {
 		return err
 	}
-	if err := errors.Join(decode(state.Get(previousKey()), &k.Previous), decode(state.Get(pendingKey()), &k.Pending)); err != nil {
+	if err := errors.Join(decode(state.Get(previousKey()), &k.Previous), decode(state.Get(pendingKey()), &k.Pending), decode(state.Get(reportsKey()), &k.Reports)); err != nil {
 		return err
 	}
 	if err := k.readModern(tx.Bucket(modernBucket())); err != nil {
@@ -194,11 +197,12 @@ func decode[T any](data []byte, into **T) error {
 
 func (s *store) close() error { return s.db.Close() }
 
-// assign keeps what is assigned and, unless nil, the last good policy.
+// assign keeps what is assigned and, unless nil, the last good policy. With it
+// nothing waits to be confirmed any more.
 func (s *store) assign(as assignment, last *lastGood) error {
 	return s.update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(stateBucket())
-		if err := put(b, assignedKey(), as); err != nil {
+		if err := errors.Join(put(b, assignedKey(), as), b.Delete(pendingKey())); err != nil {
 			return err
 		}
 		if last == nil {
@@ -213,6 +217,9 @@ func (s *store) keepPending(p *pendingMark) error { return keepOrForget(s, pendi
 
 // keepPrevious keeps one step back; nil: there is none.
 func (s *store) keepPrevious(p *previous) error { return keepOrForget(s, previousKey(), p) }
+
+// keepReports keeps what report mode has let pass; nil: it has ended.
+func (s *store) keepReports(k *keptReports) error { return keepOrForget(s, reportsKey(), k) }
 
 func keepOrForget[T any](s *store, key []byte, v *T) error {
 	return s.update(func(tx *bbolt.Tx) error {
