@@ -287,13 +287,13 @@ func (a *Agent) events() <-chan driver.Event {
 // end keeps what must outlive the process. It removes nothing that is in force.
 func (a *Agent) end() {
 	a.writePairs(time.Now())
-	if !a.reports.since.IsZero() {
-		a.keepReports(time.Now())
-	}
 	a.journal.add(time.Now(), control.Event{Kind: control.EventAgentEnded, Severity: "info",
 		Message: "the agent has ended; filters and associations stay in force"})
 	for t := range a.tracers {
 		close(t.lines)
+	}
+	if !a.reports.since.IsZero() {
+		a.keepReports(time.Now())
 	}
 	a.journal.close()
 	close(a.done)

@@ -103,3 +103,29 @@ func TestStatusShowsWhatWaitsAndWhatIsReported(t *testing.T) {
 		t.Errorf("a rollback that failed is not in:\n%s", out)
 	}
 }
+
+// TestExplainMarksReportMode: offline too, and no longer than it lasts.
+func TestExplainMarksReportMode(t *testing.T) {
+	text := `apiVersion: ipsecagent/v1
+kind: Policy
+name: rollout
+mode: report
+reportUntil: UNTIL
+filterLists:
+  all: [{from: me, to: any}]
+filterActions:
+  require: {negotiate: {methods: [esp-aes256gcm]}}
+rules:
+  - {name: everything, filterList: all, filterAction: require, authentication: [psk]}
+`
+	for until, want := range map[string]bool{"2999-01-01": true, "2001-01-01": false} {
+		path := documentFile(t, strings.Replace(text, "UNTIL", until, 1))
+		out, stderr, code := ctl(t, "/nowhere", "explain", "--policy", path, "--dst", "198.51.100.1", "--proto", "tcp", "--dport", "80")
+		if code != control.OK {
+			t.Fatalf("exit code %d, %s", code, stderr)
+		}
+		if got := strings.Contains(out, "report: in clear it would have been blocked"); got != want {
+			t.Errorf("until %s:\n%s", until, out)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"ipsecagent/agent/control"
 	"ipsecagent/policy"
@@ -118,9 +119,10 @@ func ofAgent(v control.PolicyView) (found, error) {
 }
 
 // compile compiles a policy as for no host in particular: every tunnel endpoint
-// is in reach.
+// is in reach. Report mode is as it is now.
 func (f found) compile() (*policy.Compiled, error) {
-	c, err := policy.Compile(f.policy, policy.Host{}.Reachable(f.policy))
+	host := policy.Host{Now: f.policy.Moment(time.Now())}
+	c, err := policy.Compile(f.policy, host.Reachable(f.policy))
 	if err != nil {
 		return nil, &control.Error{Code: control.Invalid, Message: fmt.Sprintf("%s is not valid: %v", f.origin, err)}
 	}
