@@ -256,10 +256,19 @@ func (d *flowDiffer) decided(f *CompiledFilter, c cell, old, new []int) (same bo
 	return false
 }
 
-// plainness says how well a packet reads as an example.
+// plainness says how well a packet reads as an example: what it is first, then
+// with whom.
 func plainness(q Question) int {
 	v6 := q.Flow.Remote.Is6()
-	switch p := q.Flow.Proto; {
+	plain := 2 * familiarity(q.Flow.Proto, v6)
+	if _, other := examples(v6); q.Flow.Remote == other {
+		plain++
+	}
+	return plain
+}
+
+func familiarity(p uint8, v6 bool) int {
+	switch {
 	case p == sadb.TCP:
 		return 3
 	case p == sadb.UDP:

@@ -113,6 +113,25 @@ func TestDiffSaysWhichTrafficIsTreatedDifferently(t *testing.T) {
 	}
 }
 
+// An example is a packet of this world: neither to a network's own address nor,
+// where there is a choice, to one that nobody has.
+func TestExamplesOfADiffReadWell(t *testing.T) {
+	for after, want := range map[string]string{
+		"a block me 10.0.0.0/8":                              "10.0.0.1",
+		"a block me 10.0.0.7":                                "10.0.0.7",
+		"a block me any":                                     "198.51.100.1",
+		"a block me any\n b permit me 10.0.0.0/8":            "198.51.100.1",
+		"a block me any\n b permit me 198.51.100.0/24 tcp 5": "198.51.100.1",
+	} {
+		p, q := lines(t, "b permit me 10.0.0.0/8"), lines(t, after)
+		for _, c := range policy.Diff(policy.Side{Policy: p, Compiled: compile(t, p)}, policy.Side{Policy: q, Compiled: compile(t, q)}).Flows {
+			if c.Before == "no filter" && c.After == "block" && c.Example.Flow.Remote.String() != want {
+				t.Errorf("%q: example %v, want %s", after, c.Example.Flow, want)
+			}
+		}
+	}
+}
+
 func TestDiffSaysWhatOfATreatmentDiffers(t *testing.T) {
 	p, q := lines(t, "a secured me 10.0.0.1"), lines(t, "a secured me 10.0.0.1")
 	q.FilterActions[0].Methods[0].Bytes = 1_000_000

@@ -216,11 +216,8 @@ func without(regions []region, s *region) []region {
 // packet returns one of the region's packets, one that reads well where there is
 // a choice.
 func (r *region) packet(dir sadb.Directions, v6 bool) Question {
-	own, other := netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom4([4]byte{198, 51, 100, 1}) // RFC 5737
-	if v6 {
-		own, other = netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8:1::1") // RFC 3849
-	}
-	f := sadb.Flow{Local: r[axisLocal].prefer(numberOf(own)).addr(v6), Remote: r[axisRemote].prefer(numberOf(other)).addr(v6),
+	own, other := examples(v6)
+	f := sadb.Flow{Local: r[axisLocal].host(own).addr(v6), Remote: r[axisRemote].host(other).addr(v6),
 		LocalMe: r[axisMe].to == small(1), Proto: r.protocol(v6)}
 	if sadb.HasPorts(f.Proto) {
 		f.LocalPort, f.RemotePort = r[axisLocalPort].port(), r[axisRemotePort].port()
@@ -236,6 +233,24 @@ func (r *region) packet(dir sadb.Directions, v6 bool) Question {
 		f.Connection = sadb.RemoteAccess
 	}
 	return Question{Flow: f, Dir: dir}
+}
+
+// examples returns addresses made for examples: of this host and of another.
+func examples(v6 bool) (own, other netip.Addr) {
+	if v6 {
+		return netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8:1::1") // RFC 3849
+	}
+	return netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom4([4]byte{198, 51, 100, 1}) // RFC 5737
+}
+
+// host prefers an address; else it passes over a network's own, which no host
+// has.
+func (s span) host(a netip.Addr) number {
+	n := s.prefer(numberOf(a))
+	if n.lo&0xff == 0 && n.less(s.to) {
+		return n.next()
+	}
+	return n
 }
 
 func (s span) prefer(n number) number {

@@ -102,16 +102,24 @@ func Suites() []Suite {
 }
 
 // ParseSuite reads a name such as "esp-aes256gcm" or "ah-sha1". The error
-// lists the known names.
+// says which known name it resembles, or lists them.
 func ParseSuite(name string) (Suite, error) {
 	var names []string
 	for n := range suites {
 		if n.name == name {
 			return n.suite, nil
 		}
+		if letters(n.name) == letters(name) {
+			return Suite{}, fmt.Errorf("unknown suite %q; did you mean %s?", name, n.name)
+		}
 		names = append(names, n.name)
 	}
 	return Suite{}, fmt.Errorf("unknown suite %q (known: %s)", name, strings.Join(names, ", "))
+}
+
+// letters is what a suite's name consists of, however it is written.
+func letters(name string) string {
+	return strings.TrimPrefix(strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(name)), "esp")
 }
 
 // String returns the suite's name.

@@ -62,7 +62,7 @@ func TestApplyRefusesWhatCannotBe(t *testing.T) {
 		code control.Code
 		want string
 	}{
-		{[]string{"apply"}, control.Usage, "1 arg"},
+		{[]string{"apply"}, control.Usage, "ipsecctl apply FILE"},
 		{[]string{"apply", path + ".not"}, control.NotFound, "there is no file"},
 		{[]string{"apply", filepath.Dir(path)}, control.Invalid, "not a regular file"},
 		{[]string{"apply", path, "--confirm", "1s"}, control.Usage, "between 5s and 24h"},

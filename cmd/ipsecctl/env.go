@@ -56,13 +56,13 @@ type env struct {
 func (e *env) run(ctx context.Context, args []string) exitCode {
 	root := rootCommand(e)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	command, err := root.ExecuteContextC(ctx)
 	code := e.codeOf(err)
 	if err != nil && !errors.Is(err, errDegraded) && !errors.Is(err, errDiffers) {
 		fmt.Fprintln(e.err, "ipsecctl: "+cleanText(err.Error()))
 	}
 	if code == control.Usage {
-		fmt.Fprintln(e.err, "Try 'ipsecctl --help'.")
+		fmt.Fprintf(e.err, "Try '%s --help'.\n", command.CommandPath())
 	}
 	return code
 }

@@ -112,7 +112,7 @@ func (e *env) importFile(cmd *cobra.Command, o importOptions, path string) error
 		return err
 	}
 	if _, err := f.Changes(s); err != nil {
-		return invalid("nothing is imported; it would not be valid here:\n%v", err)
+		return invalid("nothing is imported; it would not be valid here (--policy NAME --as OTHER imports one under another name):\n%v", err)
 	}
 	if err := e.print(func(p *printer) { i.print(p) }); err != nil {
 		return err

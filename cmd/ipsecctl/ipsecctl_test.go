@@ -184,9 +184,10 @@ func TestExitCodes(t *testing.T) {
 		says   string
 	}{
 		{"status --check", socket, control.Degraded, ""},
-		{"frobnicate", socket, control.Usage, "frobnicate"},
-		{"assign", socket, control.Usage, "1 arg"},
-		{"assign a b", socket, control.Usage, "1 arg"},
+		{"frobnicate", socket, control.Usage, "Try 'ipsecctl --help'"},
+		{"assign", socket, control.Usage, "an argument is missing: ipsecctl assign client|server|secure-server|NAME"},
+		{"assign a b", socket, control.Usage, `"a b" does not fit; the form is: ipsecctl assign `},
+		{"policy validate", socket, control.Usage, "Try 'ipsecctl policy validate --help'"},
 		{"status extra", socket, control.Usage, "extra"},
 		{"status --no-such-flag", socket, control.Usage, "no-such-flag"},
 		{"status -o xml", socket, control.Usage, "xml"},
@@ -200,7 +201,7 @@ func TestExitCodes(t *testing.T) {
 		{"assign client --auth psk-file:/no/such/file", socket, control.NotFound, "/no/such/file"},
 		{"assign ../x", socket, control.Invalid, "/"},
 		{"assign x", refusingSocket, control.NotFound, `\u001b`},
-		{"why", socket, control.Usage, "1 arg"},
+		{"why", socket, control.Usage, "ipsecctl why PEER"},
 		{"why web1", socket, control.Usage, "the address of a peer"},
 		{"why 10.0.0.5", refusingSocket, control.NotFound, `\u001b`},
 		{"status", filepath.Join(t.TempDir(), "none"), control.NotReachable, "systemctl start ipsecagent"},

@@ -40,7 +40,27 @@ what it does. For most hosts one command is the whole job:
 	root.SetErr(e.err)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
+	sayForm(root)
 	return root
+}
+
+// sayForm has each command answer a wrong number of arguments with its form;
+// cobra says only how many it wants.
+func sayForm(c *cobra.Command) {
+	if fits := c.Args; fits != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if fits(c, args) == nil {
+				return nil
+			}
+			if len(args) == 0 {
+				return usage("an argument is missing: %s", c.UseLine())
+			}
+			return usage("%q does not fit; the form is: %s", strings.Join(args, " "), c.UseLine())
+		}
+	}
+	for _, sub := range c.Commands() {
+		sayForm(sub)
+	}
 }
 
 func exitCodeTable() string {

@@ -137,6 +137,10 @@ func (f fields) names() string {
 // mapping reads a mapping of known fields. An unknown or repeated field is a
 // mistake.
 func (d *decoder) mapping(n *yaml.Node, path string, known fields) {
+	if n.Kind != yaml.MappingNode {
+		d.fail(n, path, "a mapping (field: value) is expected, not %s (fields: %s)", kindOf(n), known.names())
+		return
+	}
 	d.pairs(n, path, func(key, value *yaml.Node) {
 		here := strings.TrimPrefix(path+"."+key.Value, ".")
 		read, ok := known[key.Value]

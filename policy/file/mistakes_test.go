@@ -8,6 +8,36 @@ import (
 	"testing"
 )
 
+// What is nearly right is answered with what is right.
+func TestMistakesOfHabitAreToldWhatToWrite(t *testing.T) {
+	const document = `apiVersion: ipsecagent/v1
+kind: Policy
+name: x
+filterLists:
+  a:
+    - {from: me, to: 10.0.0.0/255.255.255.0}
+    - {from: me, to: 10.0.0.0/255.0.255.0}
+filterActions:
+  r: {negotiate: {methods: [aes256-gcm, esp-aes256_sha256]}}
+rules:
+  - {name: a, filterList: a, filterAction: r, authentication: [{psk: secret}, {certificate: "CN=A"}]}
+`
+	_, err := Parse("x.yaml", []byte(document))
+	words := fmt.Sprint(err)
+	for _, want := range []string{
+		`"10.0.0.0/255.255.255.0" is not a prefix such as 10.0.0.0/8 or 2001:db8::/32; write 10.0.0.0/24`,
+		`"10.0.0.0/255.0.255.0" is not a prefix such as 10.0.0.0/8 or 2001:db8::/32` + "\n",
+		`unknown suite "aes256-gcm"; did you mean esp-aes256gcm?`,
+		`unknown suite "esp-aes256_sha256"; did you mean esp-aes256-sha256?`,
+		`not "secret" (fields: acceptPrincipals, key)`,
+		`not "CN=A" (fields: acceptPrincipals, ca, `,
+	} {
+		if !strings.Contains(words, want) {
+			t.Errorf("it does not say %s:\n%s", want, words)
+		}
+	}
+}
+
 func TestEveryMistakeIsReportedWithItsPlace(t *testing.T) {
 	_, err := Parse("bad.yaml", []byte(`apiVersion: ipsecagent/v1
 kind: Policy

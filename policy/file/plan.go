@@ -157,7 +157,7 @@ func (p *plan) settle(section, what, name string, all map[string][]*tree) error 
 			continue
 		}
 		if home != nil || t.path == "" {
-			return fmt.Errorf("file: %s %q would be one thing in %s and another in %s; one name means one thing: use another name, or change both", what, name, carriers[0], t)
+			return fmt.Errorf("file: %s %q would be one thing in %s and another in %s; one name means one thing: use another name, or change both", what, name, carriers[0], t.at(home))
 		}
 		return nil // each policy has its own
 	}
@@ -180,6 +180,15 @@ func (t *tree) String() string {
 		return "what stands beside the policies"
 	}
 	return fmt.Sprintf("policy %q", t.name)
+}
+
+// at names the document where a list or action stands, or would: its home, for
+// what belongs to no policy.
+func (t *tree) at(home *tree) string {
+	if t.path == "" && home != nil {
+		return home.path
+	}
+	return t.String()
 }
 
 // had reports whether the document itself defined a name before.

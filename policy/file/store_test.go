@@ -269,6 +269,9 @@ func TestWhatIsRefusedChangesNothing(t *testing.T) {
 	}{
 		{"not valid", `a.yaml:7:`, func(s *policy.Store) { s.Policies[0].Rules[0].FilterAction = "lost" }},
 		{"a shared list is two things", `filter list "management" would be one thing in policy "test" and another in policy "other"`, func(s *policy.Store) { s.Policies[0].FilterLists[1].Description = "x" }},
+		{"a shared list is another thing in a new policy", `"unused" would be one thing in policy "new" and another in ` + filepath.Join(dir, "s.yaml"), func(s *policy.Store) {
+			s.Policies = append(s.Policies, policy.Policy{Name: "new", FilterLists: []policy.FilterList{{Name: "unused", Filters: s.Policies[0].FilterLists[0].Filters}}})
+		}},
 		{"a name of a predefined policy", "has the name of a predefined policy", func(s *policy.Store) { s.Policies[0].Name = "client" }},
 		{"two policies of one name", "already defined", func(s *policy.Store) { s.Policies[0].Name = "other" }},
 		{"two lists of one name", "twice", func(s *policy.Store) {

@@ -2,6 +2,7 @@ package file
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -190,10 +191,24 @@ func parseAddrs(s string) (sadb.Addrs, error) {
 	return sadb.Range(from, to), nil
 }
 
+// lengthOf says the length of a prefix that is written with a mask.
+func lengthOf(s string) string {
+	address, mask, _ := strings.Cut(s, "/")
+	m, err := netip.ParseAddr(mask)
+	if err != nil || !m.Is4() {
+		return ""
+	}
+	ones, bits := net.IPMask(m.AsSlice()).Size()
+	if bits == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; write %s/%d", address, ones)
+}
+
 func parsePrefix(s string) (sadb.Addrs, error) {
 	p, err := netip.ParsePrefix(s)
 	if err != nil || p.Addr().Is4In6() {
-		return sadb.Addrs{}, fmt.Errorf("%q is not a prefix such as 10.0.0.0/8 or 2001:db8::/32", s)
+		return sadb.Addrs{}, fmt.Errorf("%q is not a prefix such as 10.0.0.0/8 or 2001:db8::/32%s", s, lengthOf(s))
 	}
 	if p != p.Masked() {
 		return sadb.Addrs{}, fmt.Errorf("%q has bits behind the prefix; write %s for the network or %s for the host", s, p.Masked(), p.Addr())
