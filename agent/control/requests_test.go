@@ -140,15 +140,12 @@ func TestManualNamesEveryRequest(t *testing.T) {
 			continue
 		}
 		name, _, _ := strings.Cut(rest, "`")
-		body := "{}"
-		if name == "assign" {
-			body = `{"policy":"client"}`
-		}
+		body := map[string]string{"assign": `{"policy":"client"}`, "apply": `{"document":"kind: Policy"}`}[name]
 		if status, answer := post(t, path, "/v1/"+name, body); status != http.StatusOK {
 			t.Errorf("%s: %d %s", name, status, answer)
 		}
 	}
-	for _, name := range []string{"version", "status", "policies", "policy", "sas", "events", "assign", "unassign", "reload"} {
+	for _, name := range []string{"version", "status", "policies", "policy", "sas", "events", "assign", "unassign", "apply", "confirm", "rollback", "report", "reload"} {
 		if !strings.Contains(string(page), " /v1/"+name) {
 			t.Errorf("%s is not in the manual", name)
 		}
