@@ -53,7 +53,9 @@ func TestBankServerRefusesAnotherAuthority(t *testing.T) {
 	eventually(t, 30*time.Second, "the server says whose certificate it refused", func() bool {
 		return server.failedBy(client.v4, "certificate-untrusted")
 	})
-	questions := func(p packet) bool { return p.src == netip.MustParseAddr(client.v4) || p.src == netip.MustParseAddr(client.v6) }
+	questions := func(p packet) bool {
+		return p.src == netip.MustParseAddr(client.v4) || p.src == netip.MustParseAddr(client.v6)
+	}
 	if found := leaks(wire.end(), questions); len(found) > 0 {
 		t.Errorf("the server has sent in clear: %v", found[0])
 	}
@@ -93,7 +95,9 @@ func TestBankClientIsSecuredOnThePortAskedOnly(t *testing.T) {
 	}
 	all := wire.end()
 	clearOn := func(port uint16) func(packet) bool {
-		return func(p packet) bool { return p.proto == 6 && (p.sport == port || p.dport == port) && !(p.syn && p.dport == 8080) }
+		return func(p packet) bool {
+			return p.proto == 6 && (p.sport == port || p.dport == port) && !(p.syn && p.dport == 8080)
+		}
 	}
 	if n := count(all, clearOn(8080)); n > 0 {
 		t.Errorf("%d packets of the port in clear, besides the client's question", n)

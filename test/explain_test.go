@@ -125,10 +125,17 @@ func (l *lab) send(f flow, id send) error {
 }
 
 // wait waits for the packets that are expected to arrive, but not for ever: those
-// that do not are found later. Then it waits until nothing arrives any more.
+// that do not are found later, and the test has failed. Then it waits until
+// nothing arrives any more.
 func (l *lab) wait(trials []trial) {
-	deadline := time.Now().Add(20 * time.Second)
-	for time.Now().Before(deadline) && slices.ContainsFunc(trials, func(tr trial) bool { return tr.want != dropped && !l.arrived(tr) }) {
+	missing := func() bool {
+		return slices.ContainsFunc(trials, func(tr trial) bool { return tr.want != dropped && !l.arrived(tr) })
+	}
+	for deadline := time.Now().Add(l.patience); missing(); {
+		if time.Now().After(deadline) {
+			l.patience = time.Second
+			break
+		}
 		time.Sleep(10 * time.Millisecond) // polling
 	}
 	l.quiet()
@@ -274,12 +281,13 @@ type lab struct {
 	stations []*station // of a, b and c
 	hardware []byte     // address of a's wire
 	trials   []trial
+	patience time.Duration // with packets that are expected to arrive
 }
 
 // newLab makes the hosts, starts the agents and assigns the policies.
 func newLab(t *testing.T, tag string, s scenario, p *policy.Policy) *lab {
 	t.Helper()
-	l := &lab{t: t, s: s}
+	l := &lab{t: t, s: s, patience: 20 * time.Second}
 	l.a, l.b = newPair(t, tag)
 	all := shapes(p, s.inside)
 	if s.peer == peerAsks {
