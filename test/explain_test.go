@@ -133,7 +133,7 @@ func (l *lab) wait(trials []trial) {
 	}
 	for deadline := time.Now().Add(l.patience); missing(); {
 		if time.Now().After(deadline) {
-			l.patience = time.Second
+			l.patience = 200 * time.Millisecond
 			break
 		}
 		time.Sleep(10 * time.Millisecond) // polling
