@@ -79,8 +79,14 @@ func (r ApplyRequest) Validate() error {
 	return AssignRequest{Policy: "applied", Auth: r.Auth, Keys: r.Keys}.Validate()
 }
 
-// CheckPolicyName refuses what cannot be the name of a policy in the folder.
-func CheckPolicyName(name string) error { return checkName(name) }
+// CheckPolicyName refuses what cannot be the name of a policy whose document the
+// agent keeps in a file of that name: it cannot leave the folder.
+func CheckPolicyName(name string) error {
+	if strings.Contains(name, "/") {
+		return invalid("policy name %q: the document is kept in a file of the policy's name, which has no /", name)
+	}
+	return checkName(name)
+}
 
 func decodeApply(body io.Reader) (ApplyRequest, error) {
 	var r ApplyRequest

@@ -70,16 +70,17 @@ func (r AssignRequest) Validate() error {
 	return nil
 }
 
-// checkName refuses what cannot be the name of a policy. A name is also a file
-// name in the policies folder, so it cannot leave it.
+// checkName refuses what cannot be the name of a policy. A name is compared and
+// not opened, so it may have a slash, as names of Windows do; what could be a way
+// out of a folder is refused nevertheless.
 func checkName(name string) error {
 	switch {
 	case len(name) > MaxName:
 		return invalid("the name of a policy has at most %d bytes", MaxName)
 	case !utf8.ValidString(name) || strings.ContainsFunc(name, notPrintable):
 		return invalid("policy name %q holds characters that cannot be printed", name)
-	case strings.Contains(name, "/") || strings.HasPrefix(name, "."):
-		return invalid("policy name %q: a name has no / and does not begin with a dot", name)
+	case strings.HasPrefix(name, "/") || strings.HasPrefix(name, ".") || strings.Contains(name, "/."):
+		return invalid("policy name %q: a name does not begin with a dot or a slash, and has no dot behind a slash", name)
 	}
 	return nil
 }

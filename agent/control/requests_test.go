@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -105,7 +106,7 @@ func TestEveryPrefixOfARequestIsRefused(t *testing.T) {
 
 func FuzzDecodeAssign(f *testing.F) {
 	for _, seed := range []string{
-		``, `{}`, `{"policy":"client"}`, `{"policy":"a/b"}`, `{"policy":"x","auth":"psk-file","keys":"k"}`, `{"policy":1}`, "{\"policy\":\"\xff\"}", `{"policy":"a"} x`,
+		``, `{}`, `{"policy":"client"}`, `{"policy":"a/b"}`, `{"policy":"a/../b"}`, `{"policy":"x","auth":"psk-file","keys":"k"}`, `{"policy":1}`, "{\"policy\":\"\xff\"}", `{"policy":"a"} x`,
 	} {
 		f.Add(seed)
 	}
@@ -117,13 +118,23 @@ func FuzzDecodeAssign(f *testing.F) {
 			}
 			return
 		}
-		if filepath.Base(r.Policy) != r.Policy || r.Policy == ".." || strings.ContainsFunc(r.Policy, notPrintable) {
+		if !filepath.IsLocal(r.Policy) || strings.HasPrefix(r.Policy, ".") || strings.ContainsFunc(r.Policy, notPrintable) {
 			t.Fatalf("accepted the name %q", r.Policy)
 		}
 		if (r.Auth == AuthPSKFile) != (r.Keys != "") {
 			t.Fatalf("accepted authentication %q with keys %q", r.Auth, r.Keys)
 		}
 	})
+}
+
+// Policies of Windows have names with a slash.
+func TestNamesWithASlash(t *testing.T) {
+	for name, fine := range map[string]bool{"HTTP/S servers": true, "a/b": true, "../a": false, "a/../b": false, "/a": false, ".a": false, "a/.b": false} {
+		r, err := decodeAssign(strings.NewReader(fmt.Sprintf(`{"policy":%q}`, name)))
+		if fine != (err == nil) || fine && r.Policy != name {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
 }
 
 // TestManualNamesEveryRequest: docs/control.md lists the requests that exist.
