@@ -76,3 +76,12 @@ func (documentBackend) Policy(context.Context, string, bool) (control.PolicyView
 	return control.PolicyView{SchemaVersion: control.SchemaVersion, Name: "empty", Origin: "/etc/ipsecagent/policies.d/empty.yaml", Assigned: true,
 		Document: "apiVersion: ipsecagent/v1\nkind: Policy\nname: empty\n"}, nil
 }
+
+// A policy of Windows may have a slash in its name; what is no file is a name.
+func TestANameWithASlashIsNoFile(t *testing.T) {
+	for arg, want := range map[string]bool{"HTTP/S servers": false, "./a": true, "../a/b": true, "/a": true, "a/b.yaml": true, "client": false, "testdata/help.golden": true, "testdata/": true} {
+		if got := isFile(arg); got != want {
+			t.Errorf("%q: %v", arg, got)
+		}
+	}
+}

@@ -55,13 +55,14 @@ func (e *env) findPolicy(ctx context.Context, arg string) (found, error) {
 }
 
 // isFile reports whether an argument means a file and not a name: it looks like
-// a path, or there is such a file.
+// a path that no name of a policy is, or there is such a file. A name may have a
+// slash, as names of Windows do.
 func isFile(arg string) bool {
-	if strings.ContainsRune(arg, filepath.Separator) || filepath.Ext(arg) == ".yaml" {
+	if filepath.IsAbs(arg) || strings.HasPrefix(arg, ".") || filepath.Ext(arg) == ".yaml" {
 		return true
 	}
 	info, err := os.Stat(arg)
-	return err == nil && info.Mode().IsRegular()
+	return err == nil && (info.Mode().IsRegular() || strings.ContainsRune(arg, filepath.Separator))
 }
 
 func unreadable(arg string, err error) error {
