@@ -29,6 +29,17 @@ rules:
   - {name: carol, filterList: carol, filterAction: block}
 `
 
+// What is probably not meant is said by the names of the document, not by places
+// in it.
+func TestApplySaysWhatIsProbablyNotMeant(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		got := r.mustApply(strings.Replace(strict, "filterLists:\n", "filterLists:\n  spare: [{from: me, to: 192.0.2.9}]\n", 1), 0).Warnings
+		if len(got) != 1 || got[0] != `no rule uses filter list "spare"` {
+			t.Errorf("it says %q", got)
+		}
+	})
+}
+
 // apply applies a document, to be confirmed within wait unless that is 0.
 func (r *rig) apply(document string, wait time.Duration) (control.ApplyResult, error) {
 	r.t.Helper()

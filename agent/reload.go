@@ -159,7 +159,7 @@ func (a *Agent) compile(c *candidate) error {
 		c.warnings = append(c.warnings, fmt.Sprintf("names or sets of the policy that stand for nothing at this moment: %d; names are asked for now, ipsecctl status lists those that do not resolve", n))
 	}
 	for _, w := range policy.Warnings(c.policy) {
-		c.warnings = append(c.warnings, w.Error())
+		c.warnings = append(c.warnings, w.Message)
 	}
 	return nil
 }

@@ -67,7 +67,9 @@ func TestReportModeNeverBlocksWhatARuleWantsSecured(t *testing.T) {
 
 func TestReportModeIsLoud(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
-		r.mustApply(rollout, 0)
+		if got := r.mustApply(rollout, 0).Warnings; len(got) == 0 || !strings.HasPrefix(got[0], "REPORT ONLY: ") {
+			t.Errorf("who applies it is told %q", got)
+		}
 		r.send(tcp(bob(), 80))
 		s := r.status()
 		if len(s.Problems) == 0 || !strings.HasPrefix(s.Problems[0], "REPORT ONLY") || !strings.Contains(s.Problems[0], "1 peer") || s.Report == nil || s.Report.Peers != 1 {
