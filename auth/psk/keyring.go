@@ -128,6 +128,8 @@ func (r *Keyring) missing(peer netip.Addr, name string) error {
 	switch {
 	case len(r.groups) == 0 && files == "":
 		e.Err = errNoKeys
+	case len(r.groups) == 0:
+		e.Err = fmt.Errorf("%s holds no key; add one and reload", files)
 	case !r.Has(name):
 		e.Err = fmt.Errorf("the rule asks for key %q, which is not in %s (there: %s); add it and reload", name, files, strings.Join(r.Names(), ", "))
 	case name != "":

@@ -101,6 +101,11 @@ func TestSelection(t *testing.T) {
 func TestNoKeyForPeer(t *testing.T) {
 	narrow := strings.Replace(groups, "any", "192.0.2.0/24", 1)
 	narrow = narrow[:strings.Index(narrow, "  - name: fallback")]
+	nowhere := t.TempDir()
+	empty, err := Load(nowhere)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		ring      *Keyring
 		remote    string
@@ -108,6 +113,7 @@ func TestNoKeyForPeer(t *testing.T) {
 		wantWords []string
 	}{
 		{nil, "198.51.100.1", "", []string{"198.51.100.1", "no preshared keys have been read"}},
+		{empty, "198.51.100.1", "", []string{"198.51.100.1", nowhere + " holds no key; add one and reload"}},
 		{parse(t, narrow), "198.51.100.1", "", []string{"198.51.100.1", "keys.yaml", "reload"}},
 		{parse(t, narrow), "198.51.100.1", "branch", []string{"198.51.100.1", `"branch"`, "keys.yaml"}},
 		{parse(t, narrow), "10.0.0.1", "nosuch", []string{"10.0.0.1", `"nosuch"`, "default, branch, one", "keys.yaml"}},
