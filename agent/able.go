@@ -198,23 +198,37 @@ func (a *Agent) identitiesChanged(now time.Time, watching bool) {
 	a.noteUnprovable(now)
 }
 
+// identitiesProblem is the kind of the problem that noteUnprovable makes.
+const identitiesProblem = "identities"
+
 // noteUnprovable makes it a problem that a rule in force asks for an identity
 // that this host does not have (any more).
 func (a *Agent) noteUnprovable(now time.Time) {
-	const kind = "identities"
 	var all []string
 	if a.inForce.policy != nil {
-		for _, u := range a.unusable(a.inForce.policy) {
+		for _, u := range UnprovableRules(a.inForce.policy, a.unprovable) {
 			if u.All {
 				all = append(all, u.Rule+" can secure nothing: "+strings.Join(u.Why, "; "))
 			}
 		}
 	}
 	words := strings.Join(all, "; ")
-	if words != "" && words != a.problems[kind] {
+	if words != "" && words != a.problems[identitiesProblem] {
 		a.event(now, control.EventAgent, "warning", words, nil)
 	}
-	a.problem(kind, words)
+	a.problem(identitiesProblem, words)
+}
+
+// unprovable says why this host cannot satisfy a requirement of the policy in
+// force; "": it can.
+func (a *Agent) unprovable(r auth.Requirement) string {
+	switch {
+	case r.Method == auth.PSK && a.cfg.NoKey != nil:
+		return a.cfg.NoKey(r.Key)
+	case a.cfg.Unusable == nil:
+		return ""
+	}
+	return a.cfg.Unusable(r)
 }
 
 // checkProvable refuses to assign a policy under which this host could talk to

@@ -297,3 +297,39 @@ func TestARequirementIsTriedOnce(t *testing.T) {
 		t.Errorf("%d rules are not usable, %d questions", len(got), calls)
 	}
 }
+
+// A policy may come before its keys: it is put in force, which is a problem
+// until they are there.
+func TestAMissingPresharedKeyIsAProblem(t *testing.T) {
+	dir := t.TempDir()
+	there := false
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.write(dir, "keyed", strings.NewReplacer("certified", "keyed", `[{certificate: {ca: "CN=Bank"}}, kerberos]`, "[{psk: {key: site}}]").Replace(byCertificate))
+		result, err := r.agent.Assign(t.Context(), control.AssignRequest{Policy: "keyed"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		const want = `rule "all" can secure nothing: no key "site"`
+		if len(result.Warnings) != 1 || result.Warnings[0] != want {
+			t.Errorf("warnings %q", result.Warnings)
+		}
+		if got := r.status().Problems; len(got) != 1 || !strings.Contains(got[0], want) {
+			t.Errorf("problems %q", got)
+		}
+		there = true
+		if _, err := r.agent.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.status().Problems; len(got) != 0 {
+			t.Errorf("with the key there, the problems are %q", got)
+		}
+	}, func(c *Config) {
+		c.Library = folder(dir)
+		c.NoKey = func(name string) string {
+			if there {
+				return ""
+			}
+			return fmt.Sprintf("no key %q", name)
+		}
+	})
+}

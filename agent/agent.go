@@ -66,6 +66,10 @@ type Config struct {
 	// It is asked for each requirement of a policy that is put in force, and
 	// again after IdentitiesChanged. nil: it can satisfy every one.
 	Unusable func(auth.Requirement) string
+	// NoKey says why there is no preshared key of that name ("": of any) on this
+	// host now; "": there is. A policy may be assigned before its keys are there,
+	// which is a problem until they are. nil: there always is.
+	NoKey func(name string) string
 	// IdentitiesChanged hints that Unusable may answer differently now; may be
 	// nil.
 	IdentitiesChanged <-chan struct{}

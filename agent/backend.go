@@ -190,6 +190,9 @@ func (a *Agent) putAssigned(now time.Time, c candidate, cause string) (control.A
 // result says what is in force now.
 func (a *Agent) result() control.AssignResult {
 	r := control.AssignResult{SchemaVersion: control.SchemaVersion, Policy: a.inForce.name, Origin: a.inForce.origin, Warnings: slices.Concat(a.reportOnly(), a.inForce.warnings)}
+	if words := a.problems[identitiesProblem]; words != "" {
+		r.Warnings = append(r.Warnings, words)
+	}
 	if a.inForce.compiled != nil {
 		r.Filters = len(a.inForce.compiled.Filters)
 	}

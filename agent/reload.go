@@ -296,6 +296,7 @@ func (a *Agent) adopt(now time.Time, c candidate) (changed bool) {
 			a.inForce.snapshot = newSnapshot(a.inForce.compiled, a.cfg.Unusable).at(a.facts)
 		}
 		a.inForce.policy, a.inForce.warnings, a.inForce.rejected, a.inForce.origin = c.policy, c.warnings, "", c.origin
+		a.noteUnprovable(now) // a key may be there now
 		return false
 	}
 	a.inForce = inForce{state: c.state, name: c.as.Name, auth: c.as.Auth, compat: c.as.Compat, origin: c.origin, applied: now, policy: c.policy, host: c.host,

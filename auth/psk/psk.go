@@ -39,6 +39,9 @@ func (a *Authenticator) Replace(ring *Keyring) {
 	a.ring.Store(ring)
 }
 
+// Has reports whether there is a key of that name; "": any.
+func (a *Authenticator) Has(name string) bool { return a.ring.Load().Has(name) }
+
 // Method returns auth.PSK.
 func (a *Authenticator) Method() auth.Method { return auth.PSK }
 

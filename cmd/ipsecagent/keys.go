@@ -25,6 +25,18 @@ func newKeys(s *settings) *keys {
 	return k
 }
 
+// missing says why there is no preshared key of that name; "": there is.
+func (k *keys) missing(name string) string {
+	if k.method.Has(name) {
+		return ""
+	}
+	what := "preshared key"
+	if name != "" {
+		what += fmt.Sprintf(" %q", name)
+	}
+	return fmt.Sprintf("%s holds no %s: write it there and reload", k.dir, what)
+}
+
 // load puts the keys of the folder in force and returns what is weak about
 // them. After an error the keys so far stay in force.
 func (k *keys) load() (warnings []string, err error) {

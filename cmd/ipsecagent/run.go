@@ -171,6 +171,7 @@ func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
 		IdleTime:          w.settings.IdleTime,
 		SilentTime:        w.settings.SilentTime,
 		Unusable:          w.identities.unusable,
+		NoKey:             w.keys.missing,
 		IdentitiesChanged: w.identities.changed,
 		Exempt:            w.identities.exempted,
 		Exemptions:        w.exemptions(),
