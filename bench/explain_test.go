@@ -57,29 +57,17 @@ func unmatched(tb testing.TB) policy.Question {
 	return q
 }
 
-// One run in time shows that it can be: the machine has other work.
-func TestExplainIsFastWithManyFilters(t *testing.T) {
-	c, q := manyFilters(t), unmatched(t)
-	fastest := time.Hour
-	for range 1000 {
-		began := time.Now()
-		x := policy.Explain(c, q)
-		fastest = min(fastest, time.Since(began))
-		if x.Decided != nil || len(x.Passed) == 0 {
-			t.Fatalf("%+v", x)
-		}
-		if fastest <= maxExplain {
-			t.Logf("%v", fastest)
-			return
-		}
-	}
-	t.Errorf("an explanation takes %v, more than %v", fastest, maxExplain)
-}
-
+// BenchmarkExplain asks every filter about a packet. On a machine that does
+// nothing else it fails beyond what is promised.
 func BenchmarkExplain(b *testing.B) {
 	c, q := manyFilters(b), unmatched(b)
 	for b.Loop() {
-		policy.Explain(c, q)
+		if x := policy.Explain(c, q); x.Decided != nil || len(x.Passed) == 0 {
+			b.Fatalf("%+v", x)
+		}
+	}
+	if each := b.Elapsed() / time.Duration(b.N); each > maxExplain {
+		b.Errorf("an explanation takes %v, more than %v", each, maxExplain)
 	}
 }
 

@@ -53,7 +53,7 @@ func validateFilter(r *report, path, what string, f *Filter) {
 }
 
 func validateEndpoint(r *report, path, what string, e Endpoint) {
-	first, _, ok := e.Addrs.Bounds()
+	first, last, ok := e.Addrs.Bounds()
 	switch {
 	case e.Kind > DefaultGateway:
 		r.add(path, "%s: unknown kind of endpoint %d", what, e.Kind)
@@ -61,6 +61,8 @@ func validateEndpoint(r *report, path, what string, e Endpoint) {
 		r.add(path, "%s: an address, prefix or range is missing", what)
 	case e.Kind == Addresses && isSingle(e.Addrs) && first.IsUnspecified():
 		r.add(path, "%s: %v is not an address of a host; write any or me", what, first)
+	case e.Kind == Addresses && last.Is4In6():
+		r.add(path, "%s: %v ends with the IPv4 addresses written as IPv6, which no packet carries; write a longer prefix", what, e.Addrs)
 	case e.Kind != Addresses && e.Addrs != sadb.AnyAddrs():
 		r.add(path, "%s: addresses given for an endpoint of another kind", what)
 	case e.Kind == Name:

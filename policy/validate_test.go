@@ -199,6 +199,9 @@ func TestValidateRefusesWrongFilters(t *testing.T) {
 		{"no address", filter(func(f *policy.Filter) { f.To.Addrs = sadb.AnyAddrs() }), here + ".to", "is missing"},
 		{"unspecified address", filter(func(f *policy.Filter) { f.To = host("0.0.0.0") }), here + ".to", "write any or me"},
 		{"me with an address", filter(func(f *policy.Filter) { f.From.Addrs = f.To.Addrs }), here + ".from", "of another kind"},
+		{"mapped addresses", filter(func(f *policy.Filter) {
+			f.To = policy.Endpoint{Kind: policy.Addresses, Addrs: sadb.Prefix(netip.MustParsePrefix("::/80"))}
+		}), here + ".to", "ends with the IPv4 addresses written as IPv6"},
 		{"name without a name", filter(func(f *policy.Filter) { f.To = policy.Endpoint{Kind: policy.Name} }), here + ".to", "is not a DNS name"},
 		{"me with a name", filter(func(f *policy.Filter) { f.From.Name = "x" }), here + ".from", "of another kind"},
 		{"ports of any protocol", filter(func(f *policy.Filter) { f.Protocol = 0 }), here + ".destinationPort", "need protocol tcp"},

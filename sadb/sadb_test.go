@@ -415,3 +415,18 @@ func TestSecretPart(t *testing.T) {
 		t.Errorf("%q is left of what was overwritten", second.Bytes())
 	}
 }
+
+// The IPv6 prefixes that end with the mapped IPv4 addresses are prefixes as any
+// other.
+func TestPrefixesAroundTheMappedAddresses(t *testing.T) {
+	for _, s := range []string{"::/80", "::/90", "::fffe:0:0/95", "::/0", "::/64", "::/96"} {
+		p := netip.MustParsePrefix(s)
+		a := Prefix(p)
+		if got, ok := a.Prefix(); !ok || got != p {
+			t.Errorf("%s is read back as %v, %v", s, got, ok)
+		}
+		if !a.Matches(p.Addr(), false) || a.Matches(netip.MustParseAddr("192.0.2.1"), false) || a.Specificity() != p.Bits() {
+			t.Errorf("%s: %v, specificity %d", s, a, a.Specificity())
+		}
+	}
+}

@@ -37,7 +37,12 @@ func Addr(a netip.Addr) Addrs { return Range(a, a) }
 // Prefix matches the addresses of a prefix; its host bits are ignored.
 func Prefix(p netip.Prefix) Addrs {
 	p = p.Masked()
-	return Range(p.Addr(), lastAddr(p))
+	from, to := p.Addr().WithZone(""), lastAddr(p)
+	if from.Is4In6() == to.Is4In6() {
+		return Range(from, to)
+	}
+	// The IPv6 prefixes that end where the mapped IPv4 addresses do.
+	return Addrs{kind: rangeAddr, from: from, to: to}
 }
 
 // Range matches from…to inclusive. It panics if the two are not an ascending
