@@ -268,3 +268,15 @@ func TestPolicyNamesNoMoreWaysThanAreTried(t *testing.T) {
 		}
 	}
 }
+
+func TestDefaultResponseAsksForPFS(t *testing.T) {
+	for _, c := range []struct {
+		group sadb.Group
+		any   bool
+	}{{sadb.ECP256, false}, {0, true}} {
+		offer := responseOffer(&policy.Negotiation{PFS: true, PFSGroup: c.group}, sadb.Selector{})
+		if offer.PFS != c.group || offer.PFSAny != c.any {
+			t.Errorf("group %v: PFS %v, any %v", c.group, offer.PFS, offer.PFSAny)
+		}
+	}
+}

@@ -50,7 +50,7 @@ func Compile(p *Policy, h Host) (*Compiled, error) {
 		return nil, fmt.Errorf("policy: compile %q: %w", p.Name, err)
 	}
 	if d := p.DefaultResponse; d.Active {
-		c.DefaultResponse = &Negotiation{Authentication: d.Authentication}
+		c.DefaultResponse = &Negotiation{PFS: d.SessionKeyPFS, PFSGroup: d.PFSGroup, Authentication: d.Authentication}
 		c.DefaultResponse.offer(d.Methods, p.uplifts(h))
 	}
 	if err := c.checkWays(); err != nil {

@@ -277,7 +277,7 @@ func TestCompileSpellsDefaultsOut(t *testing.T) {
 	)
 	p.FilterActions[0].SessionKeyPFS = true
 	p.FilterActions[0].PFSGroup = sadb.ECP384
-	p.DefaultResponse = policy.DefaultResponse{Active: true, Authentication: psk()}
+	p.DefaultResponse = policy.DefaultResponse{Active: true, Authentication: psk(), SessionKeyPFS: true, PFSGroup: sadb.ECP521}
 	c := compile(t, p)
 	if c.PollingInterval != 3*time.Hour || c.KeyExchange.Lifetime != 8*time.Hour || len(c.KeyExchange.Methods) != 5 {
 		t.Errorf("polling %v, key exchange %+v", c.PollingInterval, c.KeyExchange)
@@ -294,7 +294,7 @@ func TestCompileSpellsDefaultsOut(t *testing.T) {
 	if !n.PFS || n.PFSGroup != sadb.ECP384 || !reflect.DeepEqual(n.Authentication, psk()) {
 		t.Errorf("negotiation %+v", n)
 	}
-	if c.DefaultResponse == nil || len(c.DefaultResponse.Proposals) != 3 {
+	if d := c.DefaultResponse; d == nil || len(d.Proposals) != 3 || !d.PFS || d.PFSGroup != sadb.ECP521 {
 		t.Errorf("default response %+v", c.DefaultResponse)
 	}
 }

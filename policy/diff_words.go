@@ -52,7 +52,8 @@ func (d *DefaultResponse) described() described {
 		methods = modernMethods()
 	}
 	return described{"default response rule", []field{{name: "active", value: yes(d.Active)},
-		{name: "methods", value: joined(methods)}, {name: "authentication", value: authenticationWords(d.Authentication)}}}
+		{name: "methods", value: joined(methods)}, {name: "authentication", value: authenticationWords(d.Authentication)},
+		{name: "sessionKeyPFS", value: pfs(d.SessionKeyPFS, d.PFSGroup)}}}
 }
 
 func (r *Rule) described() described {
@@ -92,14 +93,14 @@ func (a *FilterAction) described() described {
 		{name: "guid", value: a.GUID}, {name: "description", value: a.Description}, {name: "action", value: a.Kind.String()},
 		{name: "methods", value: joined(a.Methods)}, {name: "acceptUnsecured", value: yes(a.AcceptUnsecured)},
 		{name: "allowClear", value: yes(a.AllowClear)}, {name: "clearDelay", value: duration(a.ClearDelay)},
-		{name: "sessionKeyPFS", value: pfs(a)}}}
+		{name: "sessionKeyPFS", value: pfs(a.SessionKeyPFS, a.PFSGroup)}}}
 }
 
-func pfs(a *FilterAction) string {
-	if a.SessionKeyPFS && a.PFSGroup != 0 {
-		return a.PFSGroup.String()
+func pfs(on bool, group sadb.Group) string {
+	if on && group != 0 {
+		return group.String()
 	}
-	return yes(a.SessionKeyPFS)
+	return yes(on)
 }
 
 // String returns the filter as the document writes it, for example

@@ -185,6 +185,10 @@ type DefaultResponse struct {
 	Active         bool
 	Methods        []SecurityMethod
 	Authentication []AuthMethod
+	// SessionKeyPFS and PFSGroup are as those of FilterAction: a peer that asks
+	// without is refused.
+	SessionKeyPFS bool
+	PFSGroup      sadb.Group
 }
 
 // Test is a flow and the decision the author expects for it.

@@ -121,10 +121,14 @@ func validateAction(r *report, path string, a *FilterAction) {
 	}
 	validateMethods(r, path+".methods", what, a.Methods)
 	validateClear(r, path, what, a)
-	if a.PFSGroup != 0 && !a.SessionKeyPFS {
+	validatePFS(r, path, what, a.SessionKeyPFS, a.PFSGroup)
+}
+
+func validatePFS(r *report, path, what string, on bool, group sadb.Group) {
+	if group != 0 && !on {
 		r.add(path+".sessionKeyPFS", "%s names a group of session key PFS that is off", what)
 	}
-	if _, err := sadb.ParseGroup(a.PFSGroup.String()); a.PFSGroup != 0 && err != nil {
+	if _, err := sadb.ParseGroup(group.String()); group != 0 && err != nil {
 		r.add(path+".sessionKeyPFS", "%s: %v", what, err)
 	}
 }
@@ -178,6 +182,7 @@ func (p *Policy) validateDefaultResponse(r *report) {
 	}
 	validateMethods(r, "defaultResponse.methods", what, d.Methods)
 	validateAuthentication(r, "defaultResponse.authentication", what, d.Authentication)
+	validatePFS(r, "defaultResponse", what, d.SessionKeyPFS, d.PFSGroup)
 }
 
 func validateAuthentication(r *report, path, what string, methods []AuthMethod) {

@@ -167,18 +167,20 @@ func (d *decoder) negotiate(n *yaml.Node, path string, a *policy.FilterAction) {
 		"acceptUnsecured": d.bool(&a.AcceptUnsecured),
 		"allowClear":      d.bool(&a.AllowClear),
 		"clearDelay":      value(d, &a.ClearDelay, parseDuration),
-		"sessionKeyPFS":   func(n *yaml.Node, path string) { d.sessionKeyPFS(n, path, a) },
+		"sessionKeyPFS":   d.sessionKeyPFS(&a.SessionKeyPFS, &a.PFSGroup),
 	})
 }
 
 // sessionKeyPFS reads true (the group of the main mode), false or a group.
-func (d *decoder) sessionKeyPFS(n *yaml.Node, path string, a *policy.FilterAction) {
-	if n.Tag == "!!bool" {
-		d.bool(&a.SessionKeyPFS)(n, path)
-		return
+func (d *decoder) sessionKeyPFS(on *bool, group *sadb.Group) field {
+	return func(n *yaml.Node, path string) {
+		if n.Tag == "!!bool" {
+			d.bool(on)(n, path)
+			return
+		}
+		value(d, group, sadb.ParseGroup)(n, path)
+		*on = *group != 0
 	}
-	value(d, &a.PFSGroup, sadb.ParseGroup)(n, path)
-	a.SessionKeyPFS = a.PFSGroup != 0
 }
 
 // method reads the name of a suite, or {esp: …, ah: …, lifetime: …, bytes: …}.
@@ -270,6 +272,7 @@ func (d *decoder) defaultResponse(n *yaml.Node, path string, r *policy.DefaultRe
 		"active":         d.bool(&r.Active),
 		"methods":        sequence(d, &r.Methods, d.method),
 		"authentication": sequence(d, &r.Authentication, d.authentication),
+		"sessionKeyPFS":  d.sessionKeyPFS(&r.SessionKeyPFS, &r.PFSGroup),
 	})
 }
 

@@ -223,13 +223,17 @@ func encodeNegotiate(a policy.FilterAction) *yaml.Node {
 	if a.ClearDelay != 0 {
 		m.plain("clearDelay", formatDuration(a.ClearDelay))
 	}
+	m.sessionKeyPFS(a.SessionKeyPFS, a.PFSGroup)
+	return m.node
+}
+
+func (m mapping) sessionKeyPFS(on bool, group sadb.Group) {
 	switch {
-	case a.PFSGroup != 0:
-		m.plain("sessionKeyPFS", a.PFSGroup.String())
-	case a.SessionKeyPFS:
+	case group != 0:
+		m.plain("sessionKeyPFS", group.String())
+	case on:
 		m.plain("sessionKeyPFS", "true")
 	}
-	return m.node
 }
 
 func encodeMethod(s policy.SecurityMethod) *yaml.Node {
@@ -302,6 +306,7 @@ func encodeDefaultResponse(d policy.DefaultResponse) *yaml.Node {
 	m.flag("active", d.Active)
 	m.put("methods", list(d.Methods, encodeMethod))
 	m.put("authentication", flow(list(d.Authentication, encodeAuthentication)))
+	m.sessionKeyPFS(d.SessionKeyPFS, d.PFSGroup)
 	return m.node
 }
 

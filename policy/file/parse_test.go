@@ -184,7 +184,7 @@ func TestTheWholeModelSurvivesMarshal(t *testing.T) {
 				}},
 			{Name: "by name", Tunnel: policy.TunnelSetting{Name: "gw.example"}, Connections: sadb.LAN},
 		},
-		DefaultResponse: policy.DefaultResponse{Methods: []policy.SecurityMethod{{Suites: gcm}}},
+		DefaultResponse: policy.DefaultResponse{Methods: []policy.SecurityMethod{{Suites: gcm}}, SessionKeyPFS: true, PFSGroup: sadb.ECP256},
 		Tests:           []policy.Test{{Flow: "icmp me -> 10.0.0.1", Expect: "negotiate"}},
 	}}
 	for _, p := range policies {

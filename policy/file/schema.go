@@ -281,6 +281,7 @@ func defaultResponseSchema() object {
 		"guid":           reference("guid"),
 		"actionGuid":     reference("guid"),
 		"active":         onOff("Answer peers that ask for security where no rule speaks."),
+		"sessionKeyPFS":  pfsSchema(),
 		"methods":        array("method", "Security methods in order of preference."),
 		"authentication": array("authentication", "In order of preference."),
 	})

@@ -82,7 +82,7 @@ func (c *completer) policy(p policy.Policy) policy.Policy {
 // rule.
 func hasResponse(p policy.Policy) bool {
 	d := p.DefaultResponse
-	return d.Active || d.GUID != "" || d.ActionGUID != "" || len(d.Methods) > 0 || len(d.Authentication) > 0
+	return d.Active || d.SessionKeyPFS || d.GUID != "" || d.ActionGUID != "" || len(d.Methods) > 0 || len(d.Authentication) > 0
 }
 
 // usedLists keeps the lists that rules use, in their order.

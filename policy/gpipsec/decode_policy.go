@@ -180,12 +180,9 @@ func (b *builder) plainRule(o *Object, n nfa, action *Object, lists []Ref) {
 func (b *builder) response(o *Object, n nfa, action *Object) {
 	b.responses++
 	a := b.decoder.actions[action.GUID]
-	if n.active && a.SessionKeyPFS {
-		b.report.fail("its default response rule uses session key perfect forward secrecy, which is not enforced by this version; take it away there, or use a rule")
-	}
 	b.policy.DefaultResponse = policy.DefaultResponse{
 		GUID: o.GUID.String(), ActionGUID: action.GUID.String(), Active: n.active,
-		Methods: a.Methods, Authentication: b.authentication(o, "", n),
+		Methods: a.Methods, Authentication: b.authentication(o, "", n), SessionKeyPFS: a.SessionKeyPFS, PFSGroup: a.PFSGroup,
 	}
 }
 

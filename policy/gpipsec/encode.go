@@ -209,7 +209,7 @@ func (e *encoder) response(owner Ref, p *policy.Policy) {
 		return r.encodeNFA(nfa{auth: d.Authentication, keys: e.keys(r, d.Authentication), active: d.Active}, nil)
 	})
 	e.refer(owner, me)
-	action := policy.FilterAction{Kind: sadb.Negotiate, Methods: d.Methods}
+	action := policy.FilterAction{Kind: sadb.Negotiate, Methods: d.Methods, SessionKeyPFS: d.SessionKeyPFS, PFSGroup: d.PFSGroup}
 	object := Object{Ref: Ref{ClassNegotiation, mustGUID(d.ActionGUID)}, Type: typeResponse(), Action: actionNegotiate()}
 	e.refer(me, e.add(object, func(r *report) []byte {
 		r.object = what

@@ -23,7 +23,7 @@ func TestEveryFieldOfTheModelIsKnown(t *testing.T) {
 		reflect.TypeFor[policy.AuthMethod]():      "Kind CA Key AcceptPrincipals ExcludeCAName MapToAccount",
 		reflect.TypeFor[policy.Rule]():            "GUID Name Description Disabled FilterList FilterAction Authentication Tunnel Connections Mode ReportUntil",
 		reflect.TypeFor[policy.TunnelSetting]():   "Endpoint Name",
-		reflect.TypeFor[policy.DefaultResponse](): "GUID ActionGUID Active Methods Authentication",
+		reflect.TypeFor[policy.DefaultResponse](): "GUID ActionGUID Active Methods Authentication SessionKeyPFS PFSGroup",
 		reflect.TypeFor[policy.Test]():            "Flow Expect",
 		reflect.TypeFor[policy.Store]():           "Policies FilterLists FilterActions Assigned",
 		reflect.TypeFor[sadb.Ports]():             "From To",

@@ -154,6 +154,10 @@ func (m maker) policy(n int) policy.Policy {
 	}
 	if m.chance() {
 		p.DefaultResponse = policy.DefaultResponse{GUID: m.guid(), Active: m.chance(), Methods: several(m, 0, 3, m.method), Authentication: several(m, 0, 2, m.auth)}
+		p.DefaultResponse.SessionKeyPFS = m.chance()
+		if p.DefaultResponse.SessionKeyPFS && m.chance() {
+			p.DefaultResponse.PFSGroup = pick(m, sadb.MODP2048, sadb.ECP256)
+		}
 	}
 	return p
 }

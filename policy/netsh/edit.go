@@ -161,7 +161,7 @@ func (a *args) action(act *policy.FilterAction) error {
 	a.actionKind(&act.Kind)
 	a.flag("inpass", &act.AcceptUnsecured)
 	a.flag("soft", &act.AllowClear)
-	a.pfs(act)
+	a.pfs(&act.SessionKeyPFS, &act.PFSGroup)
 	a.delay(&act.ClearDelay)
 	a.quickModes(&act.Methods)
 	if a.err != nil {
@@ -224,17 +224,17 @@ func (a *args) actionKind(into *sadb.ActionKind) {
 }
 
 // pfs sets session key PFS: yes, no, or in words of ours the name of a group.
-func (a *args) pfs(act *policy.FilterAction) {
+func (a *args) pfs(on *bool, group *sadb.Group) {
 	v, ok := a.get("qmpfs")
 	if !ok {
 		return
 	}
 	if g, err := sadb.ParseGroup(strings.ToLower(v)); err == nil {
-		act.SessionKeyPFS, act.PFSGroup = true, g
+		*on, *group = true, g
 		return
 	}
-	act.PFSGroup = 0
-	a.flag("qmpfs", &act.SessionKeyPFS)
+	*group = 0
+	a.flag("qmpfs", on)
 }
 
 // delay sets how long traffic waits before it may go in clear, "3s" or

@@ -347,6 +347,12 @@ func TestActivation(t *testing.T) {
 	same(t, s.Policies[0].DefaultResponse, policy.DefaultResponse{Active: true, Methods: windows.Methods, Authentication: ca})
 	s = run(t, policy.Store{}, "add policy name=p", `set defaultrule policy=p qmsecmethods=modern rootca="CN=x,O=y"`, "set policy name=p description=d").Store
 	same(t, s.Policies[0].DefaultResponse, policy.DefaultResponse{Active: true, Authentication: ca})
+	s = run(t, policy.Store{}, "add policy name=p", "set defaultrule policy=p qmpfs=ecp256").Store
+	if d := s.Policies[0].DefaultResponse; !d.SessionKeyPFS || d.PFSGroup != sadb.ECP256 {
+		t.Errorf("with qmpfs= the default response rule is %+v", d)
+	}
+	s = run(t, s, "set defaultrule policy=p qmpfs=no").Store
+	same(t, s.Policies[0].DefaultResponse, windows)
 	modern := policy.Store{Policies: []policy.Policy{{Name: "p"}}}
 	s = run(t, modern, "set defaultrule policy=p activate=yes").Store
 	same(t, s.Policies[0].DefaultResponse, policy.DefaultResponse{Active: true, Authentication: []policy.AuthMethod{{Kind: policy.Kerberos}}})

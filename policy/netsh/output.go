@@ -64,6 +64,14 @@ func (s *output) flag(tag string, value, normal bool) *output {
 	return s.word(tag, yesNo(value))
 }
 
+// pfs adds session key PFS; a group of its own is a word of ours.
+func (s *output) pfs(on bool, group sadb.Group) *output {
+	if group != 0 {
+		return s.ours("qmpfs", group.String())
+	}
+	return s.flag("qmpfs", on, false)
+}
+
 func yesNo(v bool) string {
 	if v {
 		return "yes"

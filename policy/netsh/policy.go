@@ -183,15 +183,12 @@ func setDefaultRule(m *machine, a *args) error {
 
 // defaultRule returns the default response rule of p as the line changes it.
 func (a *args) defaultRule(p *policy.Policy, was policy.DefaultResponse, got authentication) (policy.DefaultResponse, error) {
-	var pfs policy.FilterAction
-	a.pfs(&pfs)
+	a.pfs(&p.DefaultResponse.SessionKeyPFS, &p.DefaultResponse.PFSGroup)
 	a.flag("activate", &p.DefaultResponse.Active)
 	a.quickModes(&p.DefaultResponse.Methods)
 	switch {
 	case a.err != nil:
 		return was, a.err
-	case pfs.SessionKeyPFS:
-		return was, errors.New("qmpfs=yes is not known for the default response rule; a filter action has it")
 	case got.given && p.DefaultResponse.Active && len(got.methods) == 0:
 		return was, errors.New("an active default response rule needs an authentication method")
 	}

@@ -234,6 +234,7 @@ func (m *machine) showDefault(h *held) {
 	if d.Active {
 		m.fact("Authentication", "%s", authWords(d.Authentication))
 		m.showMethods(d.Methods)
+		m.fact("Session key PFS", "%s", yesNo(d.SessionKeyPFS))
 	}
 	m.row("")
 }

@@ -162,11 +162,7 @@ func (w *writer) action(o *object) {
 		s.word("action", a.Kind.String()).end()
 		return
 	}
-	if a.PFSGroup != 0 {
-		s.ours("qmpfs", a.PFSGroup.String())
-	} else {
-		s.flag("qmpfs", a.SessionKeyPFS, false)
-	}
+	s.pfs(a.SessionKeyPFS, a.PFSGroup)
 	s.flag("inpass", a.AcceptUnsecured, false).flag("soft", a.AllowClear, false)
 	if a.ClearDelay != 0 {
 		s.ours("cleardelay", a.ClearDelay.String())
@@ -208,10 +204,11 @@ func (w *writer) uplift(s *output, h *held) {
 
 func (w *writer) defaultRule(h *held) {
 	d := h.DefaultResponse
-	if !d.Active && d.Methods == nil && d.Authentication == nil || sameResponse(d, defaultResponse()) {
+	if !d.Active && d.Methods == nil && d.Authentication == nil && !d.SessionKeyPFS || sameResponse(d, defaultResponse()) {
 		return
 	}
 	s := w.statement("set defaultrule").of("the default response rule of policy", h.Name).text("policy", w.policyNames[h])
+	s.pfs(d.SessionKeyPFS, d.PFSGroup)
 	s.word("activate", yesNo(d.Active))
 	if d.Methods != nil || d.Active {
 		s.quickModes(d.Methods)
@@ -223,7 +220,7 @@ func sameResponse(a, b policy.DefaultResponse) bool {
 	sameMethod := func(m, n policy.SecurityMethod) bool {
 		return m.Lifetime == n.Lifetime && m.Bytes == n.Bytes && slices.Equal(m.Suites, n.Suites)
 	}
-	return a.Active == b.Active && slices.EqualFunc(a.Methods, b.Methods, sameMethod) &&
+	return a.Active == b.Active && a.SessionKeyPFS == b.SessionKeyPFS && a.PFSGroup == b.PFSGroup && slices.EqualFunc(a.Methods, b.Methods, sameMethod) &&
 		slices.EqualFunc(a.Authentication, b.Authentication, sameAuth)
 }
 
