@@ -174,6 +174,7 @@ func (l *lab) watchWire() {
 			type filter hook prerouting priority -350; policy accept;
 			iifname != "vb" accept
 			icmpv6 type { 130-137, 143 } accept
+			ip6 daddr ff02::16 ip6 nexthdr 0 accept
 			counter name arrived
 		}
 	}`
