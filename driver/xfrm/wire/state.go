@@ -229,3 +229,25 @@ func (s *State) parseWindow(b []byte) error {
 	s.Window = native.Uint32(b[20:])
 	return nil
 }
+
+// WithEncap returns the body of a request that updates the state in message, of
+// type MsgNewSA as the kernel sent it, to another encapsulation. What holds
+// the message or the result holds keys.
+func WithEncap(message []byte, e Encap) ([]byte, error) {
+	if err := need(message, sizeState, "state"); err != nil {
+		return nil, err
+	}
+	b := append(make([]byte, 0, len(message)+attrHeader+sizeEncap), message[:sizeState]...)
+	b[215] = 0 // the short replay window: the attribute says it
+	err := eachAttr(message[sizeState:], func(typ uint16, payload []byte) error {
+		switch typ {
+		case attrAlgAEAD, attrAlgCrypt, attrAlgAuthTrunc, attrReplayESN, attrMark, attrIfID, attrSetMark, attrSetMarkMask:
+			b = appendAttr(b, typ, payload)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return State{Encap: e}.appendEncap(b), nil
+}

@@ -1,0 +1,171 @@
+package xfrm
+
+import (
+	"net/netip"
+	"time"
+
+	"ipsecagent/driver"
+	"ipsecagent/driver/xfrm/wire"
+	"ipsecagent/sadb"
+)
+
+// question is what an Acquire was raised for.
+type question struct {
+	root          sadb.FilterID
+	local, remote netip.Addr
+}
+
+// pending is an Acquire that has no answer yet.
+type pending struct {
+	waits wire.State // the state that the kernel made for it
+	flow  sadb.Flow
+	clear bool // packets go in clear meanwhile
+	since time.Time
+}
+
+const (
+	maxQuestions = 4096
+	// questionLife ends a question that nobody answered: an exchange that is
+	// silent is given up well before.
+	questionLife = 10 * time.Minute
+)
+
+// acquire turns the kernel's question into an Acquire, once.
+func (e *engine) acquire(a wire.Acquire) {
+	it := e.list.byKey[key{a.Policy.Selector, wire.Out, a.Policy.Mark}]
+	if it == nil || a.Policy.Dir != wire.Out {
+		return // another's
+	}
+	q := question{it.root, a.Selector.Src.Addr(), a.Selector.Dst.Addr()}
+	if q.remote.IsMulticast() || q.remote == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return // never negotiated
+	}
+	was, again := e.asked[q]
+	if !again && len(e.asked) >= maxQuestions {
+		return // the kernel asks again
+	}
+	p := pending{flow: flowOf(a.Selector, it.filter), clear: it.filter.Action.AllowClear, since: now(),
+		waits: wire.State{ID: a.ID, Src: a.Src, Seq: a.Seq, ReqID: it.reqid}}
+	if len(a.Policy.Templates) > 0 {
+		p.waits.Mode = a.Policy.Templates[0].Mode
+	}
+	if again && was.clear == p.clear {
+		p.since = was.since
+		e.asked[q] = p
+		return
+	}
+	e.asked[q] = p
+	e.emit(driver.Acquire{Filter: it.root, Flow: p.flow, Clear: p.clear})
+}
+
+// flowOf returns the headers of the packet that asked.
+func flowOf(s wire.Selector, f sadb.Filter) sadb.Flow {
+	flow := sadb.Flow{Local: s.Src.Addr(), Remote: s.Dst.Addr(), LocalMe: f.Selector.Local.IsMe(), RemoteMe: f.Selector.Remote.IsMe(), Proto: s.Proto}
+	switch {
+	case sadb.HasICMP(s.Proto):
+		flow.ICMPType, flow.ICMPCode = uint8(s.SrcPort.Port), uint8(s.DstPort.Port)
+	case sadb.HasPorts(s.Proto):
+		flow.LocalPort, flow.RemotePort = s.SrcPort.Port, s.DstPort.Port
+	}
+	return flow
+}
+
+// answered ends the questions that an association answers.
+func (e *engine) answered(root sadb.FilterID, sa sadb.SA) {
+	if sa.Bundle != (sadb.SAID{}) && e.find(sa.Bundle) == nil {
+		return // the other half is to come
+	}
+	for q, p := range e.asked {
+		if q.root == root && sa.Selector.Matches(p.flow) && (sa.Mode == sadb.Tunnel || sa.ID.Dst == q.remote) {
+			delete(e.asked, q)
+		}
+	}
+}
+
+// abandon drops what waits and allows a new Acquire.
+func (e *engine) abandon(a driver.Acquire) error {
+	q := question{rootOf(a.Filter, e.overlays), a.Flow.Local, a.Flow.Remote}
+	p, ok := e.asked[q]
+	if !ok {
+		return nil
+	}
+	delete(e.asked, q)
+	if err := e.endWaiting(p.waits); err != nil {
+		return err
+	}
+	return e.dropHeld(q.root, p.flow)
+}
+
+// endWaiting deletes the state that waits. It has no SPI, without which it
+// cannot be named: so it is given one.
+func (e *engine) endWaiting(s wire.State) error {
+	answer, err := e.link.ask(wire.MsgAllocSPI, s.AppendAllocSPI(nil, lowestSPI, highestSPI))
+	if err != nil {
+		return nil // it has ended by itself
+	}
+	given, err := wire.ParseState(answer)
+	if err != nil {
+		return err
+	}
+	return e.deleteState(given.ID)
+}
+
+// dropHeld drops the packets that wait at the policies for a flow. They go with
+// their policy: another takes its place first.
+func (e *engine) dropHeld(root sadb.FilterID, flow sadb.Flow) error {
+	for _, it := range e.list.items {
+		if it.root != root || it.filter.Action.Kind != sadb.Negotiate || !matches(it.filter.Selector, flow) {
+			continue
+		}
+		if err := e.exchange(it); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// matches is Selector.Matches for a flow of which all is known.
+func matches(s sadb.Selector, flow sadb.Flow) bool {
+	flow.LocalMe = true
+	return s.Matches(flow)
+}
+
+// exchange puts an item's policies in force again as another variant and then
+// deletes those there were.
+func (e *engine) exchange(it *item) error {
+	var old []wire.Policy
+	old = append(old, it.policies...)
+	for _, p := range old {
+		delete(e.list.byKey, keyOf(p))
+	}
+	was := it.variant
+	if err := e.list.claim(it, (was+1)%variants); err != nil || it.variant == was {
+		return err
+	}
+	e.places[it.name] = standing{it.priority, it.variant}
+	if err := e.book.saveFilters(e.page(e.filters, e.overlays, e.list)); err != nil {
+		return err
+	}
+	var steps []step
+	for _, p := range it.policies {
+		steps = append(steps, step{typ: wire.MsgNewPolicy, policy: p})
+	}
+	for _, p := range old {
+		steps = append(steps, step{typ: wire.MsgDelPolicy, policy: p, before: &p})
+	}
+	return e.carry(steps)
+}
+
+// forget ends what nobody asks for any more.
+func (e *engine) forget(at time.Time) {
+	for id, since := range e.reserved {
+		if at.Sub(since) > reservationLife {
+			delete(e.reserved, id)
+		}
+	}
+	for q, p := range e.asked {
+		if at.Sub(p.since) > questionLife {
+			delete(e.asked, q)
+		}
+	}
+}

@@ -1,0 +1,130 @@
+package xfrm
+
+import (
+	"fmt"
+	"slices"
+
+	"ipsecagent/driver"
+	"ipsecagent/sadb"
+)
+
+// adopt takes up what an earlier process left in force. Policies that the book
+// does not know stay until the first SetFilters.
+func (e *engine) adopt() error {
+	p, err := e.book.loadFilters()
+	if err != nil {
+		return err
+	}
+	e.filters, e.overlays = p.Filters, unexpired(p.Overlays)
+	for id, reqid := range p.ReqIDs {
+		e.reqids[id] = reqid
+	}
+	for name, s := range p.Places {
+		e.places[name] = s
+	}
+	if e.have, err = e.inForce(); err != nil {
+		return err
+	}
+	if err := e.adoptSAs(); err != nil {
+		return err
+	}
+	e.list, err = e.compose(e.filters, e.overlays, e.sas)
+	return err
+}
+
+func unexpired(overlays []sadb.Filter) []sadb.Filter {
+	return slices.DeleteFunc(overlays, func(o sadb.Filter) bool { return !o.Expires.IsZero() && !now().Before(o.Expires) })
+}
+
+// adoptSAs matches the book's associations with the kernel's states.
+func (e *engine) adoptSAs() error {
+	saved, err := e.book.loadSAs()
+	if err != nil {
+		return err
+	}
+	states, err := e.link.states()
+	if err != nil {
+		return err
+	}
+	alive := map[sadb.SAID]bool{}
+	for _, s := range states {
+		alive[s.ID] = e.oursState(s)
+	}
+	for _, a := range saved {
+		if !alive[a.SA.ID] {
+			if err := e.book.dropSA(a.SA.ID); err != nil {
+				return err
+			}
+			continue
+		}
+		e.sas = append(e.sas, a)
+	}
+	slices.SortStableFunc(e.sas, func(a, b *association) int { return a.Added.Compare(b.Added) })
+	return nil
+}
+
+// sweep deletes states of ours that nobody knows any more: those of a process
+// that ended between two messages, or whose book is gone.
+func (e *engine) sweep() error {
+	if e.swept {
+		return nil
+	}
+	states, err := e.link.states()
+	if err != nil {
+		return err
+	}
+	for _, s := range states {
+		if !e.oursState(s) || s.ID.SPI == 0 || e.find(s.ID) != nil {
+			continue
+		}
+		if err := e.deleteState(s.ID); err != nil {
+			return fmt.Errorf("delete %s, which an earlier process left: %w", s.ID, err)
+		}
+	}
+	e.swept = true
+	return nil
+}
+
+// repair compares the kernel with what should be in force, after something else
+// has changed XFRM, and puts right what differs.
+func (e *engine) repair() {
+	e.suspect = false
+	have, err := e.inForce()
+	if err == nil {
+		changed := len(have) != len(e.have)
+		for k, p := range e.have {
+			is, there := have[k]
+			changed = changed || !there || !same(is, p)
+		}
+		e.have = have
+		if changed {
+			err = e.apply(e.list)
+			e.emit(driver.Tampered{What: "policies of XFRM", Restored: err == nil})
+		}
+	}
+	if err == nil {
+		err = e.dropVanished()
+	}
+	if err != nil {
+		e.cfg.Log.Error("put right what something else changed in XFRM", "error", err)
+		e.suspect = true // once more
+	}
+}
+
+// dropVanished reports associations that the kernel no longer has.
+func (e *engine) dropVanished() error {
+	states, err := e.link.states()
+	if err != nil {
+		return err
+	}
+	alive := map[sadb.SAID]bool{}
+	for _, s := range states {
+		alive[s.ID] = true
+	}
+	for _, a := range slices.Clone(e.sas) {
+		if !alive[a.SA.ID] {
+			e.ended(a.SA.ID)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,144 @@
+package xfrm
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"ipsecagent/driver"
+	"ipsecagent/driver/xfrm/wire"
+	"ipsecagent/sadb"
+)
+
+const (
+	eventRoom = 4096
+	// tick is how often new inbound associations are asked whether they have
+	// been used, and overlays whether they have expired.
+	tick = 100 * time.Millisecond
+)
+
+// engine owns all state. Its methods run in one goroutine.
+type engine struct {
+	cfg     Config
+	link    link
+	book    book
+	stat    *os.File // /proc/net/xfrm_stat of the namespace
+	started time.Time
+	kernel  chan any // events of the kernel
+	feed    *feed
+	out     chan driver.Event
+	lost    bool // events found no room
+
+	filters, overlays []sadb.Filter
+	list              *list
+	places            map[string]standing // where items stand, by name
+	have              map[key]wire.Policy // ours, as the kernel has them
+	exempt            []wire.Policy
+	reqids            map[sadb.FilterID]uint32
+
+	sas      []*association // oldest first
+	reserved map[sadb.SAID]time.Time
+	asked    map[question]pending
+	suites   []sadb.Suite // probed once
+	probed   bool
+	swept    bool // states nobody knows were looked for
+	suspect  bool // something else has changed XFRM
+	closing  bool
+}
+
+// standing is where an item stands among the kernel's policies.
+type standing struct {
+	Priority uint32
+	Variant  int
+}
+
+func newEngine(c Config) (*engine, error) {
+	conn, err := dial()
+	if err != nil {
+		return nil, err
+	}
+	e := &engine{cfg: c, link: link{conn}, book: book{c.Dir}, started: now(), kernel: make(chan any, eventRoom), out: make(chan driver.Event, eventRoom),
+		places: map[string]standing{}, have: map[key]wire.Policy{}, reqids: map[sadb.FilterID]uint32{},
+		reserved: map[sadb.SAID]time.Time{}, asked: map[question]pending{}, exempt: exemptPolicies(c.Exempt)}
+	if err := e.prepare(); err != nil {
+		return nil, errors.Join(err, e.release())
+	}
+	return e, nil
+}
+
+// prepare takes up what is there.
+func (e *engine) prepare() (err error) {
+	if e.stat, err = os.Open("/proc/thread-self/net/xfrm_stat"); err != nil {
+		return fmt.Errorf("this kernel has no counters of XFRM (CONFIG_XFRM_STATISTICS): %w", err)
+	}
+	e.holdPackets()
+	if e.feed, err = listen(e.kernel); err != nil {
+		return err
+	}
+	return e.adopt()
+}
+
+// holdPackets makes the kernel keep packets that wait for an association, a
+// hundred for each policy, instead of dropping them. Without the right to say
+// so they are lost and applications send again.
+func (e *engine) holdPackets() {
+	if err := os.WriteFile("/proc/sys/net/core/xfrm_larval_drop", []byte("0"), 0); err != nil {
+		e.cfg.Log.Warn("packets that wait for an association are dropped, not held", "error", err)
+	}
+}
+
+// run serves requests and events until the driver is closed.
+func (e *engine) run(requests chan func(*engine)) {
+	timer := time.NewTicker(tick)
+	defer timer.Stop()
+	for !e.closing {
+		select {
+		case f := <-requests:
+			f(e)
+		case ev := <-e.kernel:
+			e.handle(ev)
+		case <-timer.C:
+			e.tick()
+		}
+	}
+	if err := e.release(); err != nil {
+		e.cfg.Log.Warn("close the kernel driver", "error", err)
+	}
+	close(e.out)
+}
+
+func (e *engine) release() error {
+	var errs []error
+	if e.feed != nil {
+		errs = append(errs, e.feed.close())
+	}
+	if e.stat != nil {
+		errs = append(errs, e.stat.Close())
+	}
+	return errors.Join(append(errs, e.link.c.Close())...)
+}
+
+// emit delivers an event. What finds no room is lost, and a Resync says so as
+// soon as there is room again.
+func (e *engine) emit(ev driver.Event) {
+	if e.lost {
+		ev = driver.Resync{Reason: "events were lost"}
+	}
+	select {
+	case e.out <- ev:
+		e.lost = false
+	default:
+		e.lost = true
+	}
+}
+
+// tick does what is due.
+func (e *engine) tick() {
+	if e.suspect {
+		e.repair()
+	}
+	e.expire(now())
+	e.pollUse()
+	e.forget(now())
+}

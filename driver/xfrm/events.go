@@ -1,0 +1,160 @@
+package xfrm
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"ipsecagent/driver"
+	"ipsecagent/driver/xfrm/wire"
+	"ipsecagent/sadb"
+)
+
+// What the feed sends besides the events of package wire.
+type (
+	// overrun: the kernel had more to say than fits.
+	overrun struct{}
+	// changed: a policy or state was changed, added or deleted.
+	changed struct{ by uint32 } // the port of the socket whose request it was
+)
+
+// feed reads the kernel's events on a socket of its own.
+type feed struct {
+	c    *netlink.Conn
+	done chan struct{}
+}
+
+const feedBuffer = 8 << 20 // bytes; 10 000 policies written at once fit
+
+func listen(to chan<- any) (*feed, error) {
+	c, err := dial(wire.GroupAcquire, wire.GroupExpire, wire.GroupMapping, wire.GroupPolicy, wire.GroupSA)
+	if err != nil {
+		return nil, err
+	}
+	// As much as the privilege allows; what is lost leads to a Resync.
+	_ = c.SetReadBuffer(feedBuffer)
+	f := &feed{c: c, done: make(chan struct{})}
+	go f.read(to)
+	return f, nil
+}
+
+func (f *feed) close() error {
+	close(f.done)
+	return f.c.Close()
+}
+
+// read passes events on until the socket is closed. It waits for the engine,
+// and the socket's buffer for it.
+func (f *feed) read(to chan<- any) {
+	for {
+		messages, err := f.c.Receive()
+		if err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return
+		}
+		if err != nil {
+			messages = nil
+			f.pass(to, overrun{})
+		}
+		for _, m := range messages {
+			if ev := parse(m); ev != nil {
+				f.pass(to, ev)
+			}
+		}
+	}
+}
+
+func (f *feed) pass(to chan<- any, ev any) {
+	select {
+	case to <- ev:
+	case <-f.done:
+	}
+}
+
+// parse returns the event of a message, nil for what is of no interest. What
+// cannot be read counts as lost.
+func parse(m netlink.Message) any {
+	var ev any
+	var err error
+	switch uint16(m.Header.Type) {
+	case wire.MsgAcquire:
+		ev, err = wire.ParseAcquire(m.Data)
+	case wire.MsgExpire:
+		ev, err = wire.ParseExpire(m.Data)
+	case wire.MsgPolExpire:
+		ev, err = wire.ParsePolicyExpire(m.Data)
+	case wire.MsgMapping:
+		ev, err = wire.ParseMapping(m.Data)
+	case wire.MsgDelPolicy, wire.MsgFlushPolicy, wire.MsgUpdatePolicy, wire.MsgDelSA, wire.MsgFlushSA:
+		ev = changed{m.Header.PID}
+	}
+	if err != nil {
+		return overrun{}
+	}
+	return ev
+}
+
+// handle acts on one event of the kernel.
+func (e *engine) handle(ev any) {
+	switch ev := ev.(type) {
+	case wire.Acquire:
+		e.acquire(ev)
+	case wire.Expire:
+		e.reached(ev)
+	case wire.PolicyExpire:
+		e.policyEnded(ev)
+	case wire.Mapping:
+		e.mapped(ev)
+	case changed:
+		e.suspect = e.suspect || ev.by != e.link.c.PID()
+	case overrun:
+		e.suspect = true
+		e.emit(driver.Resync{Reason: "the kernel had more events than fit"})
+	}
+}
+
+func (e *engine) reached(ev wire.Expire) {
+	id := ev.State.ID
+	if ev.Hard {
+		e.ended(id)
+		return
+	}
+	if e.find(id) != nil {
+		e.emit(driver.Expire{ID: id})
+	}
+}
+
+// policyEnded: the kernel ended a policy of an overlay before our clock did.
+func (e *engine) policyEnded(ev wire.PolicyExpire) {
+	k := keyOf(ev.Policy)
+	it := e.list.byKey[k]
+	if it == nil || !ev.Hard {
+		return
+	}
+	delete(e.have, k)
+	ended := slices.DeleteFunc(slices.Clone(e.overlays), func(o sadb.Filter) bool { return o.ID != it.filter.ID })
+	if err := e.enforce(e.filters, without(e.overlays, it.filter.ID)); err != nil {
+		e.cfg.Log.Error("end a temporary filter", "filter", it.filter.ID, "error", err)
+		return
+	}
+	e.report(ended)
+}
+
+// mapped: valid packets come from another port. Those to the peer follow.
+func (e *engine) mapped(ev wire.Mapping) {
+	in := e.find(ev.ID)
+	if in == nil || in.SA.Encap.IsZero() || ev.New.Addr() != in.SA.Encap.Remote.Addr() || ev.New == in.SA.Encap.Remote {
+		return
+	}
+	for _, a := range e.sas {
+		if a != in && (a.SA.Dir != sadb.Out || a.SA.Pair != in.SA.Pair || a.SA.Encap.IsZero()) {
+			continue
+		}
+		if err := e.remap(a, ev.New.Port()); err != nil {
+			e.cfg.Log.Error("follow the peer to another port", "association", a.SA.ID, "port", ev.New.Port(), "error", err)
+			return
+		}
+	}
+	e.emit(driver.Moved{ID: ev.ID, From: ev.New})
+}

@@ -1,0 +1,193 @@
+package xfrm
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"ipsecagent/driver"
+	"ipsecagent/sadb"
+)
+
+// setFilters puts a whole SPD in force.
+func (e *engine) setFilters(filters []sadb.Filter) error {
+	if err := checkFilters(filters); err != nil {
+		return err
+	}
+	stay, ended := surviving(e.overlays, e.filters, filters)
+	if err := e.enforce(slices.Clone(filters), stay); err != nil {
+		return err
+	}
+	e.report(ended)
+	return e.sweep()
+}
+
+// enforce composes a list, puts it in force and remembers it: in the book
+// first, so that no policy is in force that the book does not know.
+func (e *engine) enforce(filters, overlays []sadb.Filter) error {
+	l, err := e.compose(filters, overlays, e.sas)
+	if err != nil {
+		return err
+	}
+	if err := e.book.saveFilters(e.page(filters, overlays, l)); err != nil {
+		return err
+	}
+	if err := e.apply(l); err != nil {
+		if e.list == nil {
+			return err
+		}
+		return errors.Join(err, e.book.saveFilters(e.page(e.filters, e.overlays, e.list)))
+	}
+	e.filters, e.overlays = filters, overlays
+	return nil
+}
+
+// recompose puts the list in force anew after the associations have changed.
+func (e *engine) recompose() error { return e.enforce(e.filters, e.overlays) }
+
+// putFilter adds an overlay or replaces that of the same ID.
+func (e *engine) putFilter(f sadb.Filter) error {
+	if err := e.checkOverlay(f); err != nil {
+		return err
+	}
+	return e.enforce(e.filters, append(without(e.overlays, f.ID), f))
+}
+
+// removeFilter ends an overlay.
+func (e *engine) removeFilter(id sadb.FilterID) error {
+	rest := without(e.overlays, id)
+	if len(rest) == len(e.overlays) {
+		return nil
+	}
+	return e.enforce(e.filters, rest)
+}
+
+// expire ends overlays whose time has come. The kernel does so too, later by
+// less than a second, and when this process is gone.
+func (e *engine) expire(at time.Time) {
+	var stay, ended []sadb.Filter
+	for _, o := range e.overlays {
+		if o.Expires.IsZero() || at.Before(o.Expires) {
+			stay = append(stay, o)
+		} else {
+			ended = append(ended, o)
+		}
+	}
+	if len(ended) == 0 {
+		return
+	}
+	if err := e.enforce(e.filters, stay); err != nil {
+		e.cfg.Log.Error("end temporary filters whose time has come", "error", err)
+		return
+	}
+	e.report(ended)
+}
+
+func (e *engine) report(ended []sadb.Filter) {
+	for _, o := range ended {
+		e.emit(driver.FilterEnded{ID: o.ID})
+	}
+}
+
+func without(overlays []sadb.Filter, id sadb.FilterID) []sadb.Filter {
+	return slices.DeleteFunc(slices.Clone(overlays), func(o sadb.Filter) bool { return o.ID == id })
+}
+
+// surviving splits overlays: those that stand below all filters and those whose
+// parent is there with the same selector stay.
+func surviving(overlays, before, after []sadb.Filter) (stay, ended []sadb.Filter) {
+	was, is := selectorsByID(before), selectorsByID(after)
+	for _, o := range overlays {
+		now, there := is[o.Parent]
+		if o.Parent == "" || there && now == was[o.Parent] {
+			stay = append(stay, o)
+		} else {
+			ended = append(ended, o)
+		}
+	}
+	return stay, ended
+}
+
+func selectorsByID(filters []sadb.Filter) map[sadb.FilterID]sadb.Selector {
+	m := make(map[sadb.FilterID]sadb.Selector, len(filters))
+	for _, f := range filters {
+		m[f.ID] = f.Selector
+	}
+	return m
+}
+
+// checkFilters refuses what this driver does not enforce.
+func checkFilters(filters []sadb.Filter) error {
+	seen := map[sadb.FilterID]bool{}
+	forwards := forwarding()
+	for _, f := range filters {
+		switch {
+		case seen[f.ID]:
+			return fmt.Errorf("filter %s (%s) is there twice", f.ID, f.Name)
+		case f.Overlay():
+			return fmt.Errorf("filter %s (%s) is an overlay of %s: it comes by PutFilter", f.ID, f.Name, f.Parent)
+		case forwards && f.Selector.Local.IsMe() && f.Action.Kind != sadb.Permit:
+			return fmt.Errorf("filter %s (%s) is for this host's own addresses and this host forwards for others (net.ipv4.ip_forward or net.ipv6.conf.all.forwarding): the kernel driver cannot tell the two apart yet: set driver: user", f.ID, f.Name)
+		}
+		if err := checkFilter(f); err != nil {
+			return err
+		}
+		seen[f.ID] = true
+	}
+	return nil
+}
+
+func checkFilter(f sadb.Filter) error {
+	refuse := func(format string, args ...any) error {
+		return fmt.Errorf("filter %s (%s): "+format, append([]any{f.ID, f.Name}, args...)...)
+	}
+	switch {
+	case f.ID == "" || len(f.ID) > 64:
+		return refuse("its ID has not 1 to 64 bytes")
+	case f.Action.Kind > sadb.Negotiate:
+		return refuse("unknown action %s", f.Action.Kind)
+	case f.Dir == 0 || f.Dir&^sadb.Both != 0:
+		return refuse("no direction")
+	case f.Connections != sadb.AllConnections:
+		return refuse("the kernel driver has no filters for one type of connection (%s) yet: set driver: user", f.Connections)
+	case f.Selector.Remote.IsMe() && !f.Selector.Local.IsMe():
+		return refuse("its remote side is Me: write it the other way round")
+	case f.Action.Kind != sadb.Negotiate:
+		return nil
+	case f.Mode == sadb.Tunnel && f.Action.AllowClear:
+		return refuse("a tunnel does not fall back to clear")
+	case f.Mode == sadb.Tunnel && !f.TunnelRemote.IsValid():
+		return refuse("its tunnel has no other end")
+	case f.Action.ClearDelay != 0:
+		return refuse("a delay before clear traffic (%s) is not enforced by the kernel driver: set it to 0", f.Action.ClearDelay)
+	}
+	return nil
+}
+
+// forwarding reports whether this host forwards packets of others.
+func forwarding() bool {
+	for _, path := range []string{"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"} {
+		if b, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(b)) != "0" {
+			return true
+		}
+	}
+	return false
+}
+
+// checkOverlay refuses what cannot be an overlay of what is in force.
+func (e *engine) checkOverlay(f sadb.Filter) error {
+	switch {
+	case f.Parent == "" && f.Expires.IsZero():
+		return fmt.Errorf("it has neither a parent nor an end")
+	case f.Parent != "" && !slices.ContainsFunc(e.filters, func(g sadb.Filter) bool { return g.ID == f.Parent }):
+		return fmt.Errorf("its parent %s is not in force", f.Parent)
+	case slices.ContainsFunc(e.filters, func(g sadb.Filter) bool { return g.ID == f.ID }):
+		return fmt.Errorf("a filter of the policy has the same ID")
+	case !f.Expires.IsZero() && !now().Before(f.Expires):
+		return fmt.Errorf("it expired at %s", f.Expires)
+	}
+	return checkFilter(f)
+}

@@ -1,0 +1,228 @@
+package xfrm
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"ipsecagent/driver/xfrm/wire"
+	"ipsecagent/sadb"
+)
+
+// variantBits are the bits of the packet's mark by which policies of the same
+// selector are told apart: variant n looks at those of n's bits, all of which
+// must be zero. Variant 0 looks at none.
+const (
+	variantBits  = 0xe0000000
+	variantShift = 29
+	variants     = 8
+)
+
+// key is the identity of a policy in the kernel.
+type key struct {
+	sel  wire.Selector
+	dir  wire.Direction
+	mark wire.Mark
+}
+
+func keyOf(p wire.Policy) key { return key{p.Selector, p.Dir, p.Mark} }
+
+// item is one entry of the list that is enforced: a filter, an overlay or the
+// shape of a filter for one peer.
+type item struct {
+	name     string // unique; the same for the same entry of the next list
+	filter   sadb.Filter
+	root     sadb.FilterID // the filter that overlays and shapes narrow
+	reqid    uint32
+	shape    []sadb.Proto // inner first; nil: ESP
+	dirs     sadb.Directions
+	variant  int
+	priority uint32
+	policies []wire.Policy
+}
+
+// list is what is to be in force, in order.
+type list struct {
+	items []*item
+	byKey map[key]*item
+}
+
+// compose makes the list of filters, overlays and the shapes of associations.
+func (e *engine) compose(filters, overlays []sadb.Filter, sas []*association) (*list, error) {
+	l := &list{byKey: map[key]*item{}}
+	shapes := shapesOf(sas, e.rootIn(overlays))
+	for _, f := range sadb.Splice(filters, overlays) {
+		root := rootOf(f.ID, overlays)
+		base := &item{name: string(f.ID), filter: f, root: root, reqid: e.reqid(root), dirs: f.Dir}
+		if f.Action.Kind == sadb.Negotiate {
+			for _, s := range shapes[root] {
+				if it, ok := base.shaped(s); ok {
+					l.items = append(l.items, it)
+				}
+			}
+		}
+		l.items = append(l.items, base)
+	}
+	return l, e.fill(l)
+}
+
+// fill gives every item its variant, its priority and its policies.
+func (e *engine) fill(l *list) error {
+	slots := make([]slot, len(l.items))
+	for i, it := range l.items {
+		if err := it.expand(now(), e.cfg.Exempt); err != nil {
+			return fmt.Errorf("filter %s (%s): %w", it.filter.ID, it.filter.Name, err)
+		}
+		was := e.places[it.name]
+		slots[i] = slot{now: was.Priority, overlay: it.filter.Overlay() || it.shape != nil}
+		if err := l.claim(it, was.Variant); err != nil {
+			return fmt.Errorf("filter %s (%s): %w", it.filter.ID, it.filter.Name, err)
+		}
+	}
+	priorities, ok := prioritise(slots)
+	if !ok {
+		return fmt.Errorf("%d filters leave no room for more priorities", len(l.items))
+	}
+	for i, it := range l.items {
+		it.priority = priorities[i]
+		for j := range it.policies {
+			it.policies[j].Priority = it.priority
+		}
+	}
+	return nil
+}
+
+// claim takes the first variant whose policies no other item has, beginning
+// with the one it had.
+func (l *list) claim(it *item, first int) error {
+	for n := range variants {
+		v := (first + n) % variants
+		it.mark(v)
+		if !slices.ContainsFunc(it.policies, func(p wire.Policy) bool { return l.byKey[keyOf(p)] != nil }) {
+			for _, p := range it.policies {
+				l.byKey[keyOf(p)] = it
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("%d filters and overlays have the same selector: the kernel driver tells %d apart", variants+1, variants)
+}
+
+// mark makes variant v of the item's policies.
+func (it *item) mark(v int) {
+	it.variant = v
+	for i := range it.policies {
+		p := &it.policies[i]
+		p.Mark.Mask = p.Mark.Mask&^variantBits | uint32(v)<<variantShift
+	}
+}
+
+// expand makes the item's policies, without priority and variant.
+func (it *item) expand(at time.Time, exempt uint32) error {
+	f := it.filter
+	sels, err := selectors(f.Selector)
+	if err != nil {
+		return err
+	}
+	life := sadb.Lifetime{}
+	if !f.Expires.IsZero() {
+		life.Hard.Time = max(f.Expires.Sub(at), time.Second)
+	}
+	for _, s := range sels {
+		for _, d := range it.directions() {
+			p := wire.Policy{Selector: s, Dir: d, Mark: wire.Mark{Mask: exempt}, Lifetime: life}
+			if d != wire.Out {
+				p.Selector = mirror(s)
+			}
+			if f.Action.Kind == sadb.Block {
+				p.Action = wire.Block
+			}
+			if f.Action.Kind == sadb.Negotiate {
+				p.Templates = it.templates(d, s.Family())
+			}
+			it.policies = append(it.policies, p)
+		}
+	}
+	return nil
+}
+
+// directions returns the kernel's lists that the item stands in. What this host
+// forwards to one side of a filter came from the other; Me forwards nothing.
+func (it *item) directions() []wire.Direction {
+	var out []wire.Direction
+	if it.dirs&sadb.Out != 0 {
+		out = append(out, wire.Out)
+	}
+	if it.dirs&sadb.In != 0 {
+		out = append(out, wire.In)
+		if !it.filter.Selector.Local.IsMe() {
+			out = append(out, wire.Forward)
+		}
+	}
+	return out
+}
+
+// templates returns what policies of a direction and family want applied, the
+// inner first. A bundle has one IP header more at most: its outer part is in
+// transport mode.
+func (it *item) templates(d wire.Direction, family wire.Family) []wire.Template {
+	f := it.filter
+	protos := it.shape
+	if protos == nil {
+		protos = []sadb.Proto{sadb.ESP}
+	}
+	var out []wire.Template
+	for i, proto := range protos {
+		t := wire.Template{Family: family, Proto: proto, ReqID: it.reqid,
+			Optional: d == wire.Out && f.Action.AllowClear || d != wire.Out && f.Action.PassThrough}
+		if f.Mode == sadb.Tunnel {
+			t.Family = wire.FamilyOf(f.TunnelRemote)
+		}
+		if f.Mode == sadb.Tunnel && i == 0 {
+			t.Mode, t.Src, t.Dst = sadb.Tunnel, f.TunnelLocal, f.TunnelRemote
+			if d != wire.Out {
+				t.Src, t.Dst = t.Dst, t.Src
+			}
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+// same reports whether the kernel would do the same for two policies of one
+// identity. How long a policy has left is not compared.
+func same(p, q wire.Policy) bool {
+	return p.Action == q.Action && p.Priority == q.Priority && slices.EqualFunc(p.Templates, q.Templates, sameTemplate) &&
+		(p.Lifetime.Hard.Time == 0) == (q.Lifetime.Hard.Time == 0)
+}
+
+func sameTemplate(t, u wire.Template) bool {
+	return t.Proto == u.Proto && t.ReqID == u.ReqID && t.Mode == u.Mode && t.Optional == u.Optional && t.Family == u.Family &&
+		set(t.Src) == set(u.Src) && set(t.Dst) == set(u.Dst)
+}
+
+// set returns the zero Addr for an unspecified one: the kernel does not tell
+// them apart.
+func set(a netip.Addr) netip.Addr {
+	if a.IsUnspecified() {
+		return netip.Addr{}
+	}
+	return a
+}
+
+// rootOf returns the filter that an overlay narrows in the end.
+func rootOf(id sadb.FilterID, overlays []sadb.Filter) sadb.FilterID {
+	for range len(overlays) {
+		i := slices.IndexFunc(overlays, func(o sadb.Filter) bool { return o.ID == id })
+		if i < 0 || overlays[i].Parent == "" {
+			return id
+		}
+		id = overlays[i].Parent
+	}
+	return id
+}
+
+func (e *engine) rootIn(overlays []sadb.Filter) func(sadb.FilterID) sadb.FilterID {
+	return func(id sadb.FilterID) sadb.FilterID { return rootOf(id, overlays) }
+}

@@ -1,0 +1,256 @@
+package xfrm
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ipsecagent/driver"
+	"ipsecagent/driver/xfrm/wire"
+	"ipsecagent/sadb"
+)
+
+// Request IDs of ours: a policy's template and the states made for its filter
+// have the same. Small numbers are what people write by hand.
+const (
+	reqidFirst = 0x49500000
+	reqidLast  = 0x495fffff
+)
+
+const (
+	maxReservations = 1024
+	reservationLife = 10 * time.Minute
+	lowestSPI       = 256
+	highestSPI      = 0xffffffff
+	maxWindow       = 4096
+)
+
+// association is one of ours that is in force.
+type association struct {
+	SA    sadb.SA // without keys
+	Added time.Time
+	used  bool // inbound: Used was raised
+}
+
+// reqid returns the request ID of a filter's states.
+func (e *engine) reqid(root sadb.FilterID) uint32 {
+	if id, ok := e.reqids[root]; ok {
+		return id
+	}
+	id := uint32(reqidFirst)
+	for _, used := range e.reqids {
+		id = max(id, used+1)
+	}
+	e.reqids[root] = id
+	return id
+}
+
+func (e *engine) find(id sadb.SAID) *association {
+	i := slices.IndexFunc(e.sas, func(a *association) bool { return a.SA.ID == id })
+	if i < 0 {
+		return nil
+	}
+	return e.sas[i]
+}
+
+// oursState reports whether a state was made by this driver.
+func (e *engine) oursState(s wire.State) bool {
+	return s.ReqID >= reqidFirst && s.ReqID <= reqidLast
+}
+
+// allocSPI lets the kernel choose. Its reservation ends after half a minute
+// (net.core.xfrm_acq_expires), ours lasts longer.
+func (e *engine) allocSPI(src, dst netip.Addr, p sadb.Proto) (sadb.SPI, error) {
+	if len(e.reserved) >= maxReservations {
+		return 0, fmt.Errorf("%d SPIs are reserved already", maxReservations)
+	}
+	want := wire.State{ID: sadb.SAID{Dst: dst, Proto: p}, Src: src, ReqID: reqidLast}
+	for range 10 {
+		answer, err := e.link.ask(wire.MsgAllocSPI, want.AppendAllocSPI(nil, lowestSPI, highestSPI))
+		if err != nil {
+			return 0, err
+		}
+		s, err := wire.ParseState(answer)
+		if err != nil {
+			return 0, err
+		}
+		if _, taken := e.reserved[s.ID]; !taken && e.find(s.ID) == nil {
+			e.reserved[s.ID] = now()
+			return s.ID.SPI, nil
+		}
+	}
+	return 0, errors.New("the kernel offers only SPIs that are reserved already")
+}
+
+// addSA puts an association in force: the inbound one after the policies that
+// accept it, the outbound one before those that send by it.
+func (e *engine) addSA(sa sadb.SA) error {
+	if err := checkSA(sa); err != nil {
+		return err
+	}
+	a := &association{SA: sa, Added: now()}
+	a.SA.EncKey, a.SA.AuthKey = sadb.Secret{}, sadb.Secret{}
+	before := e.sas
+	if err := e.book.saveSA(a); err != nil {
+		return err
+	}
+	if err := e.addState(sa); err != nil {
+		return errors.Join(err, e.book.dropSA(sa.ID))
+	}
+	delete(e.reserved, sa.ID)
+	e.sas = append(slices.DeleteFunc(slices.Clone(before), func(b *association) bool { return b.SA.ID == sa.ID }), a)
+	if err := e.recompose(); err != nil {
+		e.sas = before
+		return errors.Join(err, e.deleteState(sa.ID), e.book.dropSA(sa.ID))
+	}
+	if sa.Dir == sadb.Out {
+		return e.opened(sa)
+	}
+	return nil
+}
+
+// addState makes the state. The reservation of an inbound one has to be
+// updated, if the kernel still has it.
+func (e *engine) addState(sa sadb.SA) error {
+	s := e.stateOf(sa)
+	body, err := s.Append(nil)
+	defer clear(body)
+	if err != nil {
+		return err
+	}
+	_, reserved := e.reserved[sa.ID]
+	if !reserved && e.find(sa.ID) == nil {
+		return e.link.request(wire.MsgNewSA, body)
+	}
+	err = e.link.request(wire.MsgUpdateSA, body)
+	if errors.Is(err, unix.ESRCH) {
+		err = e.link.request(wire.MsgNewSA, body)
+	}
+	return err
+}
+
+// stateOf returns the kernel's state of an association.
+func (e *engine) stateOf(sa sadb.SA) wire.State {
+	s := wire.State{ID: sa.ID, Src: sa.Src, Mode: sa.Mode, Suite: sa.Suite, EncKey: sa.EncKey, AuthKey: sa.AuthKey,
+		ReqID: e.reqid(rootOf(sa.Filter, e.overlays)), Lifetime: sa.Lifetime}
+	if sa.ID.Proto == sadb.AH && sa.Bundle != (sadb.SAID{}) {
+		s.Mode = sadb.Transport // see templates
+	}
+	sel := covering(sa.Selector)
+	if sel.Family() == wire.FamilyOf(sa.ID.Dst) {
+		s.Selector = sel
+	} else {
+		s.Flags |= wire.FlagAnyFamily
+	}
+	if sa.ESN {
+		s.Flags |= wire.FlagESN
+	}
+	if sa.Dir == sadb.Out {
+		// What leaves secured is passed by firewall rules of ours.
+		s.SetMark = wire.Mark{Value: e.cfg.Exempt, Mask: e.cfg.Exempt}
+		s.Encap = wire.Encap{SrcPort: sa.Encap.Local.Port(), DstPort: sa.Encap.Remote.Port()}
+		if sa.ESN {
+			s.Window = max(sa.Replay, 1)
+		}
+		return s
+	}
+	s.Selector = mirrorState(s.Selector)
+	s.Window = sa.Replay
+	s.Encap = wire.Encap{SrcPort: sa.Encap.Remote.Port(), DstPort: sa.Encap.Local.Port()}
+	return s
+}
+
+func mirrorState(s wire.Selector) wire.Selector {
+	if s.Family() == 0 {
+		return s
+	}
+	return mirror(s)
+}
+
+func checkSA(sa sadb.SA) error {
+	switch {
+	case sa.Dir != sadb.In && sa.Dir != sadb.Out:
+		return fmt.Errorf("direction %s", sa.Dir)
+	case sa.Filter == "":
+		return errors.New("it belongs to no filter")
+	case !sa.ID.Dst.IsValid() || wire.FamilyOf(sa.Src) != wire.FamilyOf(sa.ID.Dst):
+		return fmt.Errorf("addresses %s and %s", sa.Src, sa.ID.Dst)
+	case sa.ID.SPI < lowestSPI:
+		return fmt.Errorf("SPI %s is reserved (RFC 4303 §2.1)", sa.ID.SPI)
+	case sa.Dir == sadb.In && sa.Replay == 0:
+		return errors.New("no replay window")
+	case sa.Replay > maxWindow:
+		return fmt.Errorf("a replay window of %d packets: the kernel's limit is %d", sa.Replay, maxWindow)
+	}
+	return nil
+}
+
+// opened does what a new outbound association asks for. Sockets that are open
+// look for it again, and packets that wait go, when their policy is written.
+func (e *engine) opened(sa sadb.SA) error {
+	root := rootOf(sa.Filter, e.overlays)
+	e.answered(root, sa)
+	sel := covering(sa.Selector)
+	for _, it := range e.list.items {
+		if it.root != root || it.filter.Action.Kind != sadb.Negotiate {
+			continue
+		}
+		for _, p := range it.policies {
+			if p.Dir != wire.Out || !overlap(p.Selector, sel) {
+				continue
+			}
+			if err := e.send(step{typ: wire.MsgUpdatePolicy, policy: p}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// overlap reports whether two selectors have addresses in common.
+func overlap(a, b wire.Selector) bool {
+	return a.Family() == b.Family() && a.Family() != 0 && a.Src.Overlaps(b.Src) && a.Dst.Overlaps(b.Dst)
+}
+
+// deleteSA ends an association of ours or a reservation.
+func (e *engine) deleteSA(id sadb.SAID) error {
+	_, reserved := e.reserved[id]
+	if !reserved && e.find(id) == nil {
+		return nil
+	}
+	if err := e.deleteState(id); err != nil {
+		return err
+	}
+	delete(e.reserved, id)
+	return e.forgetSA(id)
+}
+
+func (e *engine) deleteState(id sadb.SAID) error {
+	err := e.link.request(wire.MsgDelSA, wire.AppendStateID(nil, id))
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+// forgetSA removes an association that the kernel has no more.
+func (e *engine) forgetSA(id sadb.SAID) error {
+	e.sas = slices.DeleteFunc(e.sas, func(a *association) bool { return a.SA.ID == id })
+	return errors.Join(e.recompose(), e.book.dropSA(id))
+}
+
+// ended reports that an association reached its hard limit or was deleted by
+// something else.
+func (e *engine) ended(id sadb.SAID) {
+	if e.find(id) == nil {
+		return
+	}
+	if err := e.forgetSA(id); err != nil {
+		e.cfg.Log.Error("forget an association that has ended", "association", id, "error", err)
+	}
+	e.emit(driver.Expire{ID: id, Hard: true})
+}

@@ -1,0 +1,107 @@
+package xfrm
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"ipsecagent/driver"
+	"ipsecagent/driver/xfrm/wire"
+	"ipsecagent/sadb"
+)
+
+// state reads what is in force.
+func (e *engine) state() (driver.State, error) {
+	e.expire(now())
+	if err := e.probe(); err != nil {
+		return driver.State{}, err
+	}
+	s := driver.State{Name: "xfrm", Started: e.started, Exempt: exemptInWords(), Suites: e.suites, ModeTunnel: true}
+	states, err := e.link.states()
+	if err != nil {
+		return driver.State{}, err
+	}
+	byID := make(map[sadb.SAID]wire.State, len(states))
+	for _, st := range states {
+		byID[st.ID] = st
+	}
+	for _, a := range e.sas {
+		if st, ok := byID[a.SA.ID]; ok {
+			s.SAs = append(s.SAs, saState(a, st))
+			count(&s.Counters, a.SA.Dir, st)
+		}
+	}
+	for _, f := range sadb.Splice(e.filters, e.overlays) {
+		s.Filters = append(s.Filters, driver.FilterStat{Filter: f})
+	}
+	for q, p := range e.asked {
+		if p.clear {
+			s.Clear = append(s.Clear, driver.ClearPeer{Filter: q.root, Local: q.local, Remote: q.remote, Since: p.since, Last: p.since})
+		}
+	}
+	return s, e.counters(&s.Counters)
+}
+
+func saState(a *association, st wire.State) driver.SAState {
+	out := driver.SAState{SA: a.SA, Added: a.Added, LastUsed: st.LastUsed, Bytes: st.Use.Bytes, Packets: st.Use.Packets,
+		Seq: st.SeqIn, Replayed: uint64(st.Replayed), BadICV: uint64(st.BadIntegrity)}
+	if a.SA.Dir == sadb.Out {
+		out.Seq = st.SeqOut
+	}
+	if out.LastUsed.IsZero() {
+		out.LastUsed = st.Use.First
+	}
+	return out
+}
+
+func count(c *driver.Counters, d sadb.Directions, st wire.State) {
+	if d == sadb.Out {
+		c.OutPackets += st.Use.Packets
+		return
+	}
+	c.InPackets += st.Use.Packets
+}
+
+// maxStat bounds the file of counters: some 35 lines of 45 bytes.
+const maxStat = 16 << 10
+
+// counters adds the namespace's drop counters, those of others included.
+func (e *engine) counters(c *driver.Counters) error {
+	b := make([]byte, maxStat)
+	n, err := e.stat.ReadAt(b, 0)
+	if n == 0 && err != nil {
+		return fmt.Errorf("read %s: %w", e.stat.Name(), err)
+	}
+	stat, err := parseStat(b[:n])
+	if err != nil {
+		return err
+	}
+	c.NoSA = stat["XfrmInNoStates"]
+	c.BadICV = stat["XfrmInStateProtoError"]
+	c.Replayed = stat["XfrmInStateSeqError"]
+	c.Malformed = stat["XfrmInHdrError"] + stat["XfrmInBufferError"]
+	c.BadSelector = stat["XfrmInStateMismatch"] + stat["XfrmInNoPols"]
+	c.InClear = stat["XfrmInTmplMismatch"]
+	c.QueueDrops = stat["XfrmOutNoStates"]
+	return nil
+}
+
+// parseStat reads lines of a name and a number.
+func parseStat(b []byte) (map[string]uint64, error) {
+	out := map[string]uint64{}
+	lines := bufio.NewScanner(bytes.NewReader(b))
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) != 2 {
+			return nil, fmt.Errorf("counters of XFRM: line %q", lines.Text())
+		}
+		v, err := strconv.ParseUint(fields[1], 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("counters of XFRM: line %q: %w", lines.Text(), err)
+		}
+		out[fields[0]] = v
+	}
+	return out, lines.Err()
+}

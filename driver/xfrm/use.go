@@ -1,0 +1,70 @@
+package xfrm
+
+import (
+	"fmt"
+	"net/netip"
+
+	"ipsecagent/driver"
+	"ipsecagent/driver/xfrm/wire"
+	"ipsecagent/sadb"
+)
+
+// pollMax bounds the states asked about at one tick.
+const pollMax = 64
+
+// pollUse raises Used for inbound associations by which a first packet came:
+// the kernel does not tell by itself.
+func (e *engine) pollUse() {
+	asked := 0
+	for _, a := range e.sas {
+		if a.used || a.SA.Dir != sadb.In {
+			continue
+		}
+		if asked++; asked > pollMax {
+			return
+		}
+		if e.passed(a.SA.ID) && (a.SA.Bundle == (sadb.SAID{}) || e.passed(a.SA.Bundle)) {
+			a.used = true
+			e.emit(driver.Used{ID: a.SA.ID})
+		}
+	}
+}
+
+// passed reports whether packets have gone through a state.
+func (e *engine) passed(id sadb.SAID) bool {
+	s, _, err := e.get(id)
+	return err == nil && s.Use.Packets > 0
+}
+
+// get returns a state and the message it came in. The message holds keys.
+func (e *engine) get(id sadb.SAID) (wire.State, []byte, error) {
+	answer, err := e.link.ask(wire.MsgGetSA, wire.AppendStateID(nil, id))
+	if err != nil {
+		return wire.State{}, nil, err
+	}
+	s, err := wire.ParseState(answer)
+	return s, answer, err
+}
+
+// remap changes the peer's port of an association, in the kernel and the book.
+func (e *engine) remap(a *association, port uint16) error {
+	s, message, err := e.get(a.SA.ID)
+	defer clear(message)
+	if err != nil {
+		return err
+	}
+	encap := wire.Encap{SrcPort: port, DstPort: s.Encap.DstPort}
+	if a.SA.Dir == sadb.Out {
+		encap = wire.Encap{SrcPort: s.Encap.SrcPort, DstPort: port}
+	}
+	body, err := wire.WithEncap(message, encap)
+	defer clear(body)
+	if err != nil {
+		return err
+	}
+	if err := e.link.request(wire.MsgUpdateSA, body); err != nil {
+		return fmt.Errorf("update its state: %w", err)
+	}
+	a.SA.Encap.Remote = netip.AddrPortFrom(a.SA.Encap.Remote.Addr(), port)
+	return e.book.saveSA(a)
+}
