@@ -42,6 +42,8 @@ func imports() map[string][]string {
 		"driver/esp":        {"sadb"},
 		"driver/nft":        {"sadb", "driver"},
 		"driver/user":       {"sadb", "driver", "driver/esp", "driver/nft"},
+		"driver/xfrm":       {"sadb", "driver", "driver/nft", "driver/xfrm/wire"},
+		"driver/xfrm/wire":  {"sadb"},
 		"driver/drivertest": {"sadb", "driver"},
 		"agent":             {"policy", "sadb", "driver", "ike", "auth", "host", "agent/control"},
 		"agent/control":     {"sadb", "policy"},
@@ -54,7 +56,7 @@ func imports() map[string][]string {
 
 // implementations are imported by cmd, test and bench alone.
 func implementations() []string {
-	return []string{"policy/file", "policy/gpipsec", "auth/psk", "auth/cert", "auth/kerberos", "ike/udp", "driver/user", "agent"}
+	return []string{"policy/file", "policy/gpipsec", "auth/psk", "auth/cert", "auth/kerberos", "ike/udp", "driver/user", "driver/xfrm", "agent"}
 }
 
 type listed struct {

@@ -91,8 +91,9 @@ func (r *rig) bothOf(mode sadb.Mode) {
 		r.alice.add(ah)
 	})
 	for _, id := range []sadb.SAID{ah.ID, esp.ID} {
-		if s, _ := r.bob.sa(id); s.Packets != 4 {
-			r.Errorf("%s: %d packets, want 4", id, s.Packets)
+		// More where what goes into a tunnel is cut to its size first.
+		if s, _ := r.bob.sa(id); s.Packets < 4 {
+			r.Errorf("%s: %d packets, want 4 or more", id, s.Packets)
 		}
 		await(r.bob, "Used", func(e driver.Used) bool { return e.ID == id })
 	}

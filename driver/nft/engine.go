@@ -291,7 +291,7 @@ func (e *engine) addFixed(b *batch) {
 		}
 	}
 	for _, name := range sorted(e.cfg.fixed()) {
-		if hooks()[name] == nil {
+		if e.cfg.hooks()[name] == nil {
 			e.addChain(b, name, nil)
 		}
 	}
@@ -303,7 +303,7 @@ func (e *engine) exchange() error {
 	if !e.based {
 		fixed := e.cfg.fixed()
 		for _, name := range sorted(fixed) {
-			if h := hooks()[name]; h != nil {
+			if h := e.cfg.hooks()[name]; h != nil {
 				e.addChain(&b, name, h)
 			}
 		}

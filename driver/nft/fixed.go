@@ -43,7 +43,14 @@ func dispatch(path string, v6 bool) string {
 	return path + "4"
 }
 
-func hooks() map[string]*hook {
+// hooks returns the base chains. Without a TUN nothing is steered.
+func (c Config) hooks() map[string]*hook {
+	if c.TUN == "" {
+		return map[string]*hook{
+			chainLast: {"filter", unix.NF_INET_POST_ROUTING, 300},
+			chainIn:   {"filter", unix.NF_INET_PRE_ROUTING, -300},
+		}
+	}
 	return map[string]*hook{
 		chainSteer: {"route", unix.NF_INET_LOCAL_OUT, -90},
 		chainLast:  {"filter", unix.NF_INET_POST_ROUTING, 300},
@@ -111,7 +118,7 @@ func (c Config) lastRules() []rule {
 	return slices.Concat(
 		[]rule{
 			join(markHas(c.Exempt), accept()),
-			join(interfaceIs(expr.MetaKeyOIFNAME, c.TUN), accept()),
+			join(c.toDataPath(), accept()),
 			join(loopback(expr.MetaKeyOIFTYPE), accept()),
 		},
 		unreachableRules(),
@@ -123,6 +130,31 @@ func (c Config) lastRules() []rule {
 		})
 }
 
+// rtXFRM asks whether a packet's route goes through XFRM (NFT_RT_XFRM),
+// metaSecpath whether it came out of XFRM (NFT_META_SECPATH).
+const (
+	rtXFRM      expr.RtKey   = 4
+	metaSecpath expr.MetaKey = 25
+)
+
+// toDataPath holds for packets that leave secured: by the TUN or, where the
+// kernel is the data path, by a route that goes through XFRM.
+func (c Config) toDataPath() []expr.Any {
+	if c.TUN == "" {
+		return []expr.Any{&expr.Rt{Key: rtXFRM, Register: scratch}, compare(expr.CmpOpEq, 1)}
+	}
+	return interfaceIs(expr.MetaKeyOIFNAME, c.TUN)
+}
+
+// fromDataPath lets pass what came secured. Whether its association may carry
+// it, the data path decides.
+func (c Config) fromDataPath() rule {
+	if c.TUN == "" {
+		return join(metaIs(metaSecpath, 1), accept())
+	}
+	return join(interfaceIs(expr.MetaKeyIIFNAME, c.TUN), goTo(chainFromTUN))
+}
+
 func (c Config) inRules() []rule {
 	return slices.Concat(
 		[]rule{
@@ -132,7 +164,7 @@ func (c Config) inRules() []rule {
 			// What comes from the data path: marked, so that the route back
 			// to the source leads to the TUN and rp_filter is content. A rule
 			// of the data path keeps what goes on from going back.
-			join(interfaceIs(expr.MetaKeyIIFNAME, c.TUN), goTo(chainFromTUN)),
+			c.fromDataPath(),
 			join(loopback(expr.MetaKeyIIFTYPE), accept()),
 			join(readable(), jump(chainExempt)),
 			join(readable(), jump(chainExemptI)),

@@ -74,7 +74,9 @@ type Config struct {
 	// Steer is the mark bit of packets that go to the TUN, Exempt that of
 	// packets of our own sockets: two different single bits.
 	Steer, Exempt uint32
-	// TUN is the name of the data path's TUN interface.
+	// TUN is the name of the data path's TUN interface; "": the kernel is the
+	// data path (XFRM). Then nothing is steered, what leaves through XFRM or
+	// came out of it passes, and its own ESP and AH must bear Exempt.
 	TUN string
 	// LogGroup is the nflog group that reports first packets in clear. One
 	// reader for each group and network namespace.
@@ -108,8 +110,8 @@ func (c Config) validate() error {
 	if bits.OnesCount32(c.Steer) != 1 || bits.OnesCount32(c.Exempt) != 1 || c.Steer == c.Exempt {
 		errs = append(errs, fmt.Errorf("steer mark %#x and exempt mark %#x must be two different single bits", c.Steer, c.Exempt))
 	}
-	if c.TUN == "" || len(c.TUN) > 15 {
-		errs = append(errs, fmt.Errorf("TUN name %q must have 1 to 15 bytes", c.TUN))
+	if len(c.TUN) > 15 {
+		errs = append(errs, fmt.Errorf("TUN name %q must have at most 15 bytes", c.TUN))
 	}
 	errs = append(errs, c.RemoteAccess.Validate())
 	if c.ClearPeersMax < 0 || c.ClearPeersMax > 1<<20 {

@@ -60,6 +60,7 @@ type savedSA struct {
 	sadb.SA
 	EncKey, AuthKey *struct{} `json:",omitempty"`
 	Added           time.Time
+	Stamp           int64
 }
 
 func saFile(id sadb.SAID) string {
@@ -67,7 +68,7 @@ func saFile(id sadb.SAID) string {
 }
 
 func (b book) saveSA(a *association) error {
-	return b.write(saFile(a.SA.ID), savedSA{SA: a.SA, Added: a.Added})
+	return b.write(saFile(a.SA.ID), savedSA{SA: a.SA, Added: a.Added, Stamp: a.stamp})
 }
 
 func (b book) dropSA(id sadb.SAID) error {
@@ -96,7 +97,7 @@ func (b book) loadSAs() ([]*association, error) {
 		if err := b.read(f.Name(), &s); err != nil {
 			return nil, err
 		}
-		out = append(out, &association{SA: s.SA, Added: s.Added})
+		out = append(out, &association{SA: s.SA, Added: s.Added, stamp: s.Stamp})
 	}
 	return out, nil
 }

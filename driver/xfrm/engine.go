@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ipsecagent/driver"
+	"ipsecagent/driver/nft"
 	"ipsecagent/driver/xfrm/wire"
 	"ipsecagent/sadb"
 )
@@ -27,6 +28,7 @@ type engine struct {
 	started time.Time
 	kernel  chan any // events of the kernel
 	feed    *feed
+	table   *nft.Table
 	out     chan driver.Event
 	lost    bool // events found no room
 
@@ -73,6 +75,9 @@ func (e *engine) prepare() (err error) {
 		return fmt.Errorf("this kernel has no counters of XFRM (CONFIG_XFRM_STATISTICS): %w", err)
 	}
 	e.holdPackets()
+	if e.table, err = nft.Open(nft.Config{Table: e.cfg.Table, Steer: steer, Exempt: e.cfg.Exempt, LogGroup: logGroup, Socket: e.cfg.TableSocket}); err != nil {
+		return err
+	}
 	if e.feed, err = listen(e.kernel); err != nil {
 		return err
 	}
@@ -92,12 +97,19 @@ func (e *engine) holdPackets() {
 func (e *engine) run(requests chan func(*engine)) {
 	timer := time.NewTicker(tick)
 	defer timer.Stop()
+	tampered := e.table.Tampered()
 	for !e.closing {
 		select {
 		case f := <-requests:
 			f(e)
 		case ev := <-e.kernel:
 			e.handle(ev)
+		case t, open := <-tampered:
+			if !open {
+				tampered = nil
+				continue
+			}
+			e.emit(t)
 		case <-timer.C:
 			e.tick()
 		}
@@ -112,6 +124,9 @@ func (e *engine) release() error {
 	var errs []error
 	if e.feed != nil {
 		errs = append(errs, e.feed.close())
+	}
+	if e.table != nil {
+		errs = append(errs, e.table.Close())
 	}
 	if e.stat != nil {
 		errs = append(errs, e.stat.Close())

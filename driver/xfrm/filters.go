@@ -35,11 +35,12 @@ func (e *engine) enforce(filters, overlays []sadb.Filter) error {
 	if err := e.book.saveFilters(e.page(filters, overlays, l)); err != nil {
 		return err
 	}
-	if err := e.apply(l); err != nil {
-		if e.list == nil {
-			return err
-		}
+	before := sadb.Splice(e.filters, e.overlays)
+	if err := e.table.Apply(sadb.Splice(filters, overlays)); err != nil {
 		return errors.Join(err, e.book.saveFilters(e.page(e.filters, e.overlays, e.list)))
+	}
+	if err := e.apply(l); err != nil {
+		return errors.Join(err, e.table.Apply(before), e.book.saveFilters(e.page(e.filters, e.overlays, e.list)))
 	}
 	e.filters, e.overlays = filters, overlays
 	return nil

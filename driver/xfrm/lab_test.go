@@ -39,6 +39,7 @@ type host struct {
 	ns     string
 	v4, v6 netip.Addr
 	dir    string // of the driver's book
+	table  int    // the socket that owns its table
 }
 
 // labs numbers the labs of this process; names of namespaces need it.
@@ -96,18 +97,14 @@ func newLab(t *testing.T) *lab {
 		run(t, "", "ip", "netns", "add", ns)
 		t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", ns).Run() })
 	}
-	run(t, l.wire, "ip", "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
-	run(t, l.wire, "ip", "link", "set", "br0", "up")
+	batch := "link add br0 type bridge mcast_snooping 0\nlink set br0 up\n"
 	for _, h := range []*host{l.alice, l.bob} {
 		h.dir = filepath.Join(t.TempDir(), "book")
-		port := fmt.Sprintf("p%d", h.port)
-		run(t, l.wire, "ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", h.ns)
-		run(t, l.wire, "ip", "link", "set", port, "master", "br0", "up")
-		run(t, h.ns, "sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=0", "net.ipv6.conf.all.accept_ra=0")
-		run(t, h.ns, "ip", "link", "set", "lo", "up")
-		run(t, h.ns, "ip", "link", "set", "eth0", "up")
-		run(t, h.ns, "ip", "addr", "add", h.v4.String()+"/24", "dev", "eth0")
-		run(t, h.ns, "ip", "addr", "add", h.v6.String()+"/64", "dev", "eth0", "nodad")
+		batch += fmt.Sprintf("link add p%d type veth peer name eth0 netns %s\nlink set p%d master br0 up\n", h.port, h.ns, h.port)
+	}
+	pipe(t, l.wire, batch, "ip", "-batch", "-")
+	for _, h := range []*host{l.alice, l.bob} {
+		pipe(t, h.ns, fmt.Sprintf("link set lo up\nlink set eth0 up\naddr add %s/24 dev eth0\naddr add %s/64 dev eth0 nodad\n", h.v4, h.v6), "ip", "-batch", "-")
 	}
 	pipe(t, l.wire, wireRules, "nft", "-f", "-")
 	return l
@@ -116,9 +113,24 @@ func newLab(t *testing.T) *lab {
 // open opens the driver in the host's namespace.
 func (h *host) open() *Driver {
 	h.t.Helper()
-	d := in(h, func() (*Driver, error) { return Open(Config{Dir: h.dir}) })
+	if h.table == 0 {
+		h.table = in(h, tableSocket)
+		h.t.Cleanup(func() { unix.Close(h.table) })
+	}
+	d := in(h, func() (*Driver, error) {
+		return Open(Config{Dir: h.dir, TableSocket: func() (int, error) { return unix.Dup(h.table) }})
+	})
 	h.t.Cleanup(func() { d.Close() })
 	return d
+}
+
+// tableSocket opens the socket that owns the table on old kernels.
+func tableSocket() (int, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return -1, err
+	}
+	return fd, unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
 // ike opens the sockets that IKE would have on port 4500: the kernel takes ESP

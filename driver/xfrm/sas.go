@@ -34,6 +34,8 @@ type association struct {
 	SA    sadb.SA // without keys
 	Added time.Time
 	used  bool // inbound: Used was raised
+	// stamp is when the kernel takes it for added, in seconds since 1970.
+	stamp int64
 }
 
 // reqid returns the request ID of a filter's states.
@@ -94,11 +96,12 @@ func (e *engine) addSA(sa sadb.SA) error {
 	}
 	a := &association{SA: sa, Added: now()}
 	a.SA.EncKey, a.SA.AuthKey = sadb.Secret{}, sadb.Secret{}
+	a.stamp = e.stamp(a)
 	before := e.sas
 	if err := e.book.saveSA(a); err != nil {
 		return err
 	}
-	if err := e.addState(sa); err != nil {
+	if err := e.addState(sa, a.stamp); err != nil {
 		return errors.Join(err, e.book.dropSA(sa.ID))
 	}
 	delete(e.reserved, sa.ID)
@@ -113,10 +116,26 @@ func (e *engine) addSA(sa sadb.SA) error {
 	return nil
 }
 
+// stamp returns when the kernel is to take an association for added: after
+// every other that serves the same peers. It compares whole seconds, and of two
+// in one second it may take either.
+func (e *engine) stamp(a *association) int64 {
+	last := a.Added.Unix()
+	for _, b := range e.sas {
+		if b.SA.Dir == a.SA.Dir && b.SA.ID.Dst == a.SA.ID.Dst && b.SA.Src == a.SA.Src && b.SA.ID != a.SA.ID {
+			last = max(last, b.stamp+1)
+		}
+	}
+	return last
+}
+
 // addState makes the state. The reservation of an inbound one has to be
 // updated, if the kernel still has it.
-func (e *engine) addState(sa sadb.SA) error {
+func (e *engine) addState(sa sadb.SA, stamp int64) error {
 	s := e.stateOf(sa)
+	if stamp > now().Unix() {
+		s.Use.Added = time.Unix(stamp, 0)
+	}
 	body, err := s.Append(nil)
 	defer clear(body)
 	if err != nil {

@@ -33,15 +33,27 @@ func (e *engine) state() (driver.State, error) {
 			count(&s.Counters, a.SA.Dir, st)
 		}
 	}
-	for _, f := range sadb.Splice(e.filters, e.overlays) {
-		s.Filters = append(s.Filters, driver.FilterStat{Filter: f})
-	}
-	for q, p := range e.asked {
-		if p.clear {
-			s.Clear = append(s.Clear, driver.ClearPeer{Filter: q.root, Local: q.local, Remote: q.remote, Since: p.since, Last: p.since})
-		}
+	if err := e.tableState(&s); err != nil {
+		return driver.State{}, err
 	}
 	return s, e.counters(&s.Counters)
+}
+
+// tableState adds what the table counts: packets that were blocked or went in
+// clear. Those that were secured are counted by their associations.
+func (e *engine) tableState(s *driver.State) error {
+	stats, err := e.table.Stats()
+	if err != nil {
+		return err
+	}
+	s.Filters, s.Counters.LastChain, s.Counters.InClear = stats.Filters, stats.LastChain, stats.InClear
+	if len(s.Filters) == 0 { // not applied by this process yet
+		for _, f := range sadb.Splice(e.filters, e.overlays) {
+			s.Filters = append(s.Filters, driver.FilterStat{Filter: f})
+		}
+	}
+	s.Clear, s.ClearLost, err = e.table.ClearPeers()
+	return err
 }
 
 func saState(a *association, st wire.State) driver.SAState {
@@ -82,8 +94,7 @@ func (e *engine) counters(c *driver.Counters) error {
 	c.BadICV = stat["XfrmInStateProtoError"]
 	c.Replayed = stat["XfrmInStateSeqError"]
 	c.Malformed = stat["XfrmInHdrError"] + stat["XfrmInBufferError"]
-	c.BadSelector = stat["XfrmInStateMismatch"] + stat["XfrmInNoPols"]
-	c.InClear = stat["XfrmInTmplMismatch"]
+	c.BadSelector = stat["XfrmInStateMismatch"] + stat["XfrmInNoPols"] + stat["XfrmInTmplMismatch"]
 	c.QueueDrops = stat["XfrmOutNoStates"]
 	return nil
 }

@@ -30,10 +30,14 @@
 // # Where XFRM falls short of the model
 //
 // Filters for one type of connection, a delay before clear traffic and filters
-// of this host's own addresses on a host that forwards are refused. Clear
-// packets refused by a policy cannot be told from those of the wrong
-// association: both count as Counters.InClear. A bundle in tunnel mode is ESP
-// in tunnel mode within AH in transport mode, as RFC 2401 §4.3 wants it.
+// of this host's own addresses on a host that forwards are refused. A bundle in
+// tunnel mode is ESP in tunnel mode within AH in transport mode, as RFC 2401
+// §4.3 wants it.
+//
+// The table of package nft stands beside the policies and lets pass only what
+// they would: it drops what would leave or come in clear though a filter wants
+// it secured, whatever has become of the policies, and counts it and the peers
+// in clear, which XFRM does not. A packet needs the consent of both.
 package xfrm
 
 import (
@@ -49,9 +53,16 @@ import (
 	"ipsecagent/sadb"
 )
 
-// DefaultExempt is the mark bit of our own sockets, the same as that of the
-// userspace driver.
-const DefaultExempt = 0x02000000
+// What Config falls back to: the same as with the userspace driver.
+const (
+	DefaultExempt = 0x02000000
+	DefaultTable  = "ipsecagent"
+)
+
+// steer is a mark bit that nft.Config asks for and that is never set here.
+const steer = 0x01000000
+
+const logGroup = 50 // of nflog
 
 // Config is what the driver is opened with.
 type Config struct {
@@ -60,12 +71,20 @@ type Config struct {
 	Dir string
 	// Exempt is the mark bit of our own sockets; 0: DefaultExempt.
 	Exempt uint32
-	Log    *slog.Logger
+	// Table is the name of the nftables table; "": DefaultTable. TableSocket is
+	// nft.Config.Socket: where its owner comes from on kernels that remove a
+	// table with its owner (Linux before 6.9); nil: they are refused.
+	Table       string
+	TableSocket func() (fd int, err error)
+	Log         *slog.Logger
 }
 
 func (c Config) withDefaults() Config {
 	if c.Exempt == 0 {
 		c.Exempt = DefaultExempt
+	}
+	if c.Table == "" {
+		c.Table = DefaultTable
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -36,8 +36,12 @@ type State struct {
 	Suite           sadb.Suite
 	EncKey, AuthKey sadb.Secret
 
+	// Use is what has gone through. In requests Added alone counts: zero is
+	// now. Of states that serve alike the kernel takes the last added, by whole
+	// seconds.
+	Use Use
+
 	// Read only.
-	Use          Use
 	LastUsed     time.Time // zero: never
 	SeqOut       uint64    // highest sent
 	SeqIn        uint64    // highest authenticated
@@ -83,7 +87,16 @@ func (s State) Append(b []byte) ([]byte, error) {
 		putAddr(care, s.CareOf)
 		b = appendAttr(b, attrCareOf, care)
 	}
-	return s.appendWindow(b), nil
+	return s.appendWindow(s.appendAdded(b)), nil
+}
+
+func (s State) appendAdded(b []byte) []byte {
+	if s.Use.Added.IsZero() {
+		return b
+	}
+	v := make([]byte, sizeUse)
+	native.PutUint64(v[16:], uint64(s.Use.Added.Unix()))
+	return appendAttr(b, attrLifetime, v)
 }
 
 func (s State) appendInfo(b []byte) []byte {

@@ -59,6 +59,7 @@ const (
 	attrTemplates    = 5
 	attrState        = 6
 	attrPolicy       = 7
+	attrLifetime     = 9
 	attrReplay       = 10
 	attrCareOf       = 14
 	attrLastUsed     = 15

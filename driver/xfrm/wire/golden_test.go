@@ -1,0 +1,5 @@
+package wire
+
+import "net/netip"
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
