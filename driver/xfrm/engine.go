@@ -29,6 +29,7 @@ type engine struct {
 	kernel  chan any // events of the kernel
 	feed    *feed
 	table   *nft.Table
+	facts   *facts
 	out     chan driver.Event
 	lost    bool // events found no room
 
@@ -75,7 +76,11 @@ func (e *engine) prepare() (err error) {
 		return fmt.Errorf("this kernel has no counters of XFRM (CONFIG_XFRM_STATISTICS): %w", err)
 	}
 	e.holdPackets()
-	if e.table, err = nft.Open(nft.Config{Table: e.cfg.Table, Steer: steer, Exempt: e.cfg.Exempt, LogGroup: logGroup, Socket: e.cfg.TableSocket}); err != nil {
+	if e.table, err = nft.Open(nft.Config{Table: e.cfg.Table, Steer: steer, Exempt: e.cfg.Exempt, LogGroup: logGroup,
+		RemoteAccess: e.cfg.RemoteAccess, Socket: e.cfg.TableSocket}); err != nil {
+		return err
+	}
+	if e.facts, err = openFacts(e.cfg.RemoteAccess); err != nil {
 		return err
 	}
 	if e.feed, err = listen(e.kernel); err != nil {
@@ -127,6 +132,9 @@ func (e *engine) release() error {
 	}
 	if e.table != nil {
 		errs = append(errs, e.table.Close())
+	}
+	if e.facts != nil {
+		errs = append(errs, e.facts.close())
 	}
 	if e.stat != nil {
 		errs = append(errs, e.stat.Close())

@@ -3,9 +3,7 @@ package xfrm
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"ipsecagent/driver"
@@ -15,6 +13,9 @@ import (
 // setFilters puts a whole SPD in force.
 func (e *engine) setFilters(filters []sadb.Filter) error {
 	if err := checkFilters(filters); err != nil {
+		return err
+	}
+	if err := e.facts.allow(filters); err != nil {
 		return err
 	}
 	stay, ended := surviving(e.overlays, e.filters, filters)
@@ -123,15 +124,12 @@ func selectorsByID(filters []sadb.Filter) map[sadb.FilterID]sadb.Selector {
 // checkFilters refuses what this driver does not enforce.
 func checkFilters(filters []sadb.Filter) error {
 	seen := map[sadb.FilterID]bool{}
-	forwards := forwarding()
 	for _, f := range filters {
 		switch {
 		case seen[f.ID]:
 			return fmt.Errorf("filter %s (%s) is there twice", f.ID, f.Name)
 		case f.Overlay():
 			return fmt.Errorf("filter %s (%s) is an overlay of %s: it comes by PutFilter", f.ID, f.Name, f.Parent)
-		case forwards && f.Selector.Local.IsMe() && f.Action.Kind != sadb.Permit:
-			return fmt.Errorf("filter %s (%s) is for this host's own addresses and this host forwards for others (net.ipv4.ip_forward or net.ipv6.conf.all.forwarding): the kernel driver cannot tell the two apart yet: set driver: user", f.ID, f.Name)
 		}
 		if err := checkFilter(f); err != nil {
 			return err
@@ -152,8 +150,6 @@ func checkFilter(f sadb.Filter) error {
 		return refuse("unknown action %s", f.Action.Kind)
 	case f.Dir == 0 || f.Dir&^sadb.Both != 0:
 		return refuse("no direction")
-	case f.Connections != sadb.AllConnections:
-		return refuse("the kernel driver has no filters for one type of connection (%s) yet: set driver: user", f.Connections)
 	case f.Selector.Remote.IsMe() && !f.Selector.Local.IsMe():
 		return refuse("its remote side is Me: write it the other way round")
 	case f.Action.Kind != sadb.Negotiate:
@@ -166,16 +162,6 @@ func checkFilter(f sadb.Filter) error {
 		return refuse("a delay before clear traffic (%s) is not enforced by the kernel driver: set it to 0", f.Action.ClearDelay)
 	}
 	return nil
-}
-
-// forwarding reports whether this host forwards packets of others.
-func forwarding() bool {
-	for _, path := range []string{"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"} {
-		if b, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(b)) != "0" {
-			return true
-		}
-	}
-	return false
 }
 
 // checkOverlay refuses what cannot be an overlay of what is in force.

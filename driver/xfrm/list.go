@@ -121,6 +121,9 @@ func (it *item) mark(v int) {
 // expand makes the item's policies, without priority and variant.
 func (it *item) expand(at time.Time, exempt uint32) error {
 	f := it.filter
+	if f.Connections == sadb.RemoteAccess {
+		return nil // there is no such interface
+	}
 	sels, err := selectors(f.Selector)
 	if err != nil {
 		return err

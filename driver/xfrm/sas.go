@@ -168,6 +168,9 @@ func (e *engine) stateOf(sa sadb.SA) wire.State {
 	if sa.ESN {
 		s.Flags |= wire.FlagESN
 	}
+	if e.connectionsOf(sa.Filter) == sadb.RemoteAccess {
+		s.Selector.IfIndex = noInterface // it may carry nothing over others
+	}
 	if sa.Dir == sadb.Out {
 		// What leaves secured is passed by firewall rules of ours.
 		s.SetMark = wire.Mark{Value: e.cfg.Exempt, Mask: e.cfg.Exempt}
@@ -181,6 +184,20 @@ func (e *engine) stateOf(sa sadb.SA) wire.State {
 	s.Window = sa.Replay
 	s.Encap = wire.Encap{SrcPort: sa.Encap.Remote.Port(), DstPort: sa.Encap.Local.Port()}
 	return s
+}
+
+// noInterface is an index that no interface has.
+const noInterface = 1<<31 - 1
+
+// connectionsOf returns the type of connection that a filter is for.
+func (e *engine) connectionsOf(id sadb.FilterID) sadb.ConnectionType {
+	root := rootOf(id, e.overlays)
+	for _, f := range e.filters {
+		if f.ID == root {
+			return f.Connections
+		}
+	}
+	return sadb.AllConnections
 }
 
 func mirrorState(s wire.Selector) wire.Selector {

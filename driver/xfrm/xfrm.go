@@ -29,10 +29,13 @@
 //
 // # Where XFRM falls short of the model
 //
-// Filters for one type of connection, a delay before clear traffic and filters
-// of this host's own addresses on a host that forwards are refused. A bundle in
-// tunnel mode is ESP in tunnel mode within AH in transport mode, as RFC 2401
-// §4.3 wants it.
+// A delay before clear traffic is refused, and so are filters of this host's
+// own addresses on a host that forwards. Policies do not know by which
+// connection a packet goes: filters for one type of connection are refused on a
+// host with an interface of remote access; on others, those for LAN are for all
+// and those for remote access are left to the table, which lets nothing pass in
+// clear that they want secured. A bundle in tunnel mode is ESP in tunnel mode
+// within AH in transport mode, as RFC 2401 §4.3 wants it.
 //
 // The table of package nft stands beside the policies and lets pass only what
 // they would: it drops what would leave or come in clear though a filter wants
@@ -76,7 +79,10 @@ type Config struct {
 	// table with its owner (Linux before 6.9); nil: they are refused.
 	Table       string
 	TableSocket func() (fd int, err error)
-	Log         *slog.Logger
+	// RemoteAccess names the interfaces that count as remote access besides
+	// those of PPP and SLIP; see nft.RemoteAccess.
+	RemoteAccess []string
+	Log          *slog.Logger
 }
 
 func (c Config) withDefaults() Config {
