@@ -1,7 +1,9 @@
 package xfrm
 
 import (
+	"errors"
 	"net/netip"
+	"slices"
 	"time"
 
 	"ipsecagent/driver"
@@ -133,14 +135,13 @@ func matches(s sadb.Selector, flow sadb.Flow) bool {
 // exchange puts an item's policies in force again as another variant and then
 // deletes those there were.
 func (e *engine) exchange(it *item) error {
-	var old []wire.Policy
-	old = append(old, it.policies...)
+	old, was := slices.Clone(it.policies), it.variant
+	if !e.claimFree(e.list, it, (was+1)%variants) {
+		it.mark(was)
+		return errors.New("no variant is free to take its policies' place")
+	}
 	for _, p := range old {
 		delete(e.list.byKey, keyOf(p))
-	}
-	was := it.variant
-	if err := e.list.claim(it, (was+1)%variants); err != nil || it.variant == was {
-		return err
 	}
 	e.places[it.name] = standing{it.priority, it.variant}
 	if err := e.book.saveFilters(e.page(e.filters, e.overlays, e.list)); err != nil {

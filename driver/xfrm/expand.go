@@ -125,7 +125,7 @@ func prefixes(a sadb.Addrs, f wire.Family) []netip.Prefix {
 	for {
 		p := largest(from, to)
 		out = append(out, p)
-		last, _ := lastOf(p)
+		last := lastOf(p)
 		if last == to {
 			return out
 		}
@@ -139,8 +139,7 @@ func largest(from, to netip.Addr) netip.Prefix {
 	best := netip.PrefixFrom(from, from.BitLen())
 	for bits := from.BitLen() - 1; bits >= 0; bits-- {
 		p := netip.PrefixFrom(from, bits)
-		last, ok := lastOf(p)
-		if p.Masked().Addr() != from || !ok || to.Less(last) {
+		if p.Masked().Addr() != from || to.Less(lastOf(p)) {
 			return best
 		}
 		best = p
@@ -149,9 +148,13 @@ func largest(from, to netip.Addr) netip.Prefix {
 }
 
 // lastOf returns the last address of a prefix.
-func lastOf(p netip.Prefix) (netip.Addr, bool) {
-	_, to, ok := sadb.Prefix(p).Bounds()
-	return to, ok
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
 }
 
 // covering returns one selector that matches at least what s does, in the

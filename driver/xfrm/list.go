@@ -52,7 +52,11 @@ type list struct {
 func (e *engine) compose(filters, overlays []sadb.Filter, sas []*association) (*list, error) {
 	l := &list{byKey: map[key]*item{}}
 	shapes := shapesOf(sas, e.rootIn(overlays))
+	seen := map[sadb.Selector]sadb.Directions{}
 	for _, f := range sadb.Splice(filters, overlays) {
+		if shadowed(seen, f) {
+			continue
+		}
 		root := rootOf(f.ID, overlays)
 		base := &item{name: string(f.ID), filter: f, root: root, reqid: e.reqid(root), dirs: f.Dir}
 		if f.Action.Kind == sadb.Negotiate {
@@ -67,6 +71,18 @@ func (e *engine) compose(filters, overlays []sadb.Filter, sas []*association) (*
 	return l, e.fill(l)
 }
 
+// shadowed reports whether a filter never decides, because one above it has the
+// same selector and does not expire; and notes those that do.
+func shadowed(seen map[sadb.Selector]sadb.Directions, f sadb.Filter) bool {
+	if seen[f.Selector]&f.Dir == f.Dir {
+		return true
+	}
+	if f.Expires.IsZero() && f.Connections == sadb.AllConnections {
+		seen[f.Selector] |= f.Dir
+	}
+	return false
+}
+
 // fill gives every item its variant, its priority and its policies.
 func (e *engine) fill(l *list) error {
 	slots := make([]slot, len(l.items))
@@ -74,11 +90,10 @@ func (e *engine) fill(l *list) error {
 		if err := it.expand(now(), e.cfg.Exempt); err != nil {
 			return fmt.Errorf("filter %s (%s): %w", it.filter.ID, it.filter.Name, err)
 		}
-		was := e.places[it.name]
-		slots[i] = slot{now: was.Priority, overlay: it.filter.Overlay() || it.shape != nil}
-		if err := l.claim(it, was.Variant); err != nil {
-			return fmt.Errorf("filter %s (%s): %w", it.filter.ID, it.filter.Name, err)
-		}
+		slots[i] = slot{now: e.places[it.name].Priority, overlay: it.filter.Overlay() || it.shape != nil}
+	}
+	if err := e.claimAll(l); err != nil {
+		return err
 	}
 	priorities, ok := prioritise(slots)
 	if !ok {
@@ -93,20 +108,58 @@ func (e *engine) fill(l *list) error {
 	return nil
 }
 
-// claim takes the first variant whose policies no other item has, beginning
-// with the one it had.
-func (l *list) claim(it *item, first int) error {
-	for n := range variants {
-		v := (first + n) % variants
-		it.mark(v)
-		if !slices.ContainsFunc(it.policies, func(p wire.Policy) bool { return l.byKey[keyOf(p)] != nil }) {
-			for _, p := range it.policies {
-				l.byKey[keyOf(p)] = it
-			}
-			return nil
+// claimAll gives every item its variant: first those that are in force already
+// theirs, then the others what is free.
+func (e *engine) claimAll(l *list) error {
+	var fresh []*item
+	for _, it := range l.items {
+		if was, known := e.places[it.name]; !known || !e.claim(l, it, was.Variant) {
+			fresh = append(fresh, it)
 		}
 	}
-	return fmt.Errorf("%d filters and overlays have the same selector: the kernel driver tells %d apart", variants+1, variants)
+	for _, it := range fresh {
+		if !e.claimFree(l, it, 0) {
+			return fmt.Errorf("filter %s (%s): too many filters and temporary ones have its selector: the kernel driver tells %d apart", it.filter.ID, it.filter.Name, variants)
+		}
+	}
+	return nil
+}
+
+// claimFree takes the first variant that is free for an item.
+func (e *engine) claimFree(l *list, it *item, first int) bool {
+	for n := range variants {
+		if e.claim(l, it, (first+n)%variants) {
+			return true
+		}
+	}
+	return false
+}
+
+// claim takes a variant for an item if no other item has or had one of its
+// policies: one that is in force for another filter would change its place in
+// the order, and might uncover what stands between.
+func (e *engine) claim(l *list, it *item, variant int) bool {
+	it.mark(variant)
+	for _, p := range it.policies {
+		k := keyOf(p)
+		if l.byKey[k] != nil || !e.free(k, it.name) {
+			return false
+		}
+	}
+	for _, p := range it.policies {
+		l.byKey[keyOf(p)] = it
+	}
+	return true
+}
+
+// free reports whether a policy is not in force, or is for the item of a name.
+// When the driver opens, the book says whose all are.
+func (e *engine) free(k key, name string) bool {
+	if _, there := e.have[k]; !there || e.list == nil {
+		return true
+	}
+	owner := e.list.byKey[k]
+	return owner != nil && owner.name == name
 }
 
 // mark makes variant v of the item's policies.
