@@ -66,6 +66,7 @@ type wiring struct {
 	socket     net.Listener
 	transport  *udp.Transport
 	driver     driver.Driver
+	table      *lease // of the kernel driver's table; nil: not needed
 	ike        *ike.Server
 	names      *host.Names
 	agent      *agent.Agent
@@ -82,16 +83,13 @@ func (w *wiring) open(ctx context.Context) (err error) {
 	if err = w.openIdentities(); err != nil {
 		return err
 	}
-	if w.transport, err = udp.Open(udp.Config{Prepare: w.prepareSocket, Borrowed: true}); err != nil {
-		return err
-	}
-	data := &attacher{settings: *s, log: w.log}
-	if w.driver, err = w.attach(ctx, data); err != nil {
+	var reconnect func(context.Context) (driver.Driver, error)
+	if w.driver, reconnect, err = w.openDriver(ctx); err != nil {
 		return err
 	}
 	machine := ike.New(ike.Config{Rand: rand.Reader, Auth: w.identities.authenticators(), ForceEncap: s.ForceEncapsulation})
 	w.ike = ike.NewServer(ike.ServerConfig{Machine: machine, Transport: w.transport})
-	w.agent, err = agent.New(w.agentConfig(ctx, data))
+	w.agent, err = agent.New(w.agentConfig(ctx, reconnect))
 	return err
 }
 
@@ -148,7 +146,7 @@ func (w *wiring) prepareSocket(fd, _ int) error {
 	return w.settings.userConfig(w.log).PrepareSocket(fd)
 }
 
-func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
+func (w *wiring) agentConfig(ctx context.Context, reconnect func(context.Context) (driver.Driver, error)) agent.Config {
 	name, err := os.Hostname()
 	if err != nil {
 		name = "this host"
@@ -161,7 +159,7 @@ func (w *wiring) agentConfig(ctx context.Context, data *attacher) agent.Config {
 	w.names = host.NewNames(host.NamesConfig{Dial: w.settings.dialer().DialContext, Servers: host.Nameservers})
 	return agent.Config{
 		Driver:            w.driver,
-		Reconnect:         func(ctx context.Context) (driver.Driver, error) { return w.attach(ctx, data) },
+		Reconnect:         reconnect,
 		IKE:               agent.IKE{Submit: w.ike.Submit, Outputs: w.ike.Outputs(), SAs: w.ike.SAs},
 		Library:           library(dir, watchFolder(ctx, dir, w.log)),
 		StateFile:         w.settings.stateFile(),
@@ -225,6 +223,9 @@ func (w *wiring) close() {
 	}
 	if w.driver != nil {
 		w.driver.Close()
+	}
+	if w.table != nil {
+		w.table.close()
 	}
 }
 

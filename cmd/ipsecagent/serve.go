@@ -122,6 +122,11 @@ func (p *program) removeLeft(s *settings) (was bool, err error) {
 	defer table.close()
 	cfg.TableSocket = table.take
 	removed, err := user.Remove(cfg)
+	if err == nil {
+		var kernel []string
+		kernel, err = removeKernel(s)
+		removed = append(removed, kernel...)
+	}
 	if err != nil {
 		return false, fmt.Errorf("take out of force what a data path has left: %w", err)
 	}

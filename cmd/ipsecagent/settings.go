@@ -57,6 +57,10 @@ type settings struct {
 	// that begin so, that count as remote access besides PPP and SLIP.
 	RemoteAccess []string `yaml:"remoteAccess"`
 
+	// Driver is who carries the associations: driverAuto, driverKernel or
+	// driverUser.
+	Driver string `yaml:"driver"`
+
 	Certificates certificates     `yaml:"certificates"`
 	Kerberos     kerberosSettings `yaml:"kerberos"`
 	Log          logging          `yaml:"log"`
@@ -97,6 +101,7 @@ func defaults() settings {
 		NoDefaultExempt: 3,
 		SilentTime:      30 * time.Second,
 		RemoteAccess:    []string{},
+		Driver:          driverUser,
 		Kerberos:        kerberosSettings{Keytab: kerberos.DefaultKeytab, Krb5Conf: kerberos.DefaultKrb5Conf, Realms: []string{}},
 		Log:             logging{Level: slog.LevelInfo, Format: "text"},
 		DataPath: dataPath{
@@ -291,6 +296,9 @@ func (s *settings) validate() error {
 	}
 	if s.Log.Format != "text" && s.Log.Format != "json" {
 		bad("log.format %q: the formats are text and json", s.Log.Format)
+	}
+	if s.Driver != driverAuto && s.Driver != driverKernel && s.Driver != driverUser {
+		bad("driver %q: auto, kernel or user", s.Driver)
 	}
 	if s.IdleTime != 0 && (s.IdleTime < time.Minute || s.IdleTime > time.Hour) {
 		bad("idleTime %v: between 1m and 1h, or 0 for no end", s.IdleTime)

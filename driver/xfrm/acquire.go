@@ -109,7 +109,7 @@ func (e *engine) endWaiting(s wire.State) error {
 	if err != nil {
 		return err
 	}
-	return e.deleteState(given.ID)
+	return e.link.deleteState(given.ID)
 }
 
 // dropHeld drops the packets that wait at the policies for a flow. They go with

@@ -77,7 +77,7 @@ func (e *engine) sweep() error {
 		if !e.oursState(s) || s.ID.SPI == 0 || e.find(s.ID) != nil {
 			continue
 		}
-		if err := e.deleteState(s.ID); err != nil {
+		if err := e.link.deleteState(s.ID); err != nil {
 			return fmt.Errorf("delete %s, which an earlier process left: %w", s.ID, err)
 		}
 	}

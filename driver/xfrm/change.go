@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"ipsecagent/driver/xfrm/wire"
 )
 
@@ -75,8 +73,7 @@ func (e *engine) send(s step) error {
 	p := s.policy
 	p.Index, p.Use = 0, wire.Use{}
 	if s.typ == wire.MsgDelPolicy {
-		err := e.link.request(s.typ, p.AppendID(nil))
-		if err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := e.link.deletePolicy(p); err != nil {
 			return fmt.Errorf("delete the policy %s: %w", describe(p), err)
 		}
 		delete(e.have, keyOf(p))

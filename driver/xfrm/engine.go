@@ -43,10 +43,9 @@ type engine struct {
 	sas      []*association // oldest first
 	reserved map[sadb.SAID]time.Time
 	asked    map[question]pending
-	suites   []sadb.Suite // probed once
-	probed   bool
-	swept    bool // states nobody knows were looked for
-	suspect  bool // something else has changed XFRM
+	suites   []sadb.Suite // the kernel's; nil: not asked yet
+	swept    bool         // states nobody knows were looked for
+	suspect  bool         // something else has changed XFRM
 	closing  bool
 }
 
@@ -76,7 +75,7 @@ func (e *engine) prepare() (err error) {
 		return fmt.Errorf("this kernel has no counters of XFRM (CONFIG_XFRM_STATISTICS): %w", err)
 	}
 	e.holdPackets()
-	if e.table, err = nft.Open(nft.Config{Table: e.cfg.Table, Steer: steer, Exempt: e.cfg.Exempt, LogGroup: logGroup,
+	if e.table, err = nft.Open(nft.Config{Table: e.cfg.Table, Steer: steer, Exempt: e.cfg.Exempt, LogGroup: e.cfg.LogGroup,
 		RemoteAccess: e.cfg.RemoteAccess, Socket: e.cfg.TableSocket}); err != nil {
 		return err
 	}

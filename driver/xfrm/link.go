@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ipsecagent/driver/xfrm/wire"
+	"ipsecagent/sadb"
 )
 
 // link is the netlink connection by which requests go.
@@ -114,4 +115,22 @@ func (l link) states() ([]wire.State, error) {
 		out = append(out, s)
 	}
 	return out, nil
+}
+
+// deleteState deletes a state. One that is gone is no error.
+func (l link) deleteState(id sadb.SAID) error {
+	err := l.request(wire.MsgDelSA, wire.AppendStateID(nil, id))
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+// deletePolicy deletes a policy. One that is gone is no error.
+func (l link) deletePolicy(p wire.Policy) error {
+	err := l.request(wire.MsgDelPolicy, p.AppendID(nil))
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
 }

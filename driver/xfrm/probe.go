@@ -12,28 +12,45 @@ import (
 	"ipsecagent/sadb"
 )
 
-// probe finds out, once, which suites the kernel can carry, by making a state
-// of each with a key of zeros for the loopback, which never comes to XFRM. An
-// implementation that is a module is loaded by it.
-func (e *engine) probe() error {
-	if e.probed {
-		return nil
+// Preflight returns the suites that the kernel of the calling thread's network
+// namespace can carry, none if it has no ESP and no AH. The error says what
+// XFRM or this process lacks.
+func Preflight() ([]sadb.Suite, error) {
+	c, err := dial()
+	if err != nil {
+		return nil, fmt.Errorf("xfrm: %w", err)
 	}
+	defer c.Close()
+	suites, err := link{c}.suites()
+	return suites, wrap(err, "preflight")
+}
+
+// probe finds out, once, which suites the kernel can carry.
+func (e *engine) probe() (err error) {
+	if e.suites == nil {
+		e.suites, err = e.link.suites()
+	}
+	return err
+}
+
+// suites makes a state of each suite for the loopback, which never comes to
+// XFRM, and deletes it. An implementation that is a module is loaded by it.
+func (l link) suites() ([]sadb.Suite, error) {
+	all := []sadb.Suite{}
 	for _, suite := range sadb.Suites() {
-		ok, err := e.carries(suite)
+		ok, err := l.carries(suite)
 		if err != nil {
-			return fmt.Errorf("find out whether the kernel has %s: %w", suite, err)
+			return nil, fmt.Errorf("find out whether the kernel has %s: %w", suite, err)
 		}
 		if ok {
-			e.suites = append(e.suites, suite)
+			all = append(all, suite)
 		}
 	}
-	e.probed = true
-	return nil
+	return all, nil
 }
 
 // carries reports whether the kernel accepts a suite in both families.
-func (e *engine) carries(suite sadb.Suite) (bool, error) {
+func (l link) carries(suite sadb.Suite) (bool, error) {
 	for _, lo := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
 		s := wire.State{ID: sadb.SAID{Dst: lo, Proto: suite.Proto, SPI: sadb.RandomSPI()}, Src: lo, Suite: suite, ReqID: reqidLast,
 			EncKey: sampleKey(suite.EncKeyLen()), AuthKey: sampleKey(suite.Integrity.KeyLen()), Window: 1,
@@ -42,12 +59,12 @@ func (e *engine) carries(suite sadb.Suite) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		err = e.link.request(wire.MsgNewSA, body)
+		err = l.request(wire.MsgNewSA, body)
 		if missing(err) {
 			return false, nil
 		}
 		if err == nil {
-			err = e.deleteState(s.ID)
+			err = l.deleteState(s.ID)
 		}
 		if err != nil {
 			return false, err

@@ -108,7 +108,7 @@ func (e *engine) addSA(sa sadb.SA) error {
 	e.sas = append(slices.DeleteFunc(slices.Clone(before), func(b *association) bool { return b.SA.ID == sa.ID }), a)
 	if err := e.recompose(); err != nil {
 		e.sas = before
-		return errors.Join(err, e.deleteState(sa.ID), e.book.dropSA(sa.ID))
+		return errors.Join(err, e.link.deleteState(sa.ID), e.book.dropSA(sa.ID))
 	}
 	if sa.Dir == sadb.Out {
 		return e.opened(sa)
@@ -258,19 +258,11 @@ func (e *engine) deleteSA(id sadb.SAID) error {
 	if !reserved && e.find(id) == nil {
 		return nil
 	}
-	if err := e.deleteState(id); err != nil {
+	if err := e.link.deleteState(id); err != nil {
 		return err
 	}
 	delete(e.reserved, id)
 	return e.forgetSA(id)
-}
-
-func (e *engine) deleteState(id sadb.SAID) error {
-	err := e.link.request(wire.MsgDelSA, wire.AppendStateID(nil, id))
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	return err
 }
 
 // forgetSA removes an association that the kernel has no more.

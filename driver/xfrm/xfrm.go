@@ -65,7 +65,7 @@ const (
 // steer is a mark bit that nft.Config asks for and that is never set here.
 const steer = 0x01000000
 
-const logGroup = 50 // of nflog
+const defaultLogGroup = 50
 
 // Config is what the driver is opened with.
 type Config struct {
@@ -79,6 +79,9 @@ type Config struct {
 	// table with its owner (Linux before 6.9); nil: they are refused.
 	Table       string
 	TableSocket func() (fd int, err error)
+	// LogGroup is the nflog group by which the table reports first packets in
+	// clear, which nobody here reads; 0: 50.
+	LogGroup uint16
 	// RemoteAccess names the interfaces that count as remote access besides
 	// those of PPP and SLIP; see nft.RemoteAccess.
 	RemoteAccess []string
@@ -91,6 +94,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Table == "" {
 		c.Table = DefaultTable
+	}
+	if c.LogGroup == 0 {
+		c.LogGroup = defaultLogGroup
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

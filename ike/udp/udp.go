@@ -42,6 +42,9 @@ type Config struct {
 	// Prepare is called for each socket before it is bound, with family
 	// AF_INET or AF_INET6: the driver exempts it from the filters. Nil: nothing.
 	Prepare func(fd int, family int) error
+	// PrepareNAT is called besides for the sockets of NATPort, unless they are
+	// Borrowed: where the kernel carries ESP, it takes ESP in UDP from them.
+	PrepareNAT func(fd int) error
 	// Borrowed: the sockets of NATPort come by Borrow. Else they are opened
 	// here, and what is not IKE is dropped.
 	Borrowed bool
@@ -139,7 +142,7 @@ func adoptSocket(c Config, f *os.File) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := prepare(c, int(f.Fd()), domain); err != nil {
+	if err := prepare(c, int(f.Fd()), domain, 0); err != nil {
 		return nil, err
 	}
 	conn, err := net.FilePacketConn(f)
@@ -205,7 +208,7 @@ func listen(c Config, family int, port uint16) (*socket, error) {
 	}
 	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		var err error
-		controlErr := raw.Control(func(fd uintptr) { err = prepare(c, int(fd), family) })
+		controlErr := raw.Control(func(fd uintptr) { err = prepare(c, int(fd), family, port) })
 		return errors.Join(controlErr, err)
 	}}
 	conn, err := lc.ListenPacket(context.Background(), network, netip.AddrPortFrom(address, port).String())
@@ -215,7 +218,7 @@ func listen(c Config, family int, port uint16) (*socket, error) {
 	return &socket{conn: conn.(*net.UDPConn), family: family, port: port, marked: port == c.NATPort}, nil
 }
 
-func prepare(c Config, fd, family int) error {
+func prepare(c Config, fd, family int, port uint16) error {
 	set := func(level, option, value int) error {
 		return unix.SetsockoptInt(fd, level, option, value)
 	}
@@ -231,10 +234,13 @@ func prepare(c Config, fd, family int) error {
 		return fmt.Errorf("set socket options: %w", err)
 	}
 	enlarge(fd)
-	if c.Prepare == nil {
-		return nil
+	if c.Prepare != nil {
+		err = c.Prepare(fd, family)
 	}
-	if err := c.Prepare(fd, family); err != nil {
+	if err == nil && c.PrepareNAT != nil && port == c.NATPort {
+		err = c.PrepareNAT(fd)
+	}
+	if err != nil {
 		return fmt.Errorf("prepare the socket: %w", err)
 	}
 	return nil
