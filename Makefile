@@ -5,7 +5,7 @@ BIN := bin
 # The programs say which revision they are of, where git can tell.
 STAMP = $(shell git rev-parse -q --verify HEAD >/dev/null 2>&1 && echo auto || echo false)
 
-.PHONY: build demo demo-kerberos test test-full lint bench clean
+.PHONY: build demo demo-kerberos test test-full test-vm lint bench clean
 
 build:
 	$(GO) build -trimpath -buildvcs=$(STAMP) -o $(BIN)/ ./cmd/...
@@ -26,6 +26,11 @@ test: lint
 	@$(MAKE) --no-print-directory build
 	@test/run
 
+# What needs ESP and AH of a kernel: on this host's own, else in a virtual machine.
+test-vm:
+	@test/install-packages test
+	@test/on-esp
+
 # Everything with the full figures; its output is kept in docs/results.md.
 test-full: lint
 	@test/install-packages test
@@ -35,6 +40,7 @@ test-full: lint
 lint:
 	@files=$$("$$($(GO) env GOROOT)/bin/gofmt" -l .) || exit 1; test -z "$$files" || { echo "gofmt would change: $$files" >&2; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags esp ./driver/xfrm
 	$(GO) tool staticcheck ./...
 
 # The data path in memory; then IKE against strongSwan's, which takes root and

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ipsecagent/agent/control"
 	"ipsecagent/auth"
 	"ipsecagent/auth/cert"
@@ -199,13 +201,16 @@ const dialTimeout = 5 * time.Second
 // dialer makes the agent's own connections: marked, so that they and their
 // answers pass whatever the filters say.
 func (s *settings) dialer() *net.Dialer {
-	cfg := s.userConfig(nil)
+	prepare := s.prepareSocket()
 	mark := func(_, _ string, c syscall.RawConn) error {
 		var failed error
-		if err := c.Control(func(fd uintptr) { failed = cfg.PrepareSocket(int(fd)) }); err != nil {
-			return err
-		}
-		return failed
+		err := c.Control(func(fd uintptr) {
+			var family int
+			if family, failed = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN); failed == nil {
+				failed = prepare(int(fd), family)
+			}
+		})
+		return errors.Join(err, failed)
 	}
 	d := &net.Dialer{Timeout: dialTimeout, Control: mark}
 	d.Resolver = &net.Resolver{PreferGo: true, Dial: (&net.Dialer{Timeout: dialTimeout, Control: mark}).DialContext}

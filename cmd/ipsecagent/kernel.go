@@ -80,8 +80,7 @@ func (w *wiring) openKernel() (driver.Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := w.settings.xfrmConfig(w.log)
-	if w.transport, err = udp.Open(udp.Config{Prepare: cfg.PrepareSocket, PrepareNAT: xfrm.TakeESP}); err != nil {
+	if w.transport, err = udp.Open(udp.Config{Prepare: w.settings.prepareSocket(), PrepareNAT: xfrm.TakeESP}); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
@@ -102,24 +101,43 @@ func (w *wiring) dialKernel() (driver.Driver, error) {
 	return d, nil
 }
 
-// openDriver opens the driver that the settings and this host ask for, and says
-// in one line which and why.
-func (w *wiring) openDriver(ctx context.Context) (driver.Driver, func(context.Context) (driver.Driver, error), error) {
+// choose settles which driver is used, and says in one line which and why. From
+// then on the settings name it.
+func (w *wiring) choose(ctx context.Context) error {
 	name, why, err := chooseDriver(ctx, &w.settings)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
+	w.settings.Driver = name
 	w.log.Info("driver", "driver", name, "why", why)
-	if name == driverKernel {
+	return nil
+}
+
+// prepareSocket returns what exempts the agent's own sockets of a family from
+// the filters, with the driver that was chosen.
+func (s *settings) prepareSocket() func(fd, family int) error {
+	if s.Driver == driverKernel {
+		return s.xfrmConfig(nil).PrepareSocket
+	}
+	cfg := s.userConfig(nil)
+	return func(fd, _ int) error { return cfg.PrepareSocket(fd) }
+}
+
+// openDriver opens the driver that was chosen and the sockets of IKE, and
+// returns how it is opened again.
+func (w *wiring) openDriver(ctx context.Context) (driver.Driver, func(context.Context) (driver.Driver, error), error) {
+	if w.settings.Driver == driverKernel {
 		d, err := w.openKernel()
 		return d, func(context.Context) (driver.Driver, error) { return w.dialKernel() }, err
 	}
-	if w.transport, err = udp.Open(udp.Config{Prepare: w.prepareSocket, Borrowed: true}); err != nil {
+	var err error
+	if w.transport, err = udp.Open(udp.Config{Prepare: w.settings.prepareSocket(), Borrowed: true}); err != nil {
 		return nil, nil, err
 	}
 	data := &attacher{settings: w.settings, log: w.log}
-	d, err := w.attach(ctx, data)
-	return d, func(ctx context.Context) (driver.Driver, error) { return w.attach(ctx, data) }, err
+	again := func(ctx context.Context) (driver.Driver, error) { return w.attach(ctx, data) }
+	d, err := again(ctx)
+	return d, again, err
 }
 
 // removeKernel takes out of force what a kernel driver has left: nothing where

@@ -79,6 +79,9 @@ func (w *wiring) open(ctx context.Context) (err error) {
 	if w.socket, err = control.Listen(s.Socket, s.Readers); err != nil {
 		return err
 	}
+	if err = w.choose(ctx); err != nil {
+		return err
+	}
 	w.openKeys()
 	if err = w.openIdentities(); err != nil {
 		return err
@@ -140,10 +143,6 @@ func (w *wiring) openKeys() {
 	for _, words := range warnings {
 		w.log.Warn("preshared keys", "warning", words)
 	}
-}
-
-func (w *wiring) prepareSocket(fd, _ int) error {
-	return w.settings.userConfig(w.log).PrepareSocket(fd)
 }
 
 func (w *wiring) agentConfig(ctx context.Context, reconnect func(context.Context) (driver.Driver, error)) agent.Config {

@@ -75,7 +75,7 @@ func (e *engine) prepare() (err error) {
 		return fmt.Errorf("this kernel has no counters of XFRM (CONFIG_XFRM_STATISTICS): %w", err)
 	}
 	e.holdPackets()
-	if e.table, err = nft.Open(nft.Config{Table: e.cfg.Table, Steer: steer, Exempt: e.cfg.Exempt, LogGroup: e.cfg.LogGroup,
+	if e.table, err = nft.Open(nft.Config{Table: e.cfg.Table, Steer: e.cfg.steer(), Exempt: e.cfg.Exempt, LogGroup: e.cfg.LogGroup,
 		RemoteAccess: e.cfg.RemoteAccess, Socket: e.cfg.TableSocket}); err != nil {
 		return err
 	}

@@ -62,9 +62,6 @@ const (
 	DefaultTable  = "ipsecagent"
 )
 
-// steer is a mark bit that nft.Config asks for and that is never set here.
-const steer = 0x01000000
-
 const defaultLogGroup = 50
 
 // Config is what the driver is opened with.
@@ -103,6 +100,10 @@ func (c Config) withDefaults() Config {
 	}
 	return c
 }
+
+// steer returns a mark bit that nft.Config asks for and that is never set here:
+// not the exempt one.
+func (c Config) steer() uint32 { return bits.RotateLeft32(c.Exempt, 1) }
 
 func (c Config) validate() error {
 	var errs []error
