@@ -16,9 +16,7 @@ func (e *engine) adopt() error {
 		return err
 	}
 	e.filters, e.overlays = p.Filters, unexpired(p.Overlays)
-	for id, reqid := range p.ReqIDs {
-		e.reqids[id] = reqid
-	}
+	e.reqids = newRequestIDs(p.ReqIDs)
 	for name, s := range p.Places {
 		e.places[name] = s
 	}
@@ -28,8 +26,11 @@ func (e *engine) adopt() error {
 	if err := e.adoptSAs(); err != nil {
 		return err
 	}
-	e.list, err = e.compose(e.filters, e.overlays, e.sas)
-	return err
+	if e.list, err = e.compose(e.filters, e.overlays, e.sas); err != nil || len(e.list.items) == 0 {
+		return err
+	}
+	// Temporary filters that ended meanwhile are still in the table.
+	return e.table.Apply(sadb.Splice(e.filters, e.overlays))
 }
 
 func unexpired(overlays []sadb.Filter) []sadb.Filter {
@@ -74,7 +75,8 @@ func (e *engine) sweep() error {
 		return err
 	}
 	for _, s := range states {
-		if !e.oursState(s) || s.ID.SPI == 0 || e.find(s.ID) != nil {
+		_, reserved := e.reserved[s.ID]
+		if !e.oursState(s) || s.ID.SPI == 0 || reserved || e.find(s.ID) != nil {
 			continue
 		}
 		if err := e.link.deleteState(s.ID); err != nil {

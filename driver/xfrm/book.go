@@ -36,7 +36,7 @@ const (
 )
 
 func (e *engine) page(filters, overlays []sadb.Filter, l *list) page {
-	p := page{Filters: filters, Overlays: overlays, Places: map[string]standing{}, ReqIDs: e.reqids}
+	p := page{Filters: filters, Overlays: overlays, Places: map[string]standing{}, ReqIDs: e.reqids.of}
 	for _, it := range l.items {
 		p.Places[it.name] = standing{it.priority, it.variant}
 	}

@@ -38,7 +38,7 @@ type engine struct {
 	places            map[string]standing // where items stand, by name
 	have              map[key]wire.Policy // ours, as the kernel has them
 	exempt            []wire.Policy
-	reqids            map[sadb.FilterID]uint32
+	reqids *requestIDs
 
 	sas      []*association // oldest first
 	reserved map[sadb.SAID]time.Time
@@ -46,6 +46,7 @@ type engine struct {
 	suites   []sadb.Suite // the kernel's; nil: not asked yet
 	swept    bool         // states nobody knows were looked for
 	suspect  bool         // something else has changed XFRM
+	polled   time.Time    // when all states were last asked whether they are used
 	closing  bool
 }
 
@@ -61,7 +62,7 @@ func newEngine(c Config) (*engine, error) {
 		return nil, err
 	}
 	e := &engine{cfg: c, link: link{conn}, book: book{c.Dir}, started: now(), kernel: make(chan any, eventRoom), out: make(chan driver.Event, eventRoom),
-		places: map[string]standing{}, have: map[key]wire.Policy{}, reqids: map[sadb.FilterID]uint32{},
+		places: map[string]standing{}, have: map[key]wire.Policy{}, reqids: newRequestIDs(nil),
 		reserved: map[sadb.SAID]time.Time{}, asked: map[question]pending{}, exempt: exemptPolicies(c.Exempt)}
 	if err := e.prepare(); err != nil {
 		return nil, errors.Join(err, e.release())
@@ -161,6 +162,6 @@ func (e *engine) tick() {
 		e.repair()
 	}
 	e.expire(now())
-	e.pollUse()
+	e.pollUse(now())
 	e.forget(now())
 }

@@ -16,8 +16,12 @@ import (
 type (
 	// overrun: the kernel had more to say than fits.
 	overrun struct{}
-	// changed: a policy or state was changed, added or deleted.
-	changed struct{ by uint32 } // the port of the socket whose request it was
+	// changed: a policy or state was changed or deleted, or all of them.
+	changed struct {
+		by     uint32       // the port of the socket whose request it was
+		policy *wire.Policy // nil: not a policy
+		state  sadb.SAID    // zero: not a state
+	}
 )
 
 // feed reads the kernel's events on a socket of its own.
@@ -86,13 +90,48 @@ func parse(m netlink.Message) any {
 		ev, err = wire.ParsePolicyExpire(m.Data)
 	case wire.MsgMapping:
 		ev, err = wire.ParseMapping(m.Data)
-	case wire.MsgDelPolicy, wire.MsgFlushPolicy, wire.MsgUpdatePolicy, wire.MsgDelSA, wire.MsgFlushSA:
-		ev = changed{m.Header.PID}
+	case wire.MsgDelPolicy, wire.MsgUpdatePolicy, wire.MsgDelSA, wire.MsgFlushPolicy, wire.MsgFlushSA:
+		ev, err = parseChange(m)
+	case wire.MsgNewSA:
+		clear(m.Data) // keys
 	}
 	if err != nil {
 		return overrun{}
 	}
 	return ev
+}
+
+// parseChange reads what was changed.
+func parseChange(m netlink.Message) (any, error) {
+	c := changed{by: m.Header.PID}
+	var p wire.Policy
+	var err error
+	switch uint16(m.Header.Type) {
+	case wire.MsgDelPolicy:
+		p, err = wire.ParseDeletedPolicy(m.Data)
+		c.policy = &p
+	case wire.MsgUpdatePolicy:
+		p, err = wire.ParsePolicy(m.Data)
+		c.policy = &p
+	case wire.MsgDelSA:
+		c.state, err = wire.ParseDeletedState(m.Data)
+		clear(m.Data) // keys
+	}
+	return c, err
+}
+
+// concerns reports whether a change that something else has made may be one of
+// what is ours.
+func (e *engine) concerns(c changed) bool {
+	switch {
+	case c.by == e.link.c.PID():
+		return false
+	case c.policy != nil:
+		return e.ours(*c.policy)
+	case c.state != sadb.SAID{}:
+		return e.find(c.state) != nil
+	}
+	return true
 }
 
 // handle acts on one event of the kernel.
@@ -107,7 +146,7 @@ func (e *engine) handle(ev any) {
 	case wire.Mapping:
 		e.mapped(ev)
 	case changed:
-		e.suspect = e.suspect || ev.by != e.link.c.PID()
+		e.suspect = e.suspect || e.concerns(ev)
 	case overrun:
 		e.suspect = true
 		e.emit(driver.Resync{Reason: "the kernel had more events than fit"})

@@ -23,7 +23,23 @@ func (e *engine) setFilters(filters []sadb.Filter) error {
 		return err
 	}
 	e.report(ended)
+	e.reqids.keep(e.known())
 	return e.sweep()
+}
+
+// known reports whether a filter is in force or has associations.
+func (e *engine) known() func(sadb.FilterID) bool {
+	ids := make(map[sadb.FilterID]bool, len(e.filters))
+	for _, f := range e.filters {
+		ids[f.ID] = true
+	}
+	for _, o := range e.overlays {
+		ids[o.ID] = true
+	}
+	for _, a := range e.sas {
+		ids[a.SA.Filter] = true
+	}
+	return func(id sadb.FilterID) bool { return ids[id] }
 }
 
 // enforce composes a list, puts it in force and remembers it: in the book
@@ -47,8 +63,15 @@ func (e *engine) enforce(filters, overlays []sadb.Filter) error {
 	return nil
 }
 
-// recompose puts the list in force anew after the associations have changed.
-func (e *engine) recompose() error { return e.enforce(e.filters, e.overlays) }
+// reshape puts the list in force anew after an association has come or gone,
+// if that can change the shape of a filter.
+func (e *engine) reshape(sa sadb.SA) error {
+	special := func(sa sadb.SA) bool { return sa.ID.Proto != sadb.ESP || sa.Bundle != (sadb.SAID{}) }
+	if special(sa) || slices.ContainsFunc(e.sas, func(a *association) bool { return a.SA.Filter == sa.Filter && special(a.SA) }) {
+		return e.enforce(e.filters, e.overlays)
+	}
+	return nil
+}
 
 // putFilter adds an overlay or replaces that of the same ID.
 func (e *engine) putFilter(f sadb.Filter) error {
@@ -123,6 +146,9 @@ func selectorsByID(filters []sadb.Filter) map[sadb.FilterID]sadb.Selector {
 
 // checkFilters refuses what this driver does not enforce.
 func checkFilters(filters []sadb.Filter) error {
+	if len(filters) > maxFilters {
+		return fmt.Errorf("%d filters: at most %d", len(filters), maxFilters)
+	}
 	seen := map[sadb.FilterID]bool{}
 	for _, f := range filters {
 		switch {

@@ -109,6 +109,7 @@ func (l link) states() ([]wire.State, error) {
 	var out []wire.State
 	for _, m := range all {
 		s, err := wire.ParseState(m.Data)
+		clear(m.Data) // keys
 		if err != nil {
 			return nil, fmt.Errorf("list states: %w", err)
 		}

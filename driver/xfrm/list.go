@@ -58,7 +58,7 @@ func (e *engine) compose(filters, overlays []sadb.Filter, sas []*association) (*
 			continue
 		}
 		root := rootOf(f.ID, overlays)
-		base := &item{name: string(f.ID), filter: f, root: root, reqid: e.reqid(root), dirs: f.Dir}
+		base := &item{name: string(f.ID), filter: f, root: root, reqid: e.reqids.id(root), dirs: f.Dir}
 		if f.Action.Kind == sadb.Negotiate {
 			for _, s := range shapes[root] {
 				if it, ok := base.shaped(s); ok {

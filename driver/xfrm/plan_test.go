@@ -16,7 +16,7 @@ import (
 // bench is an engine without a kernel.
 func bench() *engine {
 	return &engine{cfg: Config{Exempt: DefaultExempt, Log: slog.New(slog.DiscardHandler)}, places: map[string]standing{}, have: map[key]wire.Policy{},
-		reqids: map[sadb.FilterID]uint32{}, exempt: exemptPolicies(DefaultExempt)}
+		reqids: newRequestIDs(nil), exempt: exemptPolicies(DefaultExempt)}
 }
 
 // steps composes a list and returns it with the steps to it.
@@ -103,7 +103,7 @@ func (e *engine) wanted(filters []sadb.Filter, p packet) string {
 	if f.Action.Kind != sadb.Negotiate {
 		return f.Action.Kind.String()
 	}
-	return fmt.Sprintf("negotiate %d %v", e.reqid(f.ID), f.Action.AllowClear)
+	return fmt.Sprintf("negotiate %d %v", e.reqids.id(f.ID), f.Action.AllowClear)
 }
 
 func randomFilter(r *rand.Rand, id int) sadb.Filter {
@@ -245,7 +245,7 @@ func TestOverlaysOfOneSelector(t *testing.T) {
 		if n := settled(overlays); n != 2 {
 			t.Errorf("%d messages for an overlay of two directions", n)
 		}
-		want := []string{"block", fmt.Sprintf("negotiate %d false", e.reqid("f"))}[i%2]
+		want := []string{"block", fmt.Sprintf("negotiate %d false", e.reqids.id("f"))}[i%2]
 		if got := e.decided(p); !slices.Equal(got, []string{want}) {
 			t.Errorf("%d overlays: %s, want %s", i+1, got, want)
 		}

@@ -14,13 +14,6 @@ import (
 	"ipsecagent/sadb"
 )
 
-// Request IDs of ours: a policy's template and the states made for its filter
-// have the same. Small numbers are what people write by hand.
-const (
-	reqidFirst = 0x49500000
-	reqidLast  = 0x495fffff
-)
-
 const (
 	maxReservations = 1024
 	reservationLife = 10 * time.Minute
@@ -36,19 +29,6 @@ type association struct {
 	used  bool // inbound: Used was raised
 	// stamp is when the kernel takes it for added, in seconds since 1970.
 	stamp int64
-}
-
-// reqid returns the request ID of a filter's states.
-func (e *engine) reqid(root sadb.FilterID) uint32 {
-	if id, ok := e.reqids[root]; ok {
-		return id
-	}
-	id := uint32(reqidFirst)
-	for _, used := range e.reqids {
-		id = max(id, used+1)
-	}
-	e.reqids[root] = id
-	return id
 }
 
 func (e *engine) find(id sadb.SAID) *association {
@@ -106,7 +86,7 @@ func (e *engine) addSA(sa sadb.SA) error {
 	}
 	delete(e.reserved, sa.ID)
 	e.sas = append(slices.DeleteFunc(slices.Clone(before), func(b *association) bool { return b.SA.ID == sa.ID }), a)
-	if err := e.recompose(); err != nil {
+	if err := e.reshape(sa); err != nil {
 		e.sas = before
 		return errors.Join(err, e.link.deleteState(sa.ID), e.book.dropSA(sa.ID))
 	}
@@ -155,7 +135,7 @@ func (e *engine) addState(sa sadb.SA, stamp int64) error {
 // stateOf returns the kernel's state of an association.
 func (e *engine) stateOf(sa sadb.SA) wire.State {
 	s := wire.State{ID: sa.ID, Src: sa.Src, Mode: sa.Mode, Suite: sa.Suite, EncKey: sa.EncKey, AuthKey: sa.AuthKey,
-		ReqID: e.reqid(rootOf(sa.Filter, e.overlays)), Lifetime: sa.Lifetime}
+		ReqID: e.reqids.id(rootOf(sa.Filter, e.overlays)), Lifetime: sa.Lifetime}
 	if sa.ID.Proto == sadb.AH && sa.Bundle != (sadb.SAID{}) {
 		s.Mode = sadb.Transport // see templates
 	}
@@ -267,8 +247,12 @@ func (e *engine) deleteSA(id sadb.SAID) error {
 
 // forgetSA removes an association that the kernel has no more.
 func (e *engine) forgetSA(id sadb.SAID) error {
-	e.sas = slices.DeleteFunc(e.sas, func(a *association) bool { return a.SA.ID == id })
-	return errors.Join(e.recompose(), e.book.dropSA(id))
+	a := e.find(id)
+	if a == nil {
+		return nil
+	}
+	e.sas = slices.DeleteFunc(e.sas, func(b *association) bool { return b == a })
+	return errors.Join(e.reshape(a.SA), e.book.dropSA(id))
 }
 
 // ended reports that an association reached its hard limit or was deleted by

@@ -3,27 +3,39 @@ package xfrm
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"ipsecagent/driver"
 	"ipsecagent/driver/xfrm/wire"
 	"ipsecagent/sadb"
 )
 
-// pollMax bounds the states asked about at one tick.
-const pollMax = 64
+const (
+	// pollMax bounds the states asked about one by one at each tick; more are
+	// asked about together, every pollAll.
+	pollMax = 64
+	pollAll = time.Second
+)
 
 // pollUse raises Used for inbound associations by which a first packet came:
 // the kernel does not tell by itself.
-func (e *engine) pollUse() {
-	asked := 0
+func (e *engine) pollUse(at time.Time) {
+	var fresh []*association
 	for _, a := range e.sas {
-		if a.used || a.SA.Dir != sadb.In {
-			continue
+		if !a.used && a.SA.Dir == sadb.In {
+			fresh = append(fresh, a)
 		}
-		if asked++; asked > pollMax {
+	}
+	passed := e.passed
+	if len(fresh) > pollMax {
+		if at.Sub(e.polled) < pollAll {
 			return
 		}
-		if e.passed(a.SA.ID) && (a.SA.Bundle == (sadb.SAID{}) || e.passed(a.SA.Bundle)) {
+		e.polled = at
+		passed = e.passedOf()
+	}
+	for _, a := range fresh {
+		if passed(a.SA.ID) && (a.SA.Bundle == (sadb.SAID{}) || passed(a.SA.Bundle)) {
 			a.used = true
 			e.emit(driver.Used{ID: a.SA.ID})
 		}
@@ -32,8 +44,22 @@ func (e *engine) pollUse() {
 
 // passed reports whether packets have gone through a state.
 func (e *engine) passed(id sadb.SAID) bool {
-	s, _, err := e.get(id)
+	s, message, err := e.get(id)
+	clear(message)
 	return err == nil && s.Use.Packets > 0
+}
+
+// passedOf is passed for all states, asked about at once.
+func (e *engine) passedOf() func(sadb.SAID) bool {
+	states, err := e.link.states()
+	if err != nil {
+		e.cfg.Log.Error("look for associations that are used for the first time", "error", err)
+	}
+	used := make(map[sadb.SAID]bool, len(states))
+	for _, s := range states {
+		used[s.ID] = s.Use.Packets > 0
+	}
+	return func(id sadb.SAID) bool { return used[id] }
 }
 
 // get returns a state and the message it came in. The message holds keys.
