@@ -38,7 +38,7 @@ type engine struct {
 	places            map[string]standing // where items stand, by name
 	have              map[key]wire.Policy // ours, as the kernel has them
 	exempt            []wire.Policy
-	reqids *requestIDs
+	reqids            *requestIDs
 
 	sas      []*association // oldest first
 	reserved map[sadb.SAID]time.Time
