@@ -8,12 +8,14 @@ import (
 	"ipsecagent/sadb"
 )
 
-// adopt takes up what an earlier process left in force. Policies that the book
-// does not know stay until the first SetFilters.
+// adopt takes up what an earlier process left in force. Policies and states that
+// the book does not know stay until the first SetFilters; so do all of them if
+// the book cannot be read.
 func (e *engine) adopt() error {
 	p, err := e.book.loadFilters()
 	if err != nil {
-		return err
+		e.cfg.Log.Error("what is in force cannot be told: it stays until the first policy, which replaces it", "error", err)
+		p = page{}
 	}
 	e.filters, e.overlays = p.Filters, unexpired(p.Overlays)
 	e.reqids = newRequestIDs(p.ReqIDs)
@@ -41,7 +43,7 @@ func unexpired(overlays []sadb.Filter) []sadb.Filter {
 func (e *engine) adoptSAs() error {
 	saved, err := e.book.loadSAs()
 	if err != nil {
-		return err
+		e.cfg.Log.Error("some associations cannot be told: they stay until the first policy, and are negotiated anew", "error", err)
 	}
 	states, err := e.link.states()
 	if err != nil {
@@ -109,7 +111,7 @@ func (e *engine) repair() {
 	}
 	if err != nil {
 		e.cfg.Log.Error("put right what something else changed in XFRM", "error", err)
-		e.suspect = true // once more
+		e.suspect, e.retry = true, now().Add(retryAfter)
 	}
 }
 

@@ -79,7 +79,8 @@ func (b book) dropSA(id sadb.SAID) error {
 	return err
 }
 
-// loadSAs returns the associations of the book in no order.
+// loadSAs returns the associations of the book in no order: with an error, those
+// that can be read.
 func (b book) loadSAs() ([]*association, error) {
 	entries, err := os.ReadDir(b.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -89,17 +90,19 @@ func (b book) loadSAs() ([]*association, error) {
 		return nil, err
 	}
 	var out []*association
+	var errs []error
 	for _, f := range entries {
 		if !strings.HasPrefix(f.Name(), saPrefix) || strings.HasSuffix(f.Name(), newSuffix) {
 			continue
 		}
 		var s savedSA
 		if err := b.read(f.Name(), &s); err != nil {
-			return nil, err
+			errs = append(errs, err)
+			continue
 		}
 		out = append(out, &association{SA: s.SA, Added: s.Added, stamp: s.Stamp})
 	}
-	return out, nil
+	return out, errors.Join(errs...)
 }
 
 const newSuffix = ".new"

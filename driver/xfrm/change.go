@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"ipsecagent/driver/xfrm/wire"
 )
 
@@ -79,7 +81,12 @@ func (e *engine) send(s step) error {
 		delete(e.have, keyOf(p))
 		return nil
 	}
-	if err := e.link.request(s.typ, p.Append(nil)); err != nil {
+	err := e.link.request(s.typ, p.Append(nil))
+	if errors.Is(err, unix.EEXIST) {
+		e.suspect = true
+		return fmt.Errorf("write the policy %s: another program has made one with this selector and mark (ip xfrm policy): delete it there: %w", describe(p), err)
+	}
+	if err != nil {
 		return fmt.Errorf("write the policy %s: %w", describe(p), err)
 	}
 	e.have[keyOf(p)] = p

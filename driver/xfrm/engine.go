@@ -17,6 +17,8 @@ const (
 	// tick is how often new inbound associations are asked whether they have
 	// been used, and overlays whether they have expired.
 	tick = 100 * time.Millisecond
+	// retryAfter is how soon what is due and has failed is tried again.
+	retryAfter = time.Second
 )
 
 // engine owns all state. Its methods run in one goroutine.
@@ -47,6 +49,7 @@ type engine struct {
 	swept    bool         // states nobody knows were looked for
 	suspect  bool         // something else has changed XFRM
 	polled   time.Time    // when all states were last asked whether they are used
+	retry    time.Time    // not before, after what failed
 	closing  bool
 }
 
@@ -116,7 +119,7 @@ func (e *engine) run(requests chan func(*engine)) {
 			}
 			e.emit(t)
 		case <-timer.C:
-			e.tick()
+			e.tick(now())
 		}
 	}
 	if err := e.release(); err != nil {
@@ -157,11 +160,13 @@ func (e *engine) emit(ev driver.Event) {
 }
 
 // tick does what is due.
-func (e *engine) tick() {
-	if e.suspect {
-		e.repair()
+func (e *engine) tick(at time.Time) {
+	if !at.Before(e.retry) {
+		if e.suspect {
+			e.repair()
+		}
+		e.expire(at)
 	}
-	e.expire(now())
-	e.pollUse(now())
-	e.forget(now())
+	e.pollUse(at)
+	e.forget(at)
 }

@@ -106,6 +106,7 @@ func (e *engine) expire(at time.Time) {
 	}
 	if err := e.enforce(e.filters, stay); err != nil {
 		e.cfg.Log.Error("end temporary filters whose time has come", "error", err)
+		e.retry = at.Add(retryAfter)
 		return
 	}
 	e.report(ended)

@@ -68,8 +68,8 @@ func (e *engine) allocSPI(src, dst netip.Addr, p sadb.Proto) (sadb.SPI, error) {
 	return 0, errors.New("the kernel offers only SPIs that are reserved already")
 }
 
-// addSA puts an association in force: the inbound one after the policies that
-// accept it, the outbound one before those that send by it.
+// addSA puts an association in force: the state, then the policies of its shape,
+// if it has one of its own. Nothing passes by half of it.
 func (e *engine) addSA(sa sadb.SA) error {
 	if err := checkSA(sa); err != nil {
 		return err
