@@ -149,6 +149,7 @@ func (e *engine) exchange(it *item) error {
 	}
 	var steps []step
 	for _, p := range it.policies {
+		p.Lifetime = lifetime(it.filter, now())
 		steps = append(steps, step{typ: wire.MsgNewPolicy, policy: p})
 	}
 	for _, p := range old {

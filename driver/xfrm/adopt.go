@@ -102,7 +102,7 @@ func (e *engine) repair() {
 		}
 		e.have = have
 		if changed {
-			err = e.apply(e.list)
+			err = e.enforce(e.filters, e.overlays)
 			e.emit(driver.Tampered{What: "policies of XFRM", Restored: err == nil})
 		}
 	}

@@ -121,6 +121,38 @@ func TestAChangeThatFailsIsTakenBack(t *testing.T) {
 	}
 }
 
+// An overlay whose end is put off is written again: the kernel would end it at
+// its former time.
+func TestARenewedOverlayHasItsNewEnd(t *testing.T) {
+	base := sadb.Filter{ID: "f", Selector: sadb.Selector{Local: sadb.Me(), Remote: sadb.Addr(exampleAddr(2))}, Dir: sadb.Both, Action: sadb.Action{Kind: sadb.Negotiate, AllowClear: true}}
+	o := base
+	o.ID, o.Parent, o.Action, o.Expires = "o", "f", sadb.Action{Kind: sadb.Negotiate}, time.Now().Add(10*time.Second)
+	k := &kernel{policies: map[key]wire.Policy{}}
+	e := k.engine()
+	for _, end := range []time.Duration{10 * time.Second, time.Hour} {
+		o.Expires = time.Now().Add(end)
+		l, err := e.compose([]sadb.Filter{base}, []sadb.Filter{o}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.apply(l); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.renew("o"); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, p := range k.policies {
+			if left := p.Lifetime.Hard.Time; left > end-2*time.Second && left <= end+time.Second {
+				n++
+			}
+		}
+		if n != 2 {
+			t.Errorf("%d policies end in %s, want 2", n, end)
+		}
+	}
+}
+
 // A policy of another program is named, and not overwritten.
 func TestPoliciesOfOthersAreNotOverwritten(t *testing.T) {
 	f := sadb.Filter{ID: "f", Selector: sadb.Selector{Local: sadb.Me(), Proto: sadb.TCP}, Dir: sadb.Out, Action: sadb.Action{Kind: sadb.Negotiate}}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ipsecagent/driver"
+	"ipsecagent/driver/xfrm/wire"
 	"ipsecagent/sadb"
 )
 
@@ -78,7 +79,26 @@ func (e *engine) putFilter(f sadb.Filter) error {
 	if err := e.checkOverlay(f); err != nil {
 		return err
 	}
-	return e.enforce(e.filters, append(without(e.overlays, f.ID), f))
+	i := slices.IndexFunc(e.overlays, func(o sadb.Filter) bool { return o.ID == f.ID })
+	extended := i >= 0 && !e.overlays[i].Expires.Equal(f.Expires)
+	if err := e.enforce(e.filters, append(without(e.overlays, f.ID), f)); err != nil || !extended {
+		return err
+	}
+	return e.renew(f.ID)
+}
+
+// renew writes the policies of an overlay again: its end is another, and the
+// kernel's time for it begins with the writing.
+func (e *engine) renew(id sadb.FilterID) error {
+	for _, it := range e.list.items {
+		if it.filter.ID != id {
+			continue
+		}
+		if err := e.carry(it.rewritten(now(), func(wire.Policy) bool { return true })); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // removeFilter ends an overlay.

@@ -181,10 +181,7 @@ func (it *item) expand(at time.Time, exempt uint32) error {
 	if err != nil {
 		return err
 	}
-	life := sadb.Lifetime{}
-	if !f.Expires.IsZero() {
-		life.Hard.Time = max(f.Expires.Sub(at), time.Second)
-	}
+	life := lifetime(f, at)
 	for _, s := range sels {
 		for _, d := range it.directions() {
 			p := wire.Policy{Selector: s, Dir: d, Mark: wire.Mark{Mask: exempt}, Lifetime: life}
@@ -201,6 +198,29 @@ func (it *item) expand(at time.Time, exempt uint32) error {
 		}
 	}
 	return nil
+}
+
+// lifetime returns how long the kernel is to keep a filter's policies that are
+// written at a time.
+func lifetime(f sadb.Filter, at time.Time) (l sadb.Lifetime) {
+	if !f.Expires.IsZero() {
+		l.Hard.Time = max(f.Expires.Sub(at), time.Second)
+	}
+	return l
+}
+
+// rewritten returns the steps that write policies of an item again: those for
+// which the condition holds. Their time begins anew with it.
+func (it *item) rewritten(at time.Time, holds func(wire.Policy) bool) []step {
+	var steps []step
+	for _, p := range it.policies {
+		if !holds(p) {
+			continue
+		}
+		p.Lifetime = lifetime(it.filter, at)
+		steps = append(steps, step{typ: wire.MsgUpdatePolicy, policy: p, before: &p})
+	}
+	return steps
 }
 
 // directions returns the kernel's lists that the item stands in. What this host

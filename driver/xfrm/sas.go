@@ -215,13 +215,9 @@ func (e *engine) opened(sa sadb.SA) error {
 		if it.root != root || it.filter.Action.Kind != sadb.Negotiate {
 			continue
 		}
-		for _, p := range it.policies {
-			if p.Dir != wire.Out || !overlap(p.Selector, sel) {
-				continue
-			}
-			if err := e.send(step{typ: wire.MsgUpdatePolicy, policy: p}); err != nil {
-				return err
-			}
+		serves := func(p wire.Policy) bool { return p.Dir == wire.Out && overlap(p.Selector, sel) }
+		if err := e.carry(it.rewritten(now(), serves)); err != nil {
+			return err
 		}
 	}
 	return nil

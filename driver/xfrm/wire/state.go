@@ -62,7 +62,6 @@ const (
 	sizeESN     = 24
 	sizeReplay  = 12
 	encapInUDP  = 2 // UDP_ENCAP_ESPINUDP
-	maxWindow   = 4096 * 8
 )
 
 // Append appends the body of a request that adds or updates s.
