@@ -363,6 +363,22 @@ func TestCountersOfXFRM(t *testing.T) {
 	}
 }
 
+// Every counter of the kernels at hand is explained.
+func TestCountersAreExplained(t *testing.T) {
+	all, err := Drops()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range all {
+		if d.Meaning == "" {
+			t.Errorf("%s has no explanation", d.Name)
+		}
+	}
+	if len(all) < 28 {
+		t.Errorf("only %d counters", len(all))
+	}
+}
+
 func FuzzStat(f *testing.F) {
 	f.Add([]byte("XfrmInError             \t1\n"))
 	f.Fuzz(func(t *testing.T, b []byte) { _, _ = parseStat(b) })

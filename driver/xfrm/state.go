@@ -1,11 +1,7 @@
 package xfrm
 
 import (
-	"bufio"
-	"bytes"
 	"fmt"
-	"strconv"
-	"strings"
 
 	"ipsecagent/driver"
 	"ipsecagent/driver/xfrm/wire"
@@ -76,9 +72,6 @@ func count(c *driver.Counters, d sadb.Directions, st wire.State) {
 	c.InPackets += st.Use.Packets
 }
 
-// maxStat bounds the file of counters: some 35 lines of 45 bytes.
-const maxStat = 16 << 10
-
 // counters adds the namespace's drop counters, those of others included.
 func (e *engine) counters(c *driver.Counters) error {
 	b := make([]byte, maxStat)
@@ -97,22 +90,4 @@ func (e *engine) counters(c *driver.Counters) error {
 	c.BadSelector = stat["XfrmInStateMismatch"] + stat["XfrmInNoPols"] + stat["XfrmInTmplMismatch"]
 	c.QueueDrops = stat["XfrmOutNoStates"]
 	return nil
-}
-
-// parseStat reads lines of a name and a number.
-func parseStat(b []byte) (map[string]uint64, error) {
-	out := map[string]uint64{}
-	lines := bufio.NewScanner(bytes.NewReader(b))
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
-		if len(fields) != 2 {
-			return nil, fmt.Errorf("counters of XFRM: line %q", lines.Text())
-		}
-		v, err := strconv.ParseUint(fields[1], 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("counters of XFRM: line %q: %w", lines.Text(), err)
-		}
-		out[fields[0]] = v
-	}
-	return out, lines.Err()
 }
