@@ -18,10 +18,21 @@ import (
 // programs are where TestMain put the shipped binaries.
 const programs = "../bin"
 
+// What the environment may say: which driver the agents are to have (the setting
+// driver, by default user), and that the programs are built already, as where
+// the tests run in a virtual machine.
+const (
+	driverEnv = "IPSECAGENT_TEST_DRIVER"
+	builtEnv  = "IPSECAGENT_TEST_BUILT"
+)
+
 func TestMain(m *testing.M) {
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "the tests of the whole system make network namespaces: run them as root")
 		os.Exit(1)
+	}
+	if os.Getenv(builtEnv) != "" {
+		os.Exit(m.Run())
 	}
 	build := exec.Command("go", "build", "-trimpath", "-o", "bin/", "./cmd/...")
 	build.Dir = ".."
@@ -211,11 +222,20 @@ func (h *host) startAgent(policies map[string]string, flags ...string) {
 	h.agent = h.start(filepath.Join(programs, "ipsecagent"), append([]string{
 		"--state-dir", filepath.Join(h.dir, "state"), "--run-dir", h.dir, "--socket", h.socket(),
 		"--policies-dir", filepath.Join(h.dir, "policies.d"), "--secrets-dir", filepath.Join(h.dir, "secrets.d"),
-		"--config", ""}, flags...)...)
+		"--config", h.config()}, flags...)...)
 	eventually(h.t, 40*time.Second, h.ns+": the agent answers", func() bool {
 		_, code := h.ctl("version")
 		return code == 0
 	})
+}
+
+// config returns the settings file of the agent, "" for none.
+func (h *host) config() string {
+	driver := os.Getenv(driverEnv)
+	if driver == "" {
+		return ""
+	}
+	return h.write("agent.yaml", "driver: "+driver+"\n", 0o644)
 }
 
 func (h *host) write(name, content string, mode os.FileMode) string {
