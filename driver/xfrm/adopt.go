@@ -28,6 +28,9 @@ func (e *engine) adopt() error {
 	if err := e.adoptSAs(); err != nil {
 		return err
 	}
+	if err := e.readOwn(); err != nil {
+		return err
+	}
 	if e.list, err = e.compose(e.filters, e.overlays, e.sas); err != nil || len(e.list.items) == 0 {
 		return err
 	}

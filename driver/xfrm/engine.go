@@ -3,6 +3,7 @@ package xfrm
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"time"
 
@@ -36,6 +37,8 @@ type engine struct {
 	lost    bool // events found no room
 
 	filters, overlays []sadb.Filter
+	own               []netip.Addr // of a host that forwards, ascending; nil: it does not
+	looked            time.Time    // when own was last read
 	list              *list
 	places            map[string]standing // where items stand, by name
 	have              map[key]wire.Policy // ours, as the kernel has them
@@ -166,6 +169,7 @@ func (e *engine) tick(at time.Time) {
 			e.repair()
 		}
 		e.expire(at)
+		e.follow(at)
 	}
 	e.pollUse(at)
 	e.forget(at)

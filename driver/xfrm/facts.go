@@ -3,8 +3,11 @@ package xfrm
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -82,14 +85,57 @@ func (f *facts) allow(filters []sadb.Filter) error {
 	if err != nil {
 		return err
 	}
-	forwards := f.forwards()
 	for _, g := range filters {
-		if forwards && g.Selector.Local.IsMe() && g.Action.Kind != sadb.Permit {
-			return fmt.Errorf("filter %s (%s) is for this host's own addresses and this host forwards for others (net.ipv4.ip_forward or net.ipv6.conf.all.forwarding): the kernel driver does not tell the two apart: set driver: user", g.ID, g.Name)
-		}
 		if dialUp != "" && g.Connections != sadb.AllConnections {
 			return fmt.Errorf("filter %s (%s) is for connections of type %s and %s is one of remote access: the kernel driver does not tell connections apart: set driver: user", g.ID, g.Name, g.Connections, dialUp)
 		}
 	}
 	return nil
+}
+
+// own returns the addresses of a host that forwards, ascending; nil of one that
+// does not.
+func (f *facts) own() ([]netip.Addr, error) {
+	if !f.forwards() {
+		return nil, nil
+	}
+	all, err := f.links.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	out := []netip.Addr{}
+	for _, a := range all {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok {
+			out = append(out, ip.Unmap())
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out), nil
+}
+
+// followEvery is how often the addresses of a host that forwards are read. The
+// table stands guard over one that has come meanwhile.
+const followEvery = time.Second
+
+// readOwn reads the addresses of a host that forwards.
+func (e *engine) readOwn() (err error) {
+	e.own, err = e.facts.own()
+	return err
+}
+
+// follow keeps the policies of Me to the addresses of a host that forwards.
+func (e *engine) follow(at time.Time) {
+	if at.Sub(e.looked) < followEvery || len(e.filters) == 0 {
+		return
+	}
+	e.looked = at
+	before := e.own
+	err := e.readOwn()
+	if err == nil && !slices.Equal(before, e.own) {
+		err = e.enforce(e.filters, e.overlays)
+	}
+	if err != nil {
+		e.own, e.retry = before, at.Add(retryAfter)
+		e.cfg.Log.Error("follow the addresses of this host", "error", err)
+	}
 }

@@ -19,6 +19,9 @@ func (e *engine) setFilters(filters []sadb.Filter) error {
 	if err := e.facts.allow(filters); err != nil {
 		return err
 	}
+	if err := e.readOwn(); err != nil {
+		return err
+	}
 	stay, ended := surviving(e.overlays, e.filters, filters)
 	if err := e.enforce(slices.Clone(filters), stay); err != nil {
 		return err

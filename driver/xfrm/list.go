@@ -87,7 +87,7 @@ func shadowed(seen map[sadb.Selector]sadb.Directions, f sadb.Filter) bool {
 func (e *engine) fill(l *list) error {
 	slots := make([]slot, len(l.items))
 	for i, it := range l.items {
-		if err := it.expand(now(), e.cfg.Exempt); err != nil {
+		if err := it.expand(now(), e.cfg.Exempt, e.own); err != nil {
 			return fmt.Errorf("filter %s (%s): %w", it.filter.ID, it.filter.Name, err)
 		}
 		slots[i] = slot{now: e.places[it.name].Priority, overlay: it.filter.Overlay() || it.shape != nil}
@@ -171,8 +171,9 @@ func (it *item) mark(v int) {
 	}
 }
 
-// expand makes the item's policies, without priority and variant.
-func (it *item) expand(at time.Time, exempt uint32) error {
+// expand makes the item's policies, without priority and variant. own are the
+// addresses of a host that forwards; nil: it does not, and what leaves is its own.
+func (it *item) expand(at time.Time, exempt uint32, own []netip.Addr) error {
 	f := it.filter
 	if f.Connections == sadb.RemoteAccess {
 		return nil // there is no such interface
@@ -184,20 +185,39 @@ func (it *item) expand(at time.Time, exempt uint32) error {
 	life := lifetime(f, at)
 	for _, s := range sels {
 		for _, d := range it.directions() {
-			p := wire.Policy{Selector: s, Dir: d, Mark: wire.Mark{Mask: exempt}, Lifetime: life}
-			if d != wire.Out {
-				p.Selector = mirror(s)
-			}
-			if f.Action.Kind == sadb.Block {
-				p.Action = wire.Block
-			}
-			if f.Action.Kind == sadb.Negotiate {
-				p.Templates = it.templates(d, s.Family())
-			}
-			it.policies = append(it.policies, p)
+			it.policies = append(it.policies, it.policiesOf(d, s, own)...)
 		}
 	}
+	for i := range it.policies {
+		it.policies[i].Mark, it.policies[i].Lifetime = wire.Mark{Mask: exempt}, life
+	}
 	return nil
+}
+
+// policiesOf returns the policies of a direction for one selector: one, but for
+// what leaves a host that forwards, where Me is each of its addresses.
+func (it *item) policiesOf(d wire.Direction, s wire.Selector, own []netip.Addr) []wire.Policy {
+	p := wire.Policy{Selector: s, Dir: d}
+	if it.filter.Action.Kind == sadb.Block {
+		p.Action = wire.Block
+	}
+	if it.filter.Action.Kind == sadb.Negotiate {
+		p.Templates = it.templates(d, s.Family())
+	}
+	switch {
+	case d != wire.Out:
+		p.Selector = mirror(s)
+	case own != nil && it.filter.Selector.Local.IsMe():
+		var out []wire.Policy
+		for _, a := range own {
+			if wire.FamilyOf(a) == s.Family() {
+				p.Selector.Src = netip.PrefixFrom(a, a.BitLen())
+				out = append(out, p)
+			}
+		}
+		return out
+	}
+	return []wire.Policy{p}
 }
 
 // lifetime returns how long the kernel is to keep a filter's policies that are

@@ -257,6 +257,33 @@ func TestOverlaysOfOneSelector(t *testing.T) {
 	}
 }
 
+// On a host that forwards, Me is its addresses: what it forwards for others is
+// theirs.
+func TestMeOnAHostThatForwards(t *testing.T) {
+	e := bench()
+	e.own = []netip.Addr{netip.MustParseAddr("10.0.0.9"), netip.MustParseAddr("fd00::9")}
+	f := sadb.Filter{ID: "f", Selector: sadb.Selector{Local: sadb.Me()}, Dir: sadb.Both}
+	l, steps := e.steps(t, []sadb.Filter{f}, nil)
+	for _, s := range steps {
+		e.take(s)
+	}
+	e.settle(l)
+	for src, want := range map[string]string{"10.0.0.9": "block", "10.0.0.8": ""} {
+		p := packet{src: netip.MustParseAddr(src), dst: netip.MustParseAddr("192.0.2.1"), proto: sadb.TCP}
+		if got := e.decided(p); !slices.Equal(got, []string{want}) {
+			t.Errorf("from %s: %q, want %q", src, got, want)
+		}
+	}
+	for k := range e.have {
+		if k.dir == wire.Forward {
+			t.Errorf("a policy for forwarded packets: %+v", k)
+		}
+		if k.dir == wire.In && k.sel.Dst.Bits() != 0 && k.sel.Proto == 0 {
+			t.Errorf("inbound, Me is not any address: %+v", k)
+		}
+	}
+}
+
 func TestPrioritiesAscendAndStay(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	var now []uint32

@@ -29,8 +29,11 @@
 //
 // # Where XFRM falls short of the model
 //
-// A delay before clear traffic is refused, and so are filters of this host's
-// own addresses on a host that forwards. Policies do not know by which
+// Outbound policies see what is forwarded, too. On a host that forwards, Me is
+// therefore each of its addresses there, read every second; until then the table
+// drops what leaves from a new one though a filter wants it secured.
+//
+// A delay before clear traffic is refused. Policies do not know by which
 // connection a packet goes: filters for one type of connection are refused on a
 // host with an interface of remote access; on others, those for LAN are for all
 // and those for remote access are left to the table, which lets nothing pass in
