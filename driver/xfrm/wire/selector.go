@@ -63,7 +63,6 @@ func (s Selector) Family() Family {
 	return FamilyOf(s.Dst.Addr())
 }
 
-
 func putSelector(b []byte, s Selector) {
 	putAddr(b[0:16], s.Dst.Addr())
 	putAddr(b[16:32], s.Src.Addr())
