@@ -31,7 +31,7 @@ type abilities struct {
 
 // hostFor returns the facts that compiling a policy needs.
 func (a *Agent) hostFor(p *policy.Policy) policy.Host {
-	h := policy.Host{Now: p.Moment(time.Now()), Addresses: a.facts.Addresses, NoUplift: a.cfg.NoUplift, Exempt: a.cfg.Exemptions, Broadcasts: a.facts.Broadcasts,
+	h := policy.Host{Now: p.Moment(time.Now()), Addresses: a.facts.Addresses, NoUplift: a.cfg.NoUplift, Carries: a.carries.Suites, Exempt: a.cfg.Exemptions, Broadcasts: a.facts.Broadcasts,
 		Names: addresses(a.lookups.Names), Sets: addresses(a.lookups.Sets)}
 	h.Outer = a.outer(p, h)
 	return h
@@ -69,56 +69,77 @@ func (a *Agent) watchTunnels(now time.Time) {
 	})
 }
 
-// carried refuses what the data path of this host cannot carry: what looks
-// protected must be.
-func (a *Agent) carried(c *policy.Compiled) error {
-	if a.lost != "" {
-		return nil // nothing is put in force now
-	}
-	if a.carries.Name == "" {
+// knowCarried finds out what the data path carries, unless it is known or there
+// is none now.
+func (a *Agent) knowCarried() {
+	if a.lost == "" && a.carries.Name == "" {
 		// An error is met again when the filters are put in force.
 		_, _ = a.driverState()
 	}
-	state := a.carries
-	if state.Name == "" {
-		return nil
-	}
-	var problems []error
-	said := map[string]bool{}
-	say := func(format string, args ...any) {
-		if words := fmt.Sprintf(format, args...); !said[words] {
-			said[words] = true
-			problems = append(problems, errors.New(words))
-		}
-	}
-	for _, f := range c.Filters {
-		if f.Mode == sadb.Tunnel && !state.ModeTunnel {
-			say("rule %q: the data path (%s) carries no tunnels", f.Rule, state.Name)
-		}
-		for _, s := range missing(f.Negotiation, state.Suites) {
-			say("rule %q: the data path (%s) does not carry %s; remove the method", f.Rule, state.Name, s)
-		}
-	}
-	for _, s := range missing(c.DefaultResponse, state.Suites) {
-		say("the default response rule: the data path (%s) does not carry %s; remove the method", state.Name, s)
-	}
-	return errors.Join(problems...)
 }
 
-// missing returns what is negotiated and not carried.
-func missing(n *policy.Negotiation, carried []sadb.Suite) []sadb.Suite {
-	if n == nil {
-		return nil
-	}
-	var list []sadb.Suite
-	for _, p := range n.Proposals {
-		for _, s := range p.Suites {
-			if !slices.Contains(carried, s) {
-				list = append(list, s)
-			}
+// carried refuses what the data path of this host cannot carry at all: what looks
+// protected must be. It returns what is not offered, in words.
+func (a *Agent) carried(c *policy.Compiled) (left []string, err error) {
+	var problems []error
+	for _, o := range offers(c) {
+		switch words, none := a.leftWords(o); {
+		case none:
+			problems = append(problems, errors.New(words))
+		case words != "":
+			left = append(left, words)
 		}
 	}
-	return list
+	return left, errors.Join(append(problems, a.tunnelled(c)...)...)
+}
+
+// tunnelled refuses tunnels of a data path that has none.
+func (a *Agent) tunnelled(c *policy.Compiled) (problems []error) {
+	if a.carries.Name == "" || a.carries.ModeTunnel {
+		return nil
+	}
+	said := map[string]bool{}
+	for _, f := range c.Filters {
+		if f.Mode == sadb.Tunnel && !said[f.Rule] {
+			said[f.Rule] = true
+			problems = append(problems, fmt.Errorf("rule %q: the data path (%s) carries no tunnels", f.Rule, a.carries.Name))
+		}
+	}
+	return problems
+}
+
+// offer is what a rule negotiates.
+type offer struct {
+	rule string
+	*policy.Negotiation
+}
+
+// offers returns what the rules and the default response of a policy negotiate.
+func offers(c *policy.Compiled) []offer {
+	var all []offer
+	seen := map[*policy.Negotiation]bool{}
+	for _, f := range c.Filters {
+		if f.Negotiation != nil && !seen[f.Negotiation] { // a rule's filters share it
+			seen[f.Negotiation] = true
+			all = append(all, offer{fmt.Sprintf("rule %q", f.Rule), f.Negotiation})
+		}
+	}
+	if c.DefaultResponse != nil {
+		all = append(all, offer{"the default response rule", c.DefaultResponse})
+	}
+	return all
+}
+
+// leftWords says which methods of an offer the data path does not carry; "": it
+// carries all. none: nothing is left.
+func (a *Agent) leftWords(o offer) (words string, none bool) {
+	switch {
+	case len(o.Left) == 0:
+		return "", false
+	case len(o.Proposals) == 0:
+		return fmt.Sprintf("%s: the data path (%s) does not carry %s, and the rule has no other method; add one that it carries, or choose another driver (ipsecctl doctor)", o.rule, a.carries.Name, o.LeftWords()), true
+	}
+	return fmt.Sprintf("%s: the data path (%s) does not carry %s: not offered", o.rule, a.carries.Name, o.LeftWords()), false
 }
 
 // authWarnings names the methods by which this host cannot prove itself now.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -124,16 +125,53 @@ func TestTunnelIsForItsTwoGatewaysAlone(t *testing.T) {
 	}
 }
 
-func TestWhatTheDataPathCannotCarryIsRefused(t *testing.T) {
-	gcm := sadb.Suite{Proto: sadb.ESP, Encryption: sadb.AESGCM, KeyBits: 256}
-	ah := sadb.Suite{Proto: sadb.AH, Integrity: sadb.HMACSHA256}
-	n := &policy.Negotiation{Proposals: []sadb.Proposal{{Suites: []sadb.Suite{gcm}}, {Suites: []sadb.Suite{ah, gcm}}}}
-	if got := missing(n, []sadb.Suite{gcm}); len(got) != 1 || got[0] != ah {
-		t.Errorf("missing %v", got)
-	}
-	if got := missing(n, []sadb.Suite{gcm, ah}); len(got) != 0 {
-		t.Errorf("missing %v", got)
-	}
+// listing is a policy that lists methods.
+func listing(methods string) string {
+	return `apiVersion: ipsecagent/v1
+kind: Policy
+name: listing
+filterLists:
+  all: [{from: me, to: 10.0.0.0/8}]
+filterActions:
+  require: {negotiate: {methods: [` + methods + `]}}
+rules:
+  - {name: guard, filterList: all, filterAction: require, authentication: [psk]}
+`
+}
+
+func TestWhatTheDataPathDoesNotCarryIsNotOffered(t *testing.T) {
+	dir := t.TempDir()
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.write(dir, "listing", listing("esp-des-md5, esp-aes256gcm, {ah: sha1, esp: aes256gcm}"))
+		const want = `rule "guard": the data path (fake) does not carry esp-des-md5, ah-sha1+esp-aes256gcm: not offered`
+		if result := r.assign("listing"); !slices.Contains(result.Warnings, want) {
+			t.Errorf("warnings of assign: %q", result.Warnings)
+		}
+		if got := r.status().Warnings; !slices.Contains(got, want) {
+			t.Errorf("warnings of status: %q", got)
+		}
+		r.send(tcp(netip.MustParseAddr("10.1.1.1"), 80))
+		if got := one[ike.Initiate](r).Quick.Proposals; len(got) != 1 || got[0].String() != "esp-aes256gcm" {
+			t.Errorf("offered %v", got)
+		}
+		if v := r.lint(control.LintRequest{}); !has(v, policy.FoundNotCarried, policy.WarningSeverity) {
+			t.Errorf("lint: %+v", v.Findings)
+		}
+		view, err := r.agent.Policy(t.Context(), "", true)
+		if err != nil || !slices.Contains(view.Filters[0].Methods, "esp-des-md5 (not offered: the data path does not carry it)") {
+			t.Errorf("effective %+v, %v", view.Filters, err)
+		}
+
+		r.write(dir, "listing", listing("esp-des-md5"))
+		_, err = r.agent.Assign(t.Context(), control.AssignRequest{Policy: "listing"})
+		wantCode(t, err, control.Invalid)
+		if !strings.Contains(err.Error(), "does not carry esp-des-md5, and the rule has no other method") {
+			t.Errorf("refused with %v", err)
+		}
+		if v := r.lint(control.LintRequest{Document: listing("esp-des-md5")}); !has(v, policy.FoundNotCarried, policy.ErrorSeverity) {
+			t.Errorf("lint: %+v", v.Findings)
+		}
+	}, func(c *Config) { c.Library = folder(dir) })
 }
 
 func TestAssignByOtherMeans(t *testing.T) {

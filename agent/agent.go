@@ -46,6 +46,8 @@ type IKE struct {
 // required.
 type Config struct {
 	Driver driver.Driver
+	// DriverWhy says in words why this driver; shown in the status.
+	DriverWhy string
 	// Reconnect returns a driver after the data path of the last one was
 	// lost; it may take its time and is tried again after an error. nil: a
 	// lost data path ends Run.

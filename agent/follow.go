@@ -100,9 +100,11 @@ func (a *Agent) enforceAnew(now time.Time, cause string) error {
 	if err := a.compile(&c); err != nil {
 		return err
 	}
-	if err := a.carried(c.compiled); err != nil {
+	left, err := a.carried(c.compiled)
+	if err != nil {
 		return err
 	}
+	c.warnings = append(c.warnings, left...)
 	changed, err := a.enforce(now, c)
 	if err != nil {
 		return err

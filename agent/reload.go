@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -138,14 +139,16 @@ func (a *Agent) prepare(as assignment, got policy.Assignment) (candidate, error)
 	if err := a.compile(&c); err != nil {
 		return candidate{}, refused(fmt.Sprintf("policy %q is not valid", got.Policy.Name), err)
 	}
-	if err := a.carried(c.compiled); err != nil {
+	left, err := a.carried(c.compiled)
+	if err != nil {
 		return candidate{}, refused(fmt.Sprintf("policy %q is beyond this host", got.Policy.Name), err)
 	}
-	c.warnings = append(c.warnings, a.authWarnings(c.policy)...)
+	c.warnings = slices.Concat(c.warnings, left, a.authWarnings(c.policy))
 	return c, nil
 }
 
 func (a *Agent) compile(c *candidate) error {
+	a.knowCarried()
 	c.host = a.hostFor(c.policy)
 	compiled, err := policy.Compile(c.policy, c.host)
 	if err != nil {

@@ -44,7 +44,16 @@ func (a *Agent) status(now time.Time) control.Status {
 		Agent:  control.AgentStatus{Version: a.cfg.Version, PID: os.Getpid(), Started: a.started, Host: a.cfg.Hostname},
 		Policy: a.policyStatus(), DataPath: a.dataPath(state), Secured: a.secured(state), InClear: a.inClear(now, state),
 		Pending: a.pendingStatus(), Report: a.reportStatus(),
-		Negotiating: a.negotiating(), Failures: a.lastFailures(), Problems: problems, Warnings: a.broken}
+		Negotiating: a.negotiating(), Failures: a.lastFailures(), Problems: problems, Warnings: a.warnings()}
+}
+
+// warnings are what may become a problem.
+func (a *Agent) warnings() []string {
+	if a.inForce.compiled == nil {
+		return a.broken
+	}
+	left, _ := a.carried(a.inForce.compiled) // it is in force: no error
+	return slices.Concat(left, a.broken)
 }
 
 // maxUnsecurable bounds how many peers the problems name.
@@ -99,7 +108,7 @@ func (a *Agent) policyStatus() control.PolicyStatus {
 
 func (a *Agent) dataPath(s driver.State) control.DataPath {
 	c := s.Counters
-	return control.DataPath{Driver: s.Name, Started: s.Started, Exempt: s.Exempt, Counters: map[string]uint64{
+	return control.DataPath{Driver: s.Name, Why: a.cfg.DriverWhy, Started: s.Started, Exempt: s.Exempt, Counters: map[string]uint64{
 		"outPackets": c.OutPackets, "inPackets": c.InPackets, "queued": c.Queued, "queueDrops": c.QueueDrops,
 		"noSA": c.NoSA, "badICV": c.BadICV, "replayed": c.Replayed, "malformed": c.Malformed,
 		"badSelector": c.BadSelector, "lastChain": c.LastChain, "inClear": c.InClear, "ikeDropped": a.ikeDropped, "ikeInternalErrors": a.ikeInternal}}

@@ -158,6 +158,9 @@ func filterView(f policy.CompiledFilter, s driver.FilterStat) control.FilterView
 	for i, p := range f.Negotiation.Proposals {
 		v.Methods = append(v.Methods, marked(p.String(), f.Negotiation.Uplifted != nil && f.Negotiation.Uplifted[i]))
 	}
+	for _, p := range f.Negotiation.Left {
+		v.Methods = append(v.Methods, p.String()+" (not offered: the data path does not carry it)")
+	}
 	for _, r := range requirements(f.Negotiation.Authentication) {
 		v.Auth = append(v.Auth, authWords(r.Method.String(), r.Key, r.CA))
 	}

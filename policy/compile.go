@@ -51,7 +51,7 @@ func Compile(p *Policy, h Host) (*Compiled, error) {
 	}
 	if d := p.DefaultResponse; d.Active {
 		c.DefaultResponse = &Negotiation{PFS: d.SessionKeyPFS, PFSGroup: d.PFSGroup, Authentication: d.Authentication}
-		c.DefaultResponse.offer(d.Methods, p.uplifts(h))
+		c.DefaultResponse.offer(d.Methods, p.uplifts(h), h.Carries)
 	}
 	if err := c.checkWays(); err != nil {
 		return nil, fmt.Errorf("policy: compile %q: %w", p.Name, err)
@@ -101,7 +101,7 @@ func (c *Compiled) compileRules(p *Policy, h Host) error {
 		}
 		action := o.action(rule.FilterAction)
 		r := ruleCompiler{to: c, policy: p, host: h, rule: rule, list: &p.FilterLists[o.list(rule.FilterList)], action: action,
-			negotiation: negotiationOf(action, rule, p.uplifts(h)), ways: ways, at: map[sadb.FilterID]int{}}
+			negotiation: negotiationOf(action, rule, p.uplifts(h), h.Carries), ways: ways, at: map[sadb.FilterID]int{}}
 		r.compile()
 		if len(c.Filters) > maxExpanded {
 			return fmt.Errorf("on this host the policy has more than %d filters: use fewer, or names and sets that stand for fewer addresses", maxExpanded)
@@ -219,22 +219,46 @@ func actionOf(a *FilterAction) sadb.Action {
 	}
 }
 
-func negotiationOf(a *FilterAction, rule *Rule, uplift bool) *Negotiation {
+func negotiationOf(a *FilterAction, rule *Rule, uplift bool, carries []sadb.Suite) *Negotiation {
 	if a.Kind != sadb.Negotiate {
 		return nil
 	}
 	n := &Negotiation{PFS: a.SessionKeyPFS, PFSGroup: a.PFSGroup, Authentication: rule.Authentication}
-	n.offer(a.Methods, uplift)
+	n.offer(a.Methods, uplift, carries)
 	return n
 }
 
 // offer sets what is proposed and accepted, the modern methods first where uplift
-// is on and only old ones are listed.
-func (n *Negotiation) offer(methods []SecurityMethod, uplift bool) {
+// is on and only old ones are listed, without what the host does not carry (nil:
+// not known).
+func (n *Negotiation) offer(methods []SecurityMethod, uplift bool, carries []sadb.Suite) {
 	if uplift {
 		methods, n.Uplifted = upliftMethods(methods)
 	}
 	n.Proposals = proposals(methods)
+	if carries != nil {
+		n.leaveOut(carries)
+	}
+}
+
+// leaveOut takes out of the offer what the host does not carry.
+func (n *Negotiation) leaveOut(carries []sadb.Suite) {
+	var offered []sadb.Proposal
+	var uplifted []bool
+	for i, p := range n.Proposals {
+		added := n.Uplifted != nil && n.Uplifted[i]
+		missing := slices.ContainsFunc(p.Suites, func(s sadb.Suite) bool { return !slices.Contains(carries, s) })
+		switch {
+		case !missing:
+			offered, uplifted = append(offered, p), append(uplifted, added)
+		case !added:
+			n.Left = append(n.Left, p)
+		}
+	}
+	n.Proposals = offered
+	if n.Uplifted = nil; slices.Contains(uplifted, true) {
+		n.Uplifted = uplifted
+	}
 }
 
 // proposals turns security methods into what quick mode offers, every limit

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"ipsecagent/sadb"
@@ -31,6 +32,9 @@ type Host struct {
 	Now time.Time
 	// NoUplift: this host offers what policies list and nothing else.
 	NoUplift bool
+	// Carries is what the data path of this host carries: nothing else is
+	// offered. Nil: not known, and all is.
+	Carries []sadb.Suite
 }
 
 // Negotiation is what a filter of action Negotiate offers and accepts.
@@ -42,6 +46,10 @@ type Negotiation struct {
 	// Uplifted marks the proposals that the policy does not list and uplift
 	// has put before those it lists; as many as Proposals, or none.
 	Uplifted []bool
+	// Left is what the policy lists and is not offered, because the data path
+	// of the host does not carry it. With no Proposals beside it nothing can be
+	// negotiated.
+	Left []sadb.Proposal
 }
 
 // CompiledFilter is a filter of the SPD with what the agent needs beside it.
@@ -110,4 +118,13 @@ func (c *Compiled) SPD() []sadb.Filter {
 		spd[i] = f.Filter
 	}
 	return spd
+}
+
+// LeftWords names the methods of Left, for people.
+func (n *Negotiation) LeftWords() string {
+	var names []string
+	for _, p := range n.Left {
+		names = append(names, p.String())
+	}
+	return strings.Join(names, ", ")
 }

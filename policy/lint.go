@@ -117,6 +117,7 @@ func Lint(p *Policy, env Environment) ([]Finding, error) {
 	if env.Host != nil {
 		h = *env.Host
 	}
+	h.Carries = env.Suites
 	c, err := Compile(p, h)
 	if err != nil {
 		return nil, err

@@ -74,17 +74,16 @@ func (l *linter) carried(f *CompiledFilter) {
 
 // suites finds methods of a negotiation that the data path has not got.
 func (l *linter) suites(path, what string, n *Negotiation) {
-	if l.env.Suites == nil || n == nil {
+	if n == nil || len(n.Left) == 0 {
 		return
 	}
-	for _, p := range n.Proposals {
-		for _, s := range p.Suites {
-			if !slices.Contains(l.env.Suites, s) {
-				l.add(Finding{Code: FoundNotCarried, Severity: ErrorSeverity, Object: what, Do: "remove the method",
-					Problem: Problem{Path: path, Message: fmt.Sprintf("%s: the data path of this host does not carry %s", what, s)}})
-			}
-		}
+	f := Finding{Code: FoundNotCarried, Severity: WarningSeverity, Object: what, Do: "have the data path carry them, or remove them"}
+	f.Path, f.Message = path, fmt.Sprintf("%s: the data path of this host does not carry %s: not offered", what, n.LeftWords())
+	if len(n.Proposals) == 0 {
+		f.Severity, f.Do = ErrorSeverity, "add a method that the data path carries"
+		f.Message = fmt.Sprintf("%s can never negotiate on this host: its data path carries none of %s", what, n.LeftWords())
 	}
+	l.add(f)
 }
 
 // route finds tunnels whose other gateway cannot be reached: they compile to

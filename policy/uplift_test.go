@@ -100,3 +100,42 @@ func TestMasterKeyPFSIsOneQuickModeEach(t *testing.T) {
 		t.Errorf("%d sessions", k.Sessions)
 	}
 }
+
+func TestOnlyWhatTheHostCarriesIsOffered(t *testing.T) {
+	carries := func(names ...string) (all []sadb.Suite) {
+		for _, m := range methodsOf(t, names...) {
+			all = append(all, m.Suites...)
+		}
+		return all
+	}
+	tests := []struct {
+		name, listed    string
+		carries         []sadb.Suite // nil: not known
+		offered, left   string
+		uplifted, first bool
+	}{
+		{"not known", "esp-3des-sha1 ah-sha1", nil, "esp-aes256gcm esp-aes128gcm esp-aes128-sha256 esp-3des-sha1 ah-sha256 ah-sha1", "", true, true},
+		{"all", "esp-aes256gcm", carries("esp-aes256gcm"), "esp-aes256gcm", "", false, false},
+		{"an uplifted one is not missed", "esp-3des-sha1", carries("esp-aes128gcm", "esp-3des-sha1"), "esp-aes128gcm esp-3des-sha1", "", true, true},
+		{"no uplifted one at all", "esp-3des-sha1", carries("esp-3des-sha1"), "esp-3des-sha1", "", false, false},
+		{"a listed one is missed", "esp-3des-sha1", carries("esp-aes256gcm"), "esp-aes256gcm", "esp-3des-sha1", true, true},
+		{"both of a pair are needed", "ah-sha1+esp-3des-sha1 esp-aes256gcm", carries("esp-3des-sha1", "esp-aes256gcm"), "esp-aes256gcm", "ah-sha1+esp-3des-sha1", false, false},
+		{"nothing", "esp-aes256gcm", []sadb.Suite{}, "", "esp-aes256gcm", false, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var n Negotiation
+			n.offer(methodsOf(t, strings.Fields(tt.listed)...), true, tt.carries)
+			var names []string
+			for _, p := range n.Proposals {
+				names = append(names, p.String())
+			}
+			if got := strings.Join(names, " "); got != tt.offered || n.LeftWords() != tt.left {
+				t.Errorf("offered %q, left %q; want %q, %q", got, n.LeftWords(), tt.offered, tt.left)
+			}
+			if tt.uplifted != (n.Uplifted != nil) || tt.uplifted && (len(n.Uplifted) != len(n.Proposals) || n.Uplifted[0] != tt.first) {
+				t.Errorf("marks %v", n.Uplifted)
+			}
+		})
+	}
+}

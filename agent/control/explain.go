@@ -185,6 +185,9 @@ func offerOf(c *policy.Compiled, x policy.Explanation) *Offer {
 	for i, p := range n.Proposals {
 		o.Methods = append(o.Methods, marked(p.String(), n.Uplifted != nil && n.Uplifted[i]))
 	}
+	for _, p := range n.Left {
+		o.Methods = append(o.Methods, p.String()+" (not offered: the data path does not carry it)")
+	}
 	for _, m := range n.Authentication {
 		o.Authentication = append(o.Authentication, authentication(m))
 	}

@@ -162,6 +162,7 @@ type PolicyStatus struct {
 // DataPath is what carries the traffic.
 type DataPath struct {
 	Driver   string            `json:"driver"`
+	Why      string            `json:"why,omitempty"` // this driver was chosen, in words
 	Started  time.Time         `json:"started"`
 	Counters map[string]uint64 `json:"counters"`
 	Exempt   []string          `json:"exempt"`

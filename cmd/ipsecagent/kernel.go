@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"ipsecagent/agent/control"
 	"ipsecagent/driver"
@@ -28,43 +29,80 @@ const (
 // those that the predefined policies offer first.
 func needed() []string { return []string{"esp-aes256gcm", "esp-aes128gcm", "esp-aes128-sha256"} }
 
-// chooseDriver returns driverKernel or driverUser, and why in words.
-func chooseDriver(ctx context.Context, s *settings) (name, why string, err error) {
+// choice is the driver that is used: driverKernel or driverUser, and why in words.
+type choice struct{ driver, why string }
+
+// chooseDriver chooses by the setting, by whether a userspace data path runs and
+// by what the kernel can do.
+func chooseDriver(ctx context.Context, s *settings) (choice, error) {
 	pid, err := control.Listener(ctx, s.dataPathSocket())
-	running := err == nil
-	switch {
-	case err != nil && !notRunning(err):
-		return "", "", err
-	case s.Driver == driverUser:
-		return driverUser, "the setting driver says so", nil
-	case s.Driver == driverKernel && running:
-		return "", "", fmt.Errorf("driver: kernel: the userspace data path runs (process %d): take it down first ('ipsecagent datapath --stop')", pid)
-	case running:
-		return driverUser, fmt.Sprintf("its data path runs (process %d)", pid), nil
-	}
-	why, err = preflight()
 	switch {
 	case err == nil:
-		return driverKernel, why, nil
-	case s.Driver == driverKernel:
-		return "", "", fmt.Errorf("driver: kernel: %w: set driver: user", err)
+		return chooseBeside(s.Driver, pid)
+	case !notRunning(err):
+		return choice{}, err
 	}
-	return driverUser, err.Error(), nil
+	return choose(s.Driver, xfrm.Preflight)
 }
 
-// preflight says in words what the kernel can carry; the error, what it lacks.
-func preflight() (string, error) {
-	suites, err := xfrm.Preflight()
-	if err != nil {
-		return "", err
+// chooseBeside chooses while the userspace data path runs: what it has in force
+// is not left to itself.
+func chooseBeside(setting string, pid int) (choice, error) {
+	switch setting {
+	case driverKernel:
+		return choice{}, fmt.Errorf("driver: kernel: the userspace data path runs (process %d): take it down first ('ipsecagent datapath --stop')", pid)
+	case driverUser:
+		return choice{driverUser, settingSays}, nil
 	}
-	has := func(name string) bool {
-		return slices.ContainsFunc(suites, func(s sadb.Suite) bool { return s.String() == name })
+	return choice{driverUser, fmt.Sprintf("driver: auto found the userspace data path running (process %d)", pid)}, nil
+}
+
+const settingSays = "the setting driver says so"
+
+// choose chooses where no data path runs.
+func choose(setting string, probe func() ([]sadb.Suite, error)) (choice, error) {
+	if setting == driverUser {
+		return choice{driverUser, settingSays}, nil
 	}
-	if !slices.ContainsFunc(needed(), has) {
-		return "", fmt.Errorf("the kernel carries none of %v (modules esp4, esp6 and their algorithms)", needed())
+	suites, err := probe()
+	if err == nil {
+		err = enough(suites)
 	}
-	return fmt.Sprintf("the kernel carries %d of %d suites", len(suites), len(sadb.Suites())), nil
+	switch {
+	case err == nil && setting == driverKernel:
+		return choice{driverKernel, settingSays + "; " + carriedWords(suites)}, nil
+	case err == nil:
+		return choice{driverKernel, "driver: auto found that " + carriedWords(suites)}, nil
+	case setting == driverKernel:
+		return choice{}, fmt.Errorf("driver: kernel: %w. Load what is missing (modprobe esp4 esp6 ah4 ah6 xfrm_user), start a kernel that has it, or set driver: user", err)
+	}
+	return choice{driverUser, "driver: auto found that " + err.Error()}, nil
+}
+
+// enough says what a kernel lacks that carries these suites and no others; nil:
+// it can be the data path.
+func enough(suites []sadb.Suite) error {
+	switch {
+	case len(suites) == 0:
+		return errors.New("the kernel has neither ESP nor AH (modules esp4, esp6, ah4, ah6) or none of their algorithms")
+	case !slices.ContainsFunc(suites, func(s sadb.Suite) bool { return slices.Contains(needed(), s.String()) }):
+		return fmt.Errorf("the kernel carries none of %s (modules esp4, esp6 and the ciphers of its crypto layer)", strings.Join(needed(), ", "))
+	}
+	return nil
+}
+
+// carriedWords says what the kernel carries, and names what it does not.
+func carriedWords(suites []sadb.Suite) string {
+	var without []string
+	for _, s := range sadb.Suites() {
+		if !slices.Contains(suites, s) {
+			without = append(without, s.String())
+		}
+	}
+	if len(without) == 0 {
+		return fmt.Sprintf("the kernel carries all %d suites", len(suites))
+	}
+	return fmt.Sprintf("the kernel carries %d of %d suites, not %s", len(suites), len(sadb.Suites()), strings.Join(without, ", "))
 }
 
 // xfrmConfig is the kernel driver's configuration in its own words.
@@ -101,15 +139,15 @@ func (w *wiring) dialKernel() (driver.Driver, error) {
 	return d, nil
 }
 
-// choose settles which driver is used, and says in one line which and why. From
+// settle settles which driver is used, and says in one line which and why. From
 // then on the settings name it.
-func (w *wiring) choose(ctx context.Context) error {
-	name, why, err := chooseDriver(ctx, &w.settings)
+func (w *wiring) settle(ctx context.Context) error {
+	c, err := chooseDriver(ctx, &w.settings)
 	if err != nil {
 		return err
 	}
-	w.settings.Driver = name
-	w.log.Info("driver", "driver", name, "why", why)
+	w.settings.Driver, w.driverWhy = c.driver, c.why
+	w.log.Info("driver", "driver", c.driver, "why", c.why)
 	return nil
 }
 

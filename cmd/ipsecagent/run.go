@@ -66,6 +66,7 @@ type wiring struct {
 	socket     net.Listener
 	transport  *udp.Transport
 	driver     driver.Driver
+	driverWhy  string // it was chosen
 	table      *lease // of the kernel driver's table; nil: not needed
 	ike        *ike.Server
 	names      *host.Names
@@ -79,7 +80,7 @@ func (w *wiring) open(ctx context.Context) (err error) {
 	if w.socket, err = control.Listen(s.Socket, s.Readers); err != nil {
 		return err
 	}
-	if err = w.choose(ctx); err != nil {
+	if err = w.settle(ctx); err != nil {
 		return err
 	}
 	w.openKeys()
@@ -158,6 +159,7 @@ func (w *wiring) agentConfig(ctx context.Context, reconnect func(context.Context
 	w.names = host.NewNames(host.NamesConfig{Dial: w.settings.dialer().DialContext, Servers: host.Nameservers})
 	return agent.Config{
 		Driver:            w.driver,
+		DriverWhy:         w.driverWhy,
 		Reconnect:         reconnect,
 		IKE:               agent.IKE{Submit: w.ike.Submit, Outputs: w.ike.Outputs(), SAs: w.ike.SAs},
 		Library:           library(dir, watchFolder(ctx, dir, w.log)),

@@ -107,7 +107,11 @@ func dataPathLine(p *printer, d control.DataPath) string {
 	if d.Driver == "" {
 		return "does not answer"
 	}
-	return fmt.Sprintf("%s, started %s", driverWords(d.Driver), p.ago(d.Started))
+	line := fmt.Sprintf("%s, started %s", driverWords(d.Driver), p.ago(d.Started))
+	if d.Why != "" {
+		line += "; chosen because " + d.Why
+	}
+	return line
 }
 
 func driverWords(name string) string {
