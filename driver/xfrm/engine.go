@@ -31,7 +31,7 @@ type engine struct {
 	started time.Time
 	kernel  chan any // events of the kernel
 	feed    *feed
-	table   *nft.Table
+	table   guard
 	facts   *facts
 	out     chan driver.Event
 	lost    bool // events found no room
@@ -54,6 +54,15 @@ type engine struct {
 	polled   time.Time    // when all states were last asked whether they are used
 	retry    time.Time    // not before, after what failed
 	closing  bool
+}
+
+// guard is the table of package nft that stands beside the policies.
+type guard interface {
+	Apply([]sadb.Filter) error
+	Stats() (nft.Stats, error)
+	ClearPeers() (peers []driver.ClearPeer, full bool, err error)
+	Tampered() <-chan driver.Tampered
+	Close() error
 }
 
 // standing is where an item stands among the kernel's policies.
@@ -82,10 +91,12 @@ func (e *engine) prepare() (err error) {
 		return fmt.Errorf("this kernel has no counters of XFRM (CONFIG_XFRM_STATISTICS): %w", err)
 	}
 	e.holdPackets()
-	if e.table, err = nft.Open(nft.Config{Table: e.cfg.Table, Steer: e.cfg.steer(), Exempt: e.cfg.Exempt, LogGroup: e.cfg.LogGroup,
-		RemoteAccess: e.cfg.RemoteAccess, Socket: e.cfg.TableSocket}); err != nil {
+	table, err := nft.Open(nft.Config{Table: e.cfg.Table, Steer: e.cfg.steer(), Exempt: e.cfg.Exempt, LogGroup: e.cfg.LogGroup,
+		RemoteAccess: e.cfg.RemoteAccess, Socket: e.cfg.TableSocket})
+	if err != nil {
 		return err
 	}
+	e.table = table
 	if e.facts, err = openFacts(e.cfg.RemoteAccess); err != nil {
 		return err
 	}

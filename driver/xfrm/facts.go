@@ -81,16 +81,16 @@ func (f *facts) dialUp() (string, error) {
 
 // allow refuses filters that XFRM cannot enforce on this host as it is now.
 func (f *facts) allow(filters []sadb.Filter) error {
+	i := slices.IndexFunc(filters, func(g sadb.Filter) bool { return g.Connections != sadb.AllConnections })
+	if i < 0 {
+		return nil
+	}
 	dialUp, err := f.dialUp()
-	if err != nil {
+	if err != nil || dialUp == "" {
 		return err
 	}
-	for _, g := range filters {
-		if dialUp != "" && g.Connections != sadb.AllConnections {
-			return fmt.Errorf("filter %s (%s) is for connections of type %s and %s is one of remote access: the kernel driver does not tell connections apart: set driver: user", g.ID, g.Name, g.Connections, dialUp)
-		}
-	}
-	return nil
+	g := filters[i]
+	return fmt.Errorf("filter %s (%s) is for connections of type %s and %s is one of remote access: the kernel driver does not tell connections apart: set driver: user", g.ID, g.Name, g.Connections, dialUp)
 }
 
 // own returns the addresses of a host that forwards, ascending; nil of one that

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"maps"
 	"math/rand/v2"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,65 +11,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mdlayher/netlink"
-	"github.com/mdlayher/netlink/nltest"
 	"golang.org/x/sys/unix"
 
 	"ipsecagent/driver/xfrm/wire"
 	"ipsecagent/sadb"
 )
-
-// kernel is XFRM's policies in memory, for an engine without a kernel. It
-// refuses the message of number fail (from 1; 0: none).
-type kernel struct {
-	policies map[key]wire.Policy
-	messages int
-	fail     int
-}
-
-func (k *kernel) answer(reqs []netlink.Message) ([]netlink.Message, error) {
-	if k.messages++; k.messages == k.fail {
-		return nltest.Error(int(unix.ENOMEM), reqs)
-	}
-	for _, r := range reqs {
-		if number := k.take(r); number != 0 {
-			return nltest.Error(int(number), reqs)
-		}
-	}
-	return nltest.Error(0, reqs)
-}
-
-func (k *kernel) take(r netlink.Message) unix.Errno {
-	if r.Header.Type == wire.MsgDelPolicy {
-		return k.remove(r.Data)
-	}
-	p, err := wire.ParsePolicy(r.Data)
-	if err != nil {
-		return unix.EINVAL
-	}
-	if _, there := k.policies[keyOf(p)]; there && r.Header.Type == wire.MsgNewPolicy {
-		return unix.EEXIST
-	}
-	k.policies[keyOf(p)] = p
-	return 0
-}
-
-// remove finds the policy whose identity a request names.
-func (k *kernel) remove(body []byte) unix.Errno {
-	for id, p := range k.policies {
-		if slices.Equal(p.AppendID(nil), body) {
-			delete(k.policies, id)
-			return 0
-		}
-	}
-	return unix.ENOENT
-}
-
-func (k *kernel) engine() *engine {
-	e := bench()
-	e.link = link{nltest.Dial(k.answer)}
-	return e
-}
 
 // alike reports whether two sets of policies do the same.
 func alike(a, b map[key]wire.Policy) bool {
@@ -87,8 +32,8 @@ func TestAChangeThatFailsIsTakenBack(t *testing.T) {
 	before = distinct(before)
 	after := distinct(changedList(r, before, 5))
 	for fail := 1; ; fail++ {
-		k := &kernel{policies: map[key]wire.Policy{}}
-		e := k.engine()
+		k := newKernel()
+		e := k.engine(t.TempDir())
 		first, err := e.compose(before, nil, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -127,8 +72,8 @@ func TestARenewedOverlayHasItsNewEnd(t *testing.T) {
 	base := sadb.Filter{ID: "f", Selector: sadb.Selector{Local: sadb.Me(), Remote: sadb.Addr(exampleAddr(2))}, Dir: sadb.Both, Action: sadb.Action{Kind: sadb.Negotiate, AllowClear: true}}
 	o := base
 	o.ID, o.Parent, o.Action, o.Expires = "o", "f", sadb.Action{Kind: sadb.Negotiate}, time.Now().Add(10*time.Second)
-	k := &kernel{policies: map[key]wire.Policy{}}
-	e := k.engine()
+	k := newKernel()
+	e := k.engine(t.TempDir())
 	for _, end := range []time.Duration{10 * time.Second, time.Hour} {
 		o.Expires = time.Now().Add(end)
 		l, err := e.compose([]sadb.Filter{base}, []sadb.Filter{o}, nil)
@@ -156,8 +101,8 @@ func TestARenewedOverlayHasItsNewEnd(t *testing.T) {
 // A policy of another program is named, and not overwritten.
 func TestPoliciesOfOthersAreNotOverwritten(t *testing.T) {
 	f := sadb.Filter{ID: "f", Selector: sadb.Selector{Local: sadb.Me(), Proto: sadb.TCP}, Dir: sadb.Out, Action: sadb.Action{Kind: sadb.Negotiate}}
-	k := &kernel{policies: map[key]wire.Policy{}}
-	e := k.engine()
+	k := newKernel()
+	e := k.engine(t.TempDir())
 	l, err := e.compose([]sadb.Filter{f}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -207,8 +152,6 @@ func sampleSA() sadb.SA {
 	return sadb.SA{ID: sadb.SAID{Dst: dst, Proto: sadb.ESP, SPI: 4096}, Src: src, Dir: sadb.Out, Filter: "f",
 		EncKey: sadb.NewSecret([]byte("the key of it")), Selector: sadb.Selector{Proto: sadb.UDP}.Narrow(src, dst)}
 }
-
-func exampleAddr(n byte) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, n}) }
 
 func TestADamagedBookIsNamed(t *testing.T) {
 	b := book{t.TempDir()}

@@ -209,7 +209,7 @@ func checkFilter(f sadb.Filter) error {
 	case f.Mode == sadb.Tunnel && !f.TunnelRemote.IsValid():
 		return refuse("its tunnel has no other end")
 	case f.Action.ClearDelay != 0:
-		return refuse("a delay before clear traffic (%s) is not enforced by the kernel driver: set it to 0", f.Action.ClearDelay)
+		return refuse("a delay before clear traffic (%s) is kept by an overlay, not by the kernel driver", f.Action.ClearDelay)
 	}
 	return nil
 }

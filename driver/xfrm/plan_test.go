@@ -2,7 +2,6 @@ package xfrm
 
 import (
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -12,12 +11,6 @@ import (
 	"ipsecagent/driver/xfrm/wire"
 	"ipsecagent/sadb"
 )
-
-// bench is an engine without a kernel.
-func bench() *engine {
-	return &engine{cfg: Config{Exempt: DefaultExempt, Log: slog.New(slog.DiscardHandler)}, places: map[string]standing{}, have: map[key]wire.Policy{},
-		reqids: newRequestIDs(nil), exempt: exemptPolicies(DefaultExempt)}
-}
 
 // steps composes a list and returns it with the steps to it.
 func (e *engine) steps(t *testing.T, filters, overlays []sadb.Filter) (*list, []step) {

@@ -33,8 +33,8 @@
 // therefore each of its addresses there, read every second; until then the table
 // drops what leaves from a new one though a filter wants it secured.
 //
-// A delay before clear traffic is refused. Policies do not know by which
-// connection a packet goes: filters for one type of connection are refused on a
+// A delay before clear traffic is refused: whose traffic has waited that long
+// the agent decides, by an overlay. Policies do not know by which connection a packet goes: filters for one type of connection are refused on a
 // host with an interface of remote access; on others, those for LAN are for all
 // and those for remote access are left to the table, which lets nothing pass in
 // clear that they want secured. A bundle in tunnel mode is ESP in tunnel mode
