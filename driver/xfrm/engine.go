@@ -45,7 +45,8 @@ type engine struct {
 	exempt            []wire.Policy
 	reqids            *requestIDs
 
-	sas      []*association // oldest first
+	sas      []*association          // oldest first
+	carried  map[sadb.FilterID]tally // by associations that have ended
 	reserved map[sadb.SAID]time.Time
 	asked    map[question]pending
 	suites   []sadb.Suite // the kernel's; nil: not asked yet
@@ -78,7 +79,7 @@ func newEngine(c Config) (*engine, error) {
 	}
 	e := &engine{cfg: c, link: link{conn}, book: book{c.Dir}, started: now(), kernel: make(chan any, eventRoom), out: make(chan driver.Event, eventRoom),
 		places: map[string]standing{}, have: map[key]wire.Policy{}, reqids: newRequestIDs(nil),
-		reserved: map[sadb.SAID]time.Time{}, asked: map[question]pending{}, exempt: exemptPolicies(c.Exempt)}
+		reserved: map[sadb.SAID]time.Time{}, asked: map[question]pending{}, carried: map[sadb.FilterID]tally{}, exempt: exemptPolicies(c.Exempt)}
 	if err := e.prepare(); err != nil {
 		return nil, errors.Join(err, e.release())
 	}

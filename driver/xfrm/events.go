@@ -155,6 +155,9 @@ func (e *engine) handle(ev any) {
 
 func (e *engine) reached(ev wire.Expire) {
 	id := ev.State.ID
+	if a := e.find(id); a != nil && ev.Hard {
+		e.tally(e.carried, a.SA, ev.State.Use)
+	}
 	if ev.Hard {
 		e.ended(id)
 		return

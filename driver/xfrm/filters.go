@@ -3,6 +3,7 @@ package xfrm
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -27,7 +28,9 @@ func (e *engine) setFilters(filters []sadb.Filter) error {
 		return err
 	}
 	e.report(ended)
-	e.reqids.keep(e.known())
+	known := e.known()
+	e.reqids.keep(known)
+	maps.DeleteFunc(e.carried, func(id sadb.FilterID, _ tally) bool { return !known(id) })
 	return e.sweep()
 }
 

@@ -104,6 +104,9 @@ func (k *kernel) take(r netlink.Message) ([]netlink.Message, unix.Errno) {
 		}
 		return dumped(wire.MsgNewPolicy, all), 0
 	case wire.MsgGetSA:
+		if r.Header.Flags&netlink.Dump != netlink.Dump {
+			return k.get(r.Data)
+		}
 		var all [][]byte
 		for _, s := range k.states {
 			all = append(all, stateBody(s))
@@ -152,14 +155,31 @@ func (k *kernel) writeState(r netlink.Message) unix.Errno {
 	return 0
 }
 
-func (k *kernel) removeState(body []byte) unix.Errno {
-	for id := range k.states {
+// named returns the state that a request names.
+func (k *kernel) named(body []byte) (wire.State, bool) {
+	for id, s := range k.states {
 		if slices.Equal(wire.AppendStateID(nil, id), body) {
-			delete(k.states, id)
-			return 0
+			return s, true
 		}
 	}
-	return unix.ESRCH
+	return wire.State{}, false
+}
+
+func (k *kernel) removeState(body []byte) unix.Errno {
+	s, ok := k.named(body)
+	if !ok {
+		return unix.ESRCH
+	}
+	delete(k.states, s.ID)
+	return 0
+}
+
+func (k *kernel) get(body []byte) ([]netlink.Message, unix.Errno) {
+	s, ok := k.named(body)
+	if !ok {
+		return nil, unix.ESRCH
+	}
+	return []netlink.Message{{Header: netlink.Header{Type: wire.MsgNewSA}, Data: stateBody(s)}}, 0
 }
 
 // allocate makes a state with an SPI for what a request describes.
@@ -221,7 +241,7 @@ func (t table) Close() error                                  { return nil }
 func (k *kernel) engine(dir string) *engine {
 	return &engine{cfg: Config{Exempt: DefaultExempt, Log: slog.New(slog.DiscardHandler)}, link: link{nltest.Dial(k.answer)}, book: book{dir},
 		table: table{k}, facts: &facts{}, out: make(chan driver.Event, eventRoom), places: map[string]standing{}, have: map[key]wire.Policy{},
-		reqids: newRequestIDs(nil), reserved: map[sadb.SAID]time.Time{}, asked: map[question]pending{}, exempt: exemptPolicies(DefaultExempt)}
+		reqids: newRequestIDs(nil), reserved: map[sadb.SAID]time.Time{}, asked: map[question]pending{}, carried: map[sadb.FilterID]tally{}, exempt: exemptPolicies(DefaultExempt)}
 }
 
 // open is engine and what Open does then.

@@ -231,8 +231,16 @@ func overlap(a, b wire.Selector) bool {
 // deleteSA ends an association of ours or a reservation.
 func (e *engine) deleteSA(id sadb.SAID) error {
 	_, reserved := e.reserved[id]
-	if !reserved && e.find(id) == nil {
+	a := e.find(id)
+	if !reserved && a == nil {
 		return nil
+	}
+	if a != nil {
+		s, message, err := e.get(id)
+		clear(message)
+		if err == nil {
+			e.tally(e.carried, a.SA, s.Use)
+		}
 	}
 	if err := e.link.deleteState(id); err != nil {
 		return err

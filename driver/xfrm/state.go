@@ -2,6 +2,7 @@ package xfrm
 
 import (
 	"fmt"
+	"maps"
 
 	"ipsecagent/driver"
 	"ipsecagent/driver/xfrm/wire"
@@ -32,11 +33,45 @@ func (e *engine) state() (driver.State, error) {
 	if err := e.tableState(&s); err != nil {
 		return driver.State{}, err
 	}
+	e.countSecured(s.Filters, byID)
 	return s, e.counters(&s.Counters)
 }
 
+// tally is what associations have carried for a filter.
+type tally struct {
+	packets, bytes uint64
+}
+
+// countSecured adds to filters what their associations have carried, those that
+// have ended since this process began included.
+func (e *engine) countSecured(filters []driver.FilterStat, states map[sadb.SAID]wire.State) {
+	carried := maps.Clone(e.carried)
+	for _, a := range e.sas {
+		if st, ok := states[a.SA.ID]; ok {
+			e.tally(carried, a.SA, st.Use)
+		}
+	}
+	for i := range filters {
+		if t := carried[filters[i].Filter.ID]; filters[i].Filter.Action.Kind == sadb.Negotiate {
+			filters[i].Packets += t.packets
+			filters[i].Bytes += t.bytes
+		}
+	}
+}
+
+// tally adds what an association has carried to its filter's. A packet of a
+// bundle goes through both halves: that of AH counts.
+func (e *engine) tally(to map[sadb.FilterID]tally, sa sadb.SA, use wire.Use) {
+	if sa.Bundle != (sadb.SAID{}) && sa.ID.Proto == sadb.ESP {
+		return
+	}
+	root := rootOf(sa.Filter, e.overlays)
+	t := to[root]
+	to[root] = tally{t.packets + use.Packets, t.bytes + use.Bytes}
+}
+
 // tableState adds what the table counts: packets that were blocked or went in
-// clear. Those that were secured are counted by their associations.
+// clear.
 func (e *engine) tableState(s *driver.State) error {
 	stats, err := e.table.Stats()
 	if err != nil {

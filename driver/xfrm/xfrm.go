@@ -34,10 +34,11 @@
 // drops what leaves from a new one though a filter wants it secured.
 //
 // A delay before clear traffic is refused: whose traffic has waited that long
-// the agent decides, by an overlay. Policies do not know by which connection a packet goes: filters for one type of connection are refused on a
-// host with an interface of remote access; on others, those for LAN are for all
-// and those for remote access are left to the table, which lets nothing pass in
-// clear that they want secured. A bundle in tunnel mode is ESP in tunnel mode
+// the agent decides, by an overlay. Policies do not know by which connection a
+// packet goes: filters for one type of connection are refused on a host with an
+// interface of remote access; on others, those for LAN are for all and those for
+// remote access are left to the table, which lets nothing pass in clear that
+// they want secured. A bundle in tunnel mode is ESP in tunnel mode
 // within AH in transport mode, as RFC 2401 §4.3 wants it.
 //
 // The table of package nft stands beside the policies and lets pass only what
