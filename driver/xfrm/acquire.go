@@ -86,7 +86,7 @@ func (e *engine) answered(root sadb.FilterID, sa sadb.SA) {
 
 // abandon drops what waits and allows a new Acquire.
 func (e *engine) abandon(a driver.Acquire) error {
-	q := question{rootOf(a.Filter, e.overlays), a.Flow.Local, a.Flow.Remote}
+	q := question{rootOf(a.Filter, e.overlays), plain(a.Flow.Local), plain(a.Flow.Remote)}
 	p, ok := e.asked[q]
 	if !ok {
 		return nil

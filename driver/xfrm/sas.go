@@ -39,6 +39,20 @@ func (e *engine) find(id sadb.SAID) *association {
 	return e.sas[i]
 }
 
+// plain returns an address as packets show it, without the zone that the key
+// exchange gives link-local ones.
+func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
+
+// plainSA returns an association with the addresses of its packets.
+func plainSA(sa sadb.SA) sadb.SA {
+	sa.Src, sa.ID.Dst, sa.Bundle.Dst, sa.Replaces.Dst = plain(sa.Src), plain(sa.ID.Dst), plain(sa.Bundle.Dst), plain(sa.Replaces.Dst)
+	if !sa.Encap.IsZero() {
+		sa.Encap.Local = netip.AddrPortFrom(plain(sa.Encap.Local.Addr()), sa.Encap.Local.Port())
+		sa.Encap.Remote = netip.AddrPortFrom(plain(sa.Encap.Remote.Addr()), sa.Encap.Remote.Port())
+	}
+	return sa
+}
+
 // oursState reports whether a state was made by this driver.
 func (e *engine) oursState(s wire.State) bool {
 	return s.ReqID >= reqidFirst && s.ReqID <= reqidLast
@@ -50,7 +64,7 @@ func (e *engine) allocSPI(src, dst netip.Addr, p sadb.Proto) (sadb.SPI, error) {
 	if len(e.reserved) >= maxReservations {
 		return 0, fmt.Errorf("%d SPIs are reserved already", maxReservations)
 	}
-	want := wire.State{ID: sadb.SAID{Dst: dst, Proto: p}, Src: src, ReqID: reqidLast}
+	want := wire.State{ID: sadb.SAID{Dst: plain(dst), Proto: p}, Src: plain(src), ReqID: reqidLast}
 	for range 10 {
 		answer, err := e.link.ask(wire.MsgAllocSPI, want.AppendAllocSPI(nil, lowestSPI, highestSPI))
 		if err != nil {
@@ -71,6 +85,7 @@ func (e *engine) allocSPI(src, dst netip.Addr, p sadb.Proto) (sadb.SPI, error) {
 // addSA puts an association in force: the state, then the policies of its shape,
 // if it has one of its own. Nothing passes by half of it.
 func (e *engine) addSA(sa sadb.SA) error {
+	sa = plainSA(sa)
 	if err := checkSA(sa); err != nil {
 		return err
 	}
@@ -230,6 +245,7 @@ func overlap(a, b wire.Selector) bool {
 
 // deleteSA ends an association of ours or a reservation.
 func (e *engine) deleteSA(id sadb.SAID) error {
+	id.Dst = plain(id.Dst)
 	_, reserved := e.reserved[id]
 	a := e.find(id)
 	if !reserved && a == nil {

@@ -1,6 +1,7 @@
 package xfrm
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -58,4 +59,38 @@ func TestSecuredPacketsCountForTheirFilter(t *testing.T) {
 	delete(k.states, gone.ID)
 	e.reached(wire.Expire{State: gone, Hard: true})
 	want("one at its end", 35, 3000)
+}
+
+// The key exchange names link-local addresses with their zone; packets and the
+// kernel do not.
+func TestLinkLocalAssociations(t *testing.T) {
+	k := newKernel()
+	e := situation{}.begin(t, k, t.TempDir())
+	local, remote := netip.MustParseAddr("fe80::1%eth0"), netip.MustParseAddr("fe80::2%eth0")
+	spi, err := e.allocSPI(remote, local, sadb.ESP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, out := testSA(sadb.In, sadb.ESP, spi), testSA(sadb.Out, sadb.ESP, 0x7001)
+	for sa, addrs := range map[*sadb.SA][2]netip.Addr{&in: {remote, local}, &out: {local, remote}} {
+		sa.Src, sa.ID.Dst, sa.Selector = addrs[0], addrs[1], sadb.Selector{}.Narrow(local, remote)
+		if err := e.addSA(*sa); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(k.states) != 2 || len(e.reserved) != 0 {
+		t.Errorf("%d states and %d reservations, want 2 and none", len(k.states), len(e.reserved))
+	}
+	for _, sa := range []sadb.SA{in, out} {
+		st, ok := k.states[sadb.SAID{Dst: sa.ID.Dst.WithZone(""), Proto: sa.ID.Proto, SPI: sa.ID.SPI}]
+		if !ok || st.Selector.Family() != wire.IPv6 {
+			t.Errorf("the kernel's state of %s is %+v", sa.ID, st)
+		}
+		if err := e.deleteSA(sa.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(k.states) != 0 || len(e.sas) != 0 {
+		t.Errorf("%d states and %d associations are left", len(k.states), len(e.sas))
+	}
 }
