@@ -5,7 +5,7 @@ BIN := bin
 # The programs say which revision they are of, where git can tell.
 STAMP = $(shell git rev-parse -q --verify HEAD >/dev/null 2>&1 && echo auto || echo false)
 
-.PHONY: build demo demo-kerberos test test-full test-vm lint bench clean
+.PHONY: build demo demo-kerberos test test-full test-vm lint bench bench-vm clean
 
 build:
 	$(GO) build -trimpath -buildvcs=$(STAMP) -o $(BIN)/ ./cmd/...
@@ -49,6 +49,13 @@ bench:
 	@test/install-packages test
 	$(GO) test -run '^$$' -bench . -benchmem ./bench/...
 	$(GO) run ./bench/handshakes
+
+# The kernel driver against ip and strongSwan, on Debian's kernel in a virtual
+# machine; on a host whose kernel has ESP: go run ./bench/kernel.
+bench-vm: build
+	@test/install-packages test
+	$(GO) build -o out/ ./bench/kernel ./test/vm
+	out/vm -timeout 60m $(addprefix -module ,esp4 xfrm_user nft_ct nft_fib_inet nlmon) -- out/kernel
 
 clean:
 	rm -rf $(BIN) out
