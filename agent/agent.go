@@ -86,6 +86,13 @@ type Config struct {
 	Exempt func() []string
 	// Exemptions are what passes before the policy is asked.
 	Exemptions policy.Exemptions
+	// Enforced is told what the driver has put in force, each time, from the
+	// loop: it must not wait. nil: nobody wants to know.
+	Enforced func(Enforcement)
+	// Remembered is the policy that was in force last as something beside
+	// StateFile knows it; "": none. Where the state file knows of nothing
+	// assigned, that is then a loss, and opens nothing.
+	Remembered string
 	// Names resolves DNS names; the zero value: none resolves.
 	Names Names
 	// Host reads the facts of this machine; HostChanged hints that they may

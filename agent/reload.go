@@ -219,6 +219,7 @@ func (a *Agent) enforce(now time.Time, c candidate) (changed bool, err error) {
 	if err := a.setFilters(c.compiled); err != nil {
 		return false, &control.Error{Code: control.Failed, Message: fmt.Sprintf("the data path did not take the filters, the former ones stay in force: %v", err)}
 	}
+	a.tellEnforced(c)
 	former := a.inForce.state
 	changed = a.adopt(now, c)
 	a.followNames()

@@ -43,15 +43,18 @@ func (a *Agent) start(now time.Time) {
 // stays: to open it is for the administrator to say.
 func (a *Agent) startUnknown(now time.Time) {
 	state, err := a.driverState()
-	if err == nil && len(state.Filters) == 0 {
+	if err == nil && len(state.Filters) == 0 && a.cfg.Remembered == "" {
 		c, _ := a.prepare(assignment{}, policy.Assignment{State: policy.None})
 		if err = a.put(now, c, "started"); err == nil {
 			return
 		}
 	}
 	words := "the data path enforces filters of an earlier agent, but nothing is known to be assigned: they stay as they are until you assign or unassign a policy"
-	if err != nil {
+	switch {
+	case err != nil:
 		words = "what the data path enforces is not known: " + err.Error()
+	case a.cfg.Remembered != "":
+		words = fmt.Sprintf("policy %q was in force on this host, but nothing is known to be assigned: what is in force, boot filters too, stays as it is until you assign or unassign a policy", a.cfg.Remembered)
 	}
 	a.held = words
 	a.problem("policy", words)

@@ -35,7 +35,7 @@ func (p *program) agent(ctx context.Context, s settings) error {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	w := &wiring{program: p, settings: s, log: s.logger(p.err)}
+	w := &wiring{program: p, settings: s, log: s.logger(p.err), enforced: make(chan agent.Enforcement, 1)}
 	defer w.close()
 	if err := w.open(ctx); err != nil {
 		return err
@@ -70,6 +70,7 @@ type wiring struct {
 	table      *lease // of the kernel driver's table; nil: not needed
 	ike        *ike.Server
 	names      *host.Names
+	enforced   chan agent.Enforcement // one that bootFollower has not taken yet
 	agent      *agent.Agent
 }
 
@@ -174,6 +175,8 @@ func (w *wiring) agentConfig(ctx context.Context, reconnect func(context.Context
 		IdentitiesChanged: w.identities.changed,
 		Exempt:            w.identities.exempted,
 		Exemptions:        w.exemptions(),
+		Enforced:          newest(w.enforced),
+		Remembered:        w.remembered(),
 		Names:             agent.Names{Follow: w.names.Follow, Answers: w.names.Answers, Changed: w.names.Changed()},
 		Host:              w.readHost,
 		HostChanged:       changed,
@@ -285,6 +288,7 @@ func (w *wiring) run(ctx context.Context) error {
 		func(ctx context.Context) error { w.identities.watchExpiry(ctx, w.agent, w.log); return nil },
 		func(ctx context.Context) error { w.identities.watchKerberos(ctx); return nil },
 		func(ctx context.Context) error { return w.tellSystemd(ctx, systemd) },
+		(&bootFollower{settings: &w.settings, backend: b, enforced: w.enforced}).follow,
 	)
 }
 

@@ -71,7 +71,14 @@ func (p *program) stopDataPath(ctx context.Context, s *settings) error {
 	if holder {
 		fmt.Fprintln(p.out, "The holder of the nftables table has ended.")
 	}
-	if !removed && !holder {
+	boot, err := s.endBoot(ctx)
+	if err != nil {
+		return err
+	}
+	if boot.Mode != "" {
+		fmt.Fprintln(p.out, "The boot filters are out of force, too.")
+	}
+	if !removed && !holder && boot.Mode == "" {
 		return nil
 	}
 	fmt.Fprintln(p.out, "TRAFFIC THERE IS NOT PROTECTED. To protect it again: systemctl start ipsecagent")

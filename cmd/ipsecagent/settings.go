@@ -61,6 +61,7 @@ type settings struct {
 	// driverUser.
 	Driver string `yaml:"driver"`
 
+	Boot         bootSettings     `yaml:"boot"`
 	Certificates certificates     `yaml:"certificates"`
 	Kerberos     kerberosSettings `yaml:"kerberos"`
 	Log          logging          `yaml:"log"`
@@ -102,6 +103,7 @@ func defaults() settings {
 		SilentTime:      30 * time.Second,
 		RemoteAccess:    []string{},
 		Driver:          driverUser,
+		Boot:            bootSettings{Mode: bootAuto, Exempt: []string{}},
 		Kerberos:        kerberosSettings{Keytab: kerberos.DefaultKeytab, Krb5Conf: kerberos.DefaultKrb5Conf, Realms: []string{}},
 		Log:             logging{Level: slog.LevelInfo, Format: "text"},
 		DataPath: dataPath{
@@ -309,6 +311,7 @@ func (s *settings) validate() error {
 	if _, err := policy.ExemptionsOf(s.NoDefaultExempt); err != nil {
 		bad("noDefaultExempt: %w", err)
 	}
+	errs = append(errs, s.Boot.validate())
 	set, err := s.Certificates.settings(nil)
 	if err == nil {
 		_, err = cert.New(nil, set)

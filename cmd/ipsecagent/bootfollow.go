@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"ipsecagent/agent"
+	"ipsecagent/agent/control"
+	"ipsecagent/driver/nft"
+)
+
+// bootProblem is the kind of the problem that boot filters are in force instead
+// of a policy, memoryProblem that the next start will not know the policy.
+const (
+	bootProblem   = "boot"
+	memoryProblem = "boot memory"
+)
+
+// retryBoot is how soon boot filters that could not be removed are tried again.
+const retryBoot = 10 * time.Second
+
+// bootFollower lets the boot filters go when a policy has taken their place, and
+// remembers the policy for the next start.
+type bootFollower struct {
+	settings *settings
+	backend  backend
+	enforced <-chan agent.Enforcement
+	gone     bool // the boot filters; none come back while an agent runs
+}
+
+// newest returns a function that puts a value into a channel in the place of one
+// that nobody has taken yet, and never waits. One goroutine calls it.
+func newest[T any](c chan T) func(T) {
+	return func(v T) {
+		select {
+		case <-c:
+		default:
+		}
+		c <- v
+	}
+}
+
+// follow runs until ctx ends.
+func (f *bootFollower) follow(ctx context.Context) error {
+	// The loop answers when it has tried to put a policy in force.
+	if _, err := f.backend.Status(ctx); err != nil {
+		return nil // the part that failed says why
+	}
+	select {
+	case e := <-f.enforced:
+		f.replace(ctx, e)
+	default:
+		f.sayHeld(ctx)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-f.enforced:
+			f.replace(ctx, e)
+		}
+	}
+}
+
+// sayHeld makes it a problem that boot filters stay because no policy could be
+// put in force.
+func (f *bootFollower) sayHeld(ctx context.Context) {
+	state, err := nft.Boot(f.settings.DataPath.Table)
+	if err == nil && state.Mode == "" {
+		return
+	}
+	words := fmt.Sprintf("no policy is in force, the boot filters (%s) hold: mend what is listed here, or assign or unassign a policy; to end them as they are: ipsecagent boot --clear", state.Mode)
+	if err != nil {
+		words = "whether boot filters are in force is not known: " + err.Error()
+	}
+	f.problem(ctx, bootProblem, words)
+}
+
+// replace comes after the filters of a policy are in force, and never before:
+// in between both hold, and what either forbids does not pass.
+func (f *bootFollower) replace(ctx context.Context, e agent.Enforcement) {
+	words := ""
+	if err := f.settings.remember(e); err != nil {
+		words = "which policy is in force could not be written, so that the next start would not know it: " + err.Error()
+	}
+	f.problem(ctx, memoryProblem, words)
+	for !f.gone && ctx.Err() == nil {
+		if f.gone = f.end(ctx); f.gone {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryBoot):
+		}
+	}
+}
+
+func (f *bootFollower) end(ctx context.Context) bool {
+	was, err := f.settings.endBoot(ctx)
+	if err != nil {
+		f.problem(ctx, bootProblem, fmt.Sprintf("a policy is in force, and the boot filters could not be removed, so that both hold: %v: ipsecagent boot --clear", err))
+		return false
+	}
+	f.problem(ctx, bootProblem, "")
+	if was.Mode != "" {
+		// An error: the agent is ending, and says so itself.
+		_ = f.backend.Report(ctx, control.EventAgent, "info", "the boot filters are replaced by what is in force now: they were of mode "+bootWords(was), nil)
+	}
+	return true
+}
+
+func (f *bootFollower) problem(ctx context.Context, kind, words string) {
+	// An error: the agent is ending, and says so itself.
+	_ = f.backend.Problem(ctx, kind, words)
+}
+
+// remembered names the policy that was in force last, for an agent whose state
+// file has forgotten it.
+func (w *wiring) remembered() string {
+	m, err := w.settings.recall()
+	switch {
+	case err != nil:
+		w.log.Warn("boot", "error", err.Error())
+		return "of an unknown name"
+	case m != nil:
+		return m.Policy
+	}
+	return ""
+}
