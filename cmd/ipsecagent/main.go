@@ -140,7 +140,7 @@ func (p *program) check(ctx context.Context, s *settings, errSettings error) err
 }
 
 func (p *program) dataPathCommand(config *string) *cobra.Command {
-	given, stop := defaults(), false
+	given, stop, wanted := defaults(), false, false
 	c := &cobra.Command{
 		Use:   "datapath",
 		Short: "Run the process that secures packets; the agent starts it",
@@ -150,21 +150,29 @@ secured is dropped until it runs again.
 
 With --stop it ends the running one and takes everything out of force: the
 nftables table, the ip rule, the routes and the TUN device. Traffic is not
-protected afterwards. Stop the agent first.`,
+protected afterwards. Stop the agent first.
+
+With --wanted it runs nothing and exits with 0 where the data path is needed, and
+with 1 where the kernel carries the associations instead (the setting driver).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := givenSettings(cmd.Flags(), *config)
 			if err != nil {
 				return invalid{err}
 			}
-			if stop {
+			switch {
+			case stop:
 				return p.stopDataPath(cmd.Context(), &s)
+			case wanted:
+				return wantDataPath(cmd.Context(), &s)
 			}
 			return p.dataPath(cmd.Context(), &s)
 		},
 	}
 	given.dataPathFlags(c.Flags())
 	c.Flags().BoolVar(&stop, "stop", false, "end the running data path and take everything out of force")
+	c.Flags().BoolVar(&wanted, "wanted", false, "only say by the exit code whether the data path is needed; for service managers")
+	c.MarkFlagsMutuallyExclusive("stop", "wanted")
 	return c
 }
 

@@ -40,6 +40,18 @@ func (p *program) dataPath(ctx context.Context, s *settings) error {
 	return nil
 }
 
+// wantDataPath is an error where the kernel carries the associations instead.
+func wantDataPath(ctx context.Context, s *settings) error {
+	name, why, err := chooseDriver(ctx, s)
+	if err != nil {
+		return err
+	}
+	if name == driverKernel {
+		return fmt.Errorf("no data path is needed: the kernel carries the associations (%s)", why)
+	}
+	return nil
+}
+
 // stopTimeout is how long a data path or a holder may take to end.
 const stopTimeout = 10 * time.Second
 

@@ -28,7 +28,7 @@ With --check it exits with code 9 when the state is degraded, for monitoring.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := e.agent().Status(cmd.Context())
 			if err != nil {
-				return err
+				return orBoot(err)
 			}
 			if err := e.show(s, func(p *printer) { printStatus(p, s) }); err != nil {
 				return err

@@ -47,6 +47,8 @@ type BootConfig struct {
 	// Socket is as Config.Socket, and is called on every kernel: what keeps
 	// the socket open keeps other programs from removing the table.
 	Socket func() (fd int, err error)
+
+	held bool // tests: as if the kernel had no persistent tables
 }
 
 // maxBootExemptions bounds a list of exemptions: each packet meets all rules.
@@ -119,7 +121,7 @@ func (c BootConfig) own() (*engine, error) {
 	if e.conn, err = adopt(fd); err != nil {
 		return nil, fmt.Errorf("take over the socket that owns the table: %w", err)
 	}
-	for _, e.flags = range []uint32{tableOwner | tablePersist, tableOwner} { // Linux 6.9, and before
+	for _, e.flags = range c.flags() {
 		var b batch
 		e.addTable(&b)
 		if err = e.conn.commit(&b); !refused(err) {
@@ -131,6 +133,15 @@ func (c BootConfig) own() (*engine, error) {
 		return nil, fmt.Errorf("a table of this name is there and not ours: remove it with 'nft delete table inet %s', or end what owns it (%w)", e.cfg.Table, err)
 	}
 	return e, nil
+}
+
+// flags are those to try, the best first: that of an owner that is kept goes
+// with Linux before 6.9 too.
+func (c BootConfig) flags() []uint32 {
+	if c.held {
+		return []uint32{tableOwner}
+	}
+	return []uint32{tableOwner | tablePersist, tableOwner}
 }
 
 // ClearBoot takes the boot filters out of force; was reports that there were
