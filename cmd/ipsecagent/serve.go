@@ -42,12 +42,12 @@ func (p *program) dataPath(ctx context.Context, s *settings) error {
 
 // wantDataPath is an error where the kernel carries the associations instead.
 func wantDataPath(ctx context.Context, s *settings) error {
-	name, why, err := chooseDriver(ctx, s)
+	c, err := chooseDriver(ctx, s)
 	if err != nil {
 		return err
 	}
-	if name == driverKernel {
-		return fmt.Errorf("no data path is needed: the kernel carries the associations (%s)", why)
+	if c.driver == driverKernel {
+		return fmt.Errorf("no data path is needed: the kernel carries the associations (%s)", c.why)
 	}
 	return nil
 }
