@@ -38,7 +38,17 @@ func (e *engine) acquire(a wire.Acquire) {
 	if it == nil || a.Policy.Dir != wire.Out {
 		return // another's
 	}
-	q := question{it.root, a.Selector.Src.Addr(), a.Selector.Dst.Addr()}
+	waits := wire.State{ID: a.ID, Src: a.Src, Seq: a.Seq, ReqID: it.reqid, Selector: a.Selector}
+	if len(a.Policy.Templates) > 0 {
+		waits.Mode = a.Policy.Templates[0].Mode
+	}
+	e.ask(it, waits)
+}
+
+// ask raises an Acquire for a state that waits and the item whose policy made
+// it wait.
+func (e *engine) ask(it *item, waits wire.State) {
+	q := question{it.root, waits.Selector.Src.Addr(), waits.Selector.Dst.Addr()}
 	if q.remote.IsMulticast() || q.remote == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return // never negotiated
 	}
@@ -46,18 +56,31 @@ func (e *engine) acquire(a wire.Acquire) {
 	if !again && len(e.asked) >= maxQuestions {
 		return // the kernel asks again
 	}
-	p := pending{flow: flowOf(a.Selector, it.filter), clear: it.filter.Action.AllowClear, since: now(),
-		waits: wire.State{ID: a.ID, Src: a.Src, Seq: a.Seq, ReqID: it.reqid}}
-	if len(a.Policy.Templates) > 0 {
-		p.waits.Mode = a.Policy.Templates[0].Mode
-	}
+	p := pending{flow: flowOf(waits.Selector, it.filter), clear: it.filter.Action.AllowClear, since: now(), waits: waits}
 	if again && was.clear == p.clear {
 		p.since = was.since
 		e.asked[q] = p
 		return
 	}
-	e.asked[q] = p
-	e.emit(driver.Acquire{Filter: it.root, Flow: p.flow, Clear: p.clear})
+	if e.emit(driver.Acquire{Filter: it.root, Flow: p.flow, Clear: p.clear}) {
+		e.asked[q] = p
+	}
+}
+
+// resume raises the questions of states that wait: when the kernel's were lost
+// or an earlier process had them. It would ask again after half a minute only.
+func (e *engine) resume(states []wire.State) {
+	for _, s := range states {
+		if s.ID.SPI != 0 || s.Selector.Family() == 0 || !e.oursState(s) {
+			continue
+		}
+		i := slices.IndexFunc(e.list.items, func(it *item) bool {
+			return it.reqid == s.ReqID && it.filter.Action.Kind == sadb.Negotiate && matches(it.filter.Selector, flowOf(s.Selector, it.filter))
+		})
+		if i >= 0 {
+			e.ask(e.list.items[i], s)
+		}
+	}
 }
 
 // flowOf returns the headers of the packet that asked.

@@ -25,6 +25,7 @@ func (e *engine) adopt() error {
 	if e.have, err = e.inForce(); err != nil {
 		return err
 	}
+	e.blind = p.Places == nil && len(e.have) > 0
 	if err := e.adoptSAs(); err != nil {
 		return err
 	}
@@ -89,28 +90,27 @@ func (e *engine) sweep() error {
 		}
 	}
 	e.swept = true
+	e.resume(states)
 	return nil
 }
 
 // repair compares the kernel with what should be in force, after something else
 // has changed XFRM, and puts right what differs.
 func (e *engine) repair() {
+	if e.blind {
+		return // what should be in force comes with the first policy
+	}
 	e.suspect = false
 	have, err := e.inForce()
 	if err == nil {
-		changed := len(have) != len(e.have)
-		for k, p := range e.have {
-			is, there := have[k]
-			changed = changed || !there || !same(is, p)
-		}
 		e.have = have
-		if changed {
+		if len(plan(have, e.policiesOf(e.list))) > 0 {
 			err = e.enforce(e.filters, e.overlays)
 			e.emit(driver.Tampered{What: "policies of XFRM", Restored: err == nil})
 		}
 	}
 	if err == nil {
-		err = e.dropVanished()
+		err = e.compareStates()
 	}
 	if err != nil {
 		e.cfg.Log.Error("put right what something else changed in XFRM", "error", err)
@@ -118,8 +118,9 @@ func (e *engine) repair() {
 	}
 }
 
-// dropVanished reports associations that the kernel no longer has.
-func (e *engine) dropVanished() error {
+// compareStates reports associations that the kernel no longer has, and asks
+// for those that it waits for.
+func (e *engine) compareStates() error {
 	states, err := e.link.states()
 	if err != nil {
 		return err
@@ -133,5 +134,6 @@ func (e *engine) dropVanished() error {
 			e.ended(a.SA.ID)
 		}
 	}
+	e.resume(states)
 	return nil
 }

@@ -104,13 +104,18 @@ func (e *engine) ours(p wire.Policy) bool {
 	return p.Mark.Value == 0 && p.Mark.Mask&^variantBits == e.cfg.Exempt && p.IfID == 0
 }
 
+// policiesOf returns all policies of a list, in order.
+func (e *engine) policiesOf(l *list) []wire.Policy {
+	all := slices.Clone(e.exempt)
+	for _, it := range l.items {
+		all = append(all, it.policies...)
+	}
+	return all
+}
+
 // apply puts a list in force and remembers it.
 func (e *engine) apply(l *list) error {
-	want := slices.Clone(e.exempt)
-	for _, it := range l.items {
-		want = append(want, it.policies...)
-	}
-	if err := e.carry(plan(e.have, want)); err != nil {
+	if err := e.carry(plan(e.have, e.policiesOf(l))); err != nil {
 		return err
 	}
 	e.list = l

@@ -52,6 +52,7 @@ type engine struct {
 	suites   []sadb.Suite // the kernel's; nil: not asked yet
 	swept    bool         // states nobody knows were looked for
 	suspect  bool         // something else has changed XFRM
+	blind    bool         // the book could not be read: what it does not say stays in force until the first list
 	polled   time.Time    // when all states were last asked whether they are used
 	retry    time.Time    // not before, after what failed
 	closing  bool
@@ -160,17 +161,22 @@ func (e *engine) release() error {
 	return errors.Join(append(errs, e.link.c.Close())...)
 }
 
-// emit delivers an event. What finds no room is lost, and a Resync says so as
-// soon as there is room again.
-func (e *engine) emit(ev driver.Event) {
-	if e.lost {
-		ev = driver.Resync{Reason: "events were lost"}
+// emit delivers an event and reports whether it did. What finds no room is lost,
+// and a Resync says so as soon as there is room again.
+func (e *engine) emit(ev driver.Event) bool {
+	if e.lost && !e.deliver(driver.Resync{Reason: "events were lost"}) {
+		return false
 	}
+	e.lost = !e.deliver(ev)
+	return !e.lost
+}
+
+func (e *engine) deliver(ev driver.Event) bool {
 	select {
 	case e.out <- ev:
-		e.lost = false
+		return true
 	default:
-		e.lost = true
+		return false
 	}
 }
 

@@ -24,7 +24,10 @@ func (e *engine) setFilters(filters []sadb.Filter) error {
 		return err
 	}
 	stay, ended := surviving(e.overlays, e.filters, filters)
+	blind := e.blind
+	e.blind = false
 	if err := e.enforce(slices.Clone(filters), stay); err != nil {
+		e.blind = blind
 		return err
 	}
 	e.report(ended)
@@ -52,6 +55,9 @@ func (e *engine) known() func(sadb.FilterID) bool {
 // enforce composes a list, puts it in force and remembers it: in the book
 // first, so that no policy is in force that the book does not know.
 func (e *engine) enforce(filters, overlays []sadb.Filter) error {
+	if e.blind {
+		return fmt.Errorf("what is in force cannot be told (%s is damaged or gone): it stays until the next policy", e.book.dir)
+	}
 	l, err := e.compose(filters, overlays, e.sas)
 	if err != nil {
 		return err

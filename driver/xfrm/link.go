@@ -20,11 +20,8 @@ type link struct {
 // dial opens a socket of XFRM in the calling thread's network namespace.
 func dial(groups ...uint32) (*netlink.Conn, error) {
 	c, err := netlink.Dial(unix.NETLINK_XFRM, nil)
-	if errors.Is(err, unix.EPROTONOSUPPORT) {
-		return nil, fmt.Errorf("this kernel has no XFRM (CONFIG_XFRM_USER, module xfrm_user): %w", err)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("open a netlink socket of XFRM: %w", err)
+		return nil, withoutXFRM(err)
 	}
 	// Without it errors are numbers only; kernels that cannot are as they are.
 	_ = c.SetOption(netlink.ExtendedAcknowledge, true)
@@ -35,6 +32,14 @@ func dial(groups ...uint32) (*netlink.Conn, error) {
 		}
 	}
 	return c, nil
+}
+
+// withoutXFRM says why there is no socket of XFRM.
+func withoutXFRM(err error) error {
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return fmt.Errorf("this kernel has no XFRM (CONFIG_XFRM_USER, module xfrm_user): load the module, or set driver: user: %w", err)
+	}
+	return fmt.Errorf("open a netlink socket of XFRM: %w", err)
 }
 
 // request sends one message and awaits its acknowledgement.

@@ -97,7 +97,7 @@ func (e *engine) addSA(sa sadb.SA) error {
 		return err
 	}
 	if err := e.addState(sa, a.stamp); err != nil {
-		return errors.Join(err, e.book.dropSA(sa.ID))
+		return errors.Join(refused(err, sa.Suite), e.book.dropSA(sa.ID))
 	}
 	delete(e.reserved, sa.ID)
 	e.sas = append(slices.DeleteFunc(slices.Clone(before), func(b *association) bool { return b.SA.ID == sa.ID }), a)
@@ -143,6 +143,17 @@ func (e *engine) addState(sa sadb.SA, stamp int64) error {
 	err = e.link.request(wire.MsgUpdateSA, body)
 	if errors.Is(err, unix.ESRCH) {
 		err = e.link.request(wire.MsgNewSA, body)
+	}
+	return err
+}
+
+// refused says what to do about a state that the kernel does not take.
+func refused(err error, s sadb.Suite) error {
+	switch {
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.ENOSYS):
+		return fmt.Errorf("this kernel does not carry %s (modules esp4, esp6, ah4, ah6 and those of its algorithms): load them, choose another security method, or set driver: user: %w", s, err)
+	case errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("another program has an association with this SPI (ip xfrm state): %w", err)
 	}
 	return err
 }
