@@ -241,7 +241,7 @@ func TestWithoutItsBookNothingGoesBeforeTheFirstPolicy(t *testing.T) {
 	for _, text := range []string{"{", "", "gone"} {
 		k, dir := newKernel(), t.TempDir()
 		s := situationOf(2)
-		e := s.begin(t, k, dir)
+		s.begin(t, k, dir)
 		was, filters := maps.Clone(k.policies), k.filters
 		file := filepath.Join(dir, filtersFile)
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -250,7 +250,7 @@ func TestWithoutItsBookNothingGoesBeforeTheFirstPolicy(t *testing.T) {
 		if text == "gone" {
 			os.Remove(file)
 		}
-		e = k.open(t, dir)
+		e := k.open(t, dir)
 		e.handle(changed{by: 99})
 		e.tick(now())
 		response := sadb.Filter{ID: "response", Selector: sadb.Selector{}.Narrow(exampleAddr(1), exampleAddr(9)), Dir: sadb.Both, Action: sadb.Action{Kind: sadb.Negotiate}, Expires: now().Add(1e12)}
