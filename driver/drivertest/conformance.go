@@ -3,6 +3,7 @@ package drivertest
 import (
 	"context"
 	"net/netip"
+	"os/exec"
 	"slices"
 	"testing"
 	"time"
@@ -28,6 +29,14 @@ type Harness struct {
 	// Packets says that the drivers move packets over a wire. Without it
 	// Run tests the control half only, and says so.
 	Packets bool
+
+	// Foreign (Leaks) is what other programs do to the drivers' own things.
+	Foreign []Foreign
+	// Steering (Leaks) is how Tampered names what of the driver goes when a
+	// program deletes the routing rules it does not know; "": it has none.
+	Steering string
+	// Moments (Killed) is how many times a process is killed.
+	Moments int
 }
 
 // Host is a driver and the machine it protects.
@@ -48,6 +57,18 @@ type Host struct {
 	// far: ESP, its fragments included, and everything else but ARP,
 	// neighbour discovery and multicast listener discovery.
 	Wire func(t *testing.T) (esp, clear int)
+
+	// NS (Leaks, Killed) is the host's network namespace, as ip-netns(8)
+	// names it; its link is eth0.
+	NS string
+	// Shown (Leaks, Killed) says what was in clear on the link, in words.
+	Shown func() string
+	// Agent (Killed) returns a command, not yet started, that runs Job.Do
+	// with the driver of the host.
+	Agent func(t *testing.T) *exec.Cmd
+	// Crash (Killed) kills the process that carries the packets, if there is
+	// one; else nil. Reopen starts it again.
+	Crash func()
 }
 
 // Run is the conformance test of driver.Driver. The control half is about what
@@ -92,6 +113,8 @@ type rig struct {
 	Harness
 	v6         bool
 	alice, bob *end
+
+	spi sadb.SPI // Leaks, Killed: of the next association
 }
 
 // end is one host with the events its driver raised.

@@ -46,12 +46,16 @@ func (l *lab) conforming(h *host) *drivertest.Host {
 		Listen: h.listen,
 		Reopen: func(*testing.T) driver.Driver {
 			c.Close()
+			if h.proc == nil { // it has crashed
+				h.launch()
+			}
 			c = h.dial()
 			return c
 		},
 		Wire: func(*testing.T) (esp, clear int) {
 			return l.wireCounter("secured", h), l.wireCounter("clear", h)
 		},
+		NS: h.ns, Shown: l.shown, Agent: h.agent, Crash: h.kill,
 	}
 }
 

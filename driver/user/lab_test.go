@@ -21,6 +21,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"ipsecagent/driver"
+	"ipsecagent/driver/drivertest"
 )
 
 // datapathEnv makes the test binary a data path on that socket.
@@ -30,6 +31,10 @@ const datapathEnv = "IPSECAGENT_TEST_DATAPATH"
 const remoteEnv = "IPSECAGENT_TEST_REMOTE_ACCESS"
 
 func TestMain(m *testing.M) {
+	if job := os.Getenv(drivertest.JobEnv); job != "" {
+		fmt.Fprintln(os.Stderr, work(job))
+		os.Exit(1)
+	}
 	if socket := os.Getenv(datapathEnv); socket != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
@@ -69,56 +74,6 @@ type host struct {
 // labs numbers the labs of this process; names of namespaces need it.
 var labs atomic.Uint32
 
-// wireRules counts, for each host apart, what it puts on the wire. Later
-// fragments of UDP show no port: they are neither; the first one is. Reports of
-// multicast listeners go by their address too: now and then the kernel does not
-// find the ICMPv6 header behind their hop-by-hop options.
-const wireRules = `
-table bridge wire {
-  counter secured0 {}
-  counter clear0 {}
-  counter secured1 {}
-  counter clear1 {}
-  counter long6 {}
-  counter laterudp0 {}
-  counter laterudp1 {}
-  set clear4 { typeof iifname . ip saddr . ip daddr . ip protocol; flags dynamic; size 16; }
-  set clear6 { typeof iifname . ip6 saddr . ip6 daddr . ip6 nexthdr; flags dynamic; size 16; }
-  set clearother { typeof iifname . ether type; flags dynamic; size 16; }
-  chain shown {
-    ether type ip update @clear4 { iifname . ip saddr . ip daddr . ip protocol } return
-    ether type ip6 update @clear6 { iifname . ip6 saddr . ip6 daddr . ip6 nexthdr } return
-    update @clearother { iifname . ether type }
-  }
-  chain long {
-    type filter hook prerouting priority -1;
-    ether type ip6 meta length > 1300 counter name long6
-  }
-  chain pre {
-    type filter hook prerouting priority 0;
-    ether type arp accept
-    icmpv6 type { 130-137,143 } accept
-    ip6 daddr ff02::16 ip6 nexthdr 0 accept
-    udp dport 500 accept
-    iifname p0 ip protocol { 50, 51 } counter name secured0 accept
-    iifname p0 ip6 nexthdr { 50, 51 } counter name secured0 accept
-    iifname p0 frag nexthdr { 50, 51 } counter name secured0 accept
-    iifname p0 udp sport 4500 counter name secured0 accept
-    iifname p0 udp dport 4500 counter name secured0 accept
-    iifname p0 ip frag-off & 0x1fff != 0 ip protocol 17 counter name laterudp0 accept
-    iifname p0 frag frag-off != 0 frag nexthdr 17 counter name laterudp0 accept
-    iifname p0 counter name clear0 jump shown
-    iifname p1 ip protocol { 50, 51 } counter name secured1 accept
-    iifname p1 ip6 nexthdr { 50, 51 } counter name secured1 accept
-    iifname p1 frag nexthdr { 50, 51 } counter name secured1 accept
-    iifname p1 udp sport 4500 counter name secured1 accept
-    iifname p1 udp dport 4500 counter name secured1 accept
-    iifname p1 ip frag-off & 0x1fff != 0 ip protocol 17 counter name laterudp1 accept
-    iifname p1 frag frag-off != 0 frag nexthdr 17 counter name laterudp1 accept
-    iifname p1 counter name clear1 jump shown
-  }
-}`
-
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -144,7 +99,7 @@ func newLab(t *testing.T) *lab {
 		run(t, h.ns, "ip", "addr", "add", h.v4.String()+"/24", "dev", "eth0")
 		run(t, h.ns, "ip", "addr", "add", h.v6.String()+"/64", "dev", "eth0", "nodad")
 	}
-	feed(t, l.wire, wireRules, "nft", "-f", "-")
+	feed(t, l.wire, drivertest.WireRules, "nft", "-f", "-")
 	return l
 }
 
@@ -336,10 +291,15 @@ func (l *lab) noClear() {
 	l.t.Helper()
 	for _, h := range []*host{l.alice, l.bob} {
 		if n := l.wireCounter("clear", h); n != 0 {
-			shown, _ := try(l.wire, "", "nft", "list", "sets", "bridge")
-			l.t.Fatalf("%d packets in clear on the wire from %s: %s", n, h.ns, shown)
+			l.t.Fatalf("%d packets in clear on the wire from %s: %s", n, h.ns, l.shown())
 		}
 	}
+}
+
+// shown says what was in clear on the wire.
+func (l *lab) shown() string {
+	out, _ := try(l.wire, "", "nft", "list", "sets", "bridge")
+	return out
 }
 
 // in runs f on a thread in the namespace of h: sockets it makes stay there.

@@ -165,3 +165,11 @@ func (h *host) exchange(addr string, n int) error {
 	}
 	return <-sent
 }
+
+// flows waits until traffic goes both ways and both families again.
+func (l *lab) flows() {
+	l.t.Helper()
+	for _, a := range []netip.Addr{l.bob.v4, l.bob.v6} {
+		eventually(l.t, fmt.Sprintf("ping %s", a), func() bool { return l.alice.ping(a, "-W", "1") == nil })
+	}
+}
