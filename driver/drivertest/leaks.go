@@ -21,6 +21,9 @@ type Foreign struct {
 	Within time.Duration
 	// Associations says that the associations go, and Expire tells.
 	Associations bool
+	// Undo is the command that takes it back; until then traffic may stand
+	// still. "": there is none.
+	Undo string
 }
 
 // Leaks is the leak test of drivers that carry packets. Two hosts secure
@@ -147,6 +150,10 @@ func (r *rig) foreign(f Foreign) {
 		if f.Associations {
 			await(r.alice, "Expire of an association", func(e driver.Expire) bool { return e.Hard })
 			r.connect()
+		}
+		if f.Undo != "" {
+			time.Sleep(r.Silence) // the flood goes on
+			r.alice.ns().run(r.T, f.Undo)
 		}
 		r.carries()
 	})

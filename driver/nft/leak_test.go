@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -94,6 +95,26 @@ func TestOtherMarksStay(t *testing.T) {
 	if err := udp(t, l.a, "", "10.9.0.2:7000", 10, setMarkTo(0x4000)); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestLeakFromAnAddressThatHasGone: IPv6 lets a connected socket go on with the
+// address it began with.
+func TestLeakFromAnAddressThatHasGone(t *testing.T) {
+	l, table := secured(t)
+	var c net.Conn
+	in(t, l.a, func() {
+		var err error
+		if c, err = net.Dial("udp", "[fd09::2]:7000"); err != nil {
+			t.Error(err)
+		}
+	})
+	defer c.Close()
+	l.inA("ip addr add fd09::9/64 dev va nodad") // the link stays reachable
+	l.inA("ip addr del fd09::1/64 dev va")
+	if _, err := c.Write([]byte("in clear")); err != nil && !errors.Is(err, syscall.EPERM) {
+		t.Fatal(err)
+	}
+	nothingArrived(t, l, table, 1)
 }
 
 func TestLeakLinkLocal(t *testing.T) {

@@ -237,6 +237,9 @@ func (m *model) compare(w world, list []sadb.Filter, dir sadb.Directions, want m
 		if dir == sadb.Out && f.RemoteMe {
 			continue // never leaves
 		}
+		if dir == sadb.Out {
+			f.LocalMe = true // a sends it: it is a's, whatever address it names
+		}
 		if d, ok := sadb.Decide(list, f, dir); ok {
 			want[d.ID]++
 		}

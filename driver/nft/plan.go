@@ -90,11 +90,32 @@ func (l *layout) pathRules(cfg Config, p path, s *space) []rule {
 	}
 	for _, t := range s.slots {
 		look := s.lookup(t.shape, l.setName(p.chain, s.v6, t))
-		for _, condition := range cfg.connections(p.chain, t.shape) {
-			rules = append(rules, join(condition, look))
+		for _, mine := range s.localIsMe(p.chain, t.shape) {
+			for _, condition := range cfg.connections(p.chain, t.shape) {
+				rules = append(rules, join(condition, mine, look))
+			}
 		}
 	}
 	return rules
+}
+
+// localIsMe returns conditions of which one holds for packets whose local side
+// is Me: an address of this host. It is also whatever an application here sends,
+// which is all there is to steer, and in the last chain what no interface has
+// brought: its source may be an address that this host has lost meanwhile, and
+// IPv6 lets the socket go on.
+func (s *space) localIsMe(chain string, sh shape) []rule {
+	local := saddrType(expr.CmpOpEq, typeLocal)
+	if s.dir == sadb.In {
+		local = daddrType(expr.CmpOpEq, typeLocal)
+	}
+	switch {
+	case !sh.has(localMe) || chain == chainSteer:
+		return []rule{nil}
+	case chain == chainLast:
+		return []rule{local, metaIs(expr.MetaKeyIIF, native(0)...)}
+	}
+	return []rule{local}
 }
 
 func (l *layout) setName(chain string, v6 bool, s *slot) string {
@@ -121,17 +142,14 @@ func family(v6 bool) byte {
 	return unix.NFPROTO_IPV4
 }
 
-// lookup is the rule that decides by a set: the conditions that are the same
-// for all its elements, the key, the look-up of the verdict.
+// lookup is the end of the rule that decides by a set: whether the remote side
+// is Me, where its elements say so, the key, the look-up of the verdict.
 func (s *space) lookup(sh shape, name string) rule {
-	local, remote := saddrType, daddrType
+	remote := daddrType
 	if s.dir == sadb.In {
-		local, remote = daddrType, saddrType
+		remote = saddrType
 	}
 	var r rule
-	if sh.has(localMe) {
-		r = join(r, local(expr.CmpOpEq, typeLocal))
-	}
 	if sh.has(remoteMe) {
 		r = join(r, remote(expr.CmpOpEq, typeLocal))
 	}

@@ -10,8 +10,10 @@ import (
 	"ipsecagent/driver/drivertest"
 )
 
-func TestConformance(t *testing.T) {
-	drivertest.Run(t, drivertest.Harness{
+func TestConformance(t *testing.T) { drivertest.Run(t, harness()) }
+
+func harness() drivertest.Harness {
+	return drivertest.Harness{
 		Hosts: func(t *testing.T) (alice, bob *drivertest.Host) {
 			l := newLab(t)
 			return l.conforming(l.alice), l.conforming(l.bob)
@@ -21,7 +23,7 @@ func TestConformance(t *testing.T) {
 		Patience: patience,
 		Silence:  500 * time.Millisecond,
 		Packets:  true,
-	})
+	}
 }
 
 // conforming starts h for the conformance test.
@@ -40,5 +42,6 @@ func (l *lab) conforming(h *host) *drivertest.Host {
 		Wire: func(*testing.T) (esp, clear int) {
 			return l.wireCounter("secured", h), l.wireCounter("clear", h)
 		},
+		NS: h.ns, Shown: l.shown, Agent: h.agent,
 	}
 }

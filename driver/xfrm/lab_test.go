@@ -18,6 +18,8 @@ import (
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"ipsecagent/driver/drivertest"
 )
 
 // patience is how long what should happen may take; in an emulated machine all
@@ -45,45 +47,6 @@ type host struct {
 // labs numbers the labs of this process; names of namespaces need it.
 var labs atomic.Uint32
 
-// wireRules counts, for each host apart, what it puts on the wire. Later
-// fragments of UDP show no port: they are neither; the first one is.
-const wireRules = `
-table bridge wire {
-  counter secured0 {}
-  counter clear0 {}
-  counter secured1 {}
-  counter clear1 {}
-  counter long6 {}
-  counter laterudp0 {}
-  counter laterudp1 {}
-  chain long {
-    type filter hook prerouting priority -1;
-    ether type ip6 meta length > 1300 counter name long6
-  }
-  chain pre {
-    type filter hook prerouting priority 0;
-    ether type arp accept
-    icmpv6 type { 130-137,143 } accept
-    udp dport 500 accept
-    iifname p0 ip protocol { 50, 51 } counter name secured0 accept
-    iifname p0 ip6 nexthdr { 50, 51 } counter name secured0 accept
-    iifname p0 frag nexthdr { 50, 51 } counter name secured0 accept
-    iifname p0 udp sport 4500 counter name secured0 accept
-    iifname p0 udp dport 4500 counter name secured0 accept
-    iifname p0 ip frag-off & 0x1fff != 0 ip protocol 17 counter name laterudp0 accept
-    iifname p0 frag frag-off != 0 frag nexthdr 17 counter name laterudp0 accept
-    iifname p0 counter name clear0
-    iifname p1 ip protocol { 50, 51 } counter name secured1 accept
-    iifname p1 ip6 nexthdr { 50, 51 } counter name secured1 accept
-    iifname p1 frag nexthdr { 50, 51 } counter name secured1 accept
-    iifname p1 udp sport 4500 counter name secured1 accept
-    iifname p1 udp dport 4500 counter name secured1 accept
-    iifname p1 ip frag-off & 0x1fff != 0 ip protocol 17 counter name laterudp1 accept
-    iifname p1 frag frag-off != 0 frag nexthdr 17 counter name laterudp1 accept
-    iifname p1 counter name clear1
-  }
-}`
-
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -106,7 +69,7 @@ func newLab(t *testing.T) *lab {
 	for _, h := range []*host{l.alice, l.bob} {
 		pipe(t, h.ns, fmt.Sprintf("link set lo up\nlink set eth0 up\naddr add %s/24 dev eth0\naddr add %s/64 dev eth0 nodad\n", h.v4, h.v6), "ip", "-batch", "-")
 	}
-	pipe(t, l.wire, wireRules, "nft", "-f", "-")
+	pipe(t, l.wire, drivertest.WireRules, "nft", "-f", "-")
 	return l
 }
 
@@ -227,6 +190,12 @@ func (l *lab) counter(name string) int {
 	}
 	l.t.Fatalf("no counter %s: %s", name, out)
 	return 0
+}
+
+// shown says what was in clear on the wire.
+func (l *lab) shown() string {
+	out, _ := try(l.wire, "", "nft", "list", "sets", "bridge")
+	return out
 }
 
 // in runs f on a thread in the namespace of h: sockets it makes stay there.
