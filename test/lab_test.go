@@ -219,14 +219,20 @@ func (h *host) startAgent(policies map[string]string, flags ...string) {
 	for name, doc := range policies {
 		h.write(filepath.Join("policies.d", name), doc, 0o644)
 	}
-	h.agent = h.start(filepath.Join(programs, "ipsecagent"), append([]string{
-		"--state-dir", filepath.Join(h.dir, "state"), "--run-dir", h.dir, "--socket", h.socket(),
-		"--policies-dir", filepath.Join(h.dir, "policies.d"), "--secrets-dir", filepath.Join(h.dir, "secrets.d"),
-		"--config", h.config()}, flags...)...)
+	h.agent = h.launchAgent(flags...)
 	eventually(h.t, 40*time.Second, h.ns+": the agent answers", func() bool {
 		_, code := h.ctl("version")
 		return code == 0
 	})
+}
+
+// launchAgent starts the shipped agent and does not wait for it.
+func (h *host) launchAgent(flags ...string) *process {
+	h.t.Helper()
+	return h.start(filepath.Join(programs, "ipsecagent"), append([]string{
+		"--state-dir", filepath.Join(h.dir, "state"), "--run-dir", h.dir, "--socket", h.socket(),
+		"--policies-dir", filepath.Join(h.dir, "policies.d"), "--secrets-dir", filepath.Join(h.dir, "secrets.d"),
+		"--config", h.config()}, flags...)...)
 }
 
 // config returns the settings file of the agent, "" for none.

@@ -1,0 +1,149 @@
+package test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"ipsecagent/agent/control"
+)
+
+// killWindow is how long after its start an agent lives at most: by then it has
+// taken up what is in force, renewed it and put other filters in force.
+const killWindow = 2 * time.Second
+
+// batch is how many kills one capture covers.
+const batch = 20
+
+// TestKilledAgentsLeakAndLoseNothing: an agent is killed with SIGKILL again and
+// again, while it starts, takes up associations, renews them and reloads a policy
+// that changes, and while its host sends what must be secured in every way a
+// program can. Nothing leaves in clear, traffic goes on without an agent, and the
+// last one has all in force.
+func TestKilledAgentsLeakAndLoseNothing(t *testing.T) {
+	kills := 8
+	if full() {
+		kills = 200
+	}
+	a, b := secured(t, "kill")
+	a.agent.signal(t, syscall.SIGKILL)
+	r := rand.New(rand.NewPCG(5, 5))
+	tried, esp := 0, 0
+	for done := 0; done < kills; done += batch {
+		n := min(batch, kills-done)
+		all := a.underTraffic(b, n, func() {
+			for i := range n {
+				a.killOnce(b, done+i, time.Duration(r.Int64N(int64(killWindow))))
+			}
+		})
+		tried, esp = tried+len(all), esp+count(all, packet.esp)
+		if found := leaks(all, nil); len(found) > 0 {
+			t.Fatalf("%d packets in clear within the first %d kills, the first: %v", len(found), done+n, found[0])
+		}
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+	t.Logf("figure: agent killed %d times, %d packets on the wire, %d of them ESP", kills, tried, esp)
+	if esp < 100*kills {
+		t.Errorf("only %d ESP packets were seen", esp)
+	}
+	a.recovers(b)
+}
+
+// underTraffic does something that takes n kills while a sends to b in every
+// way, and returns what was on the wire.
+func (h *host) underTraffic(b *host, n int, do func()) []packet {
+	h.t.Helper()
+	wire := h.captureHeaders(fmt.Sprint("wire", n), 128)
+	seconds := fmt.Sprint((killWindow + 20*time.Second).Seconds() * float64(n))
+	traffic := h.start("/usr/bin/python3", "traffic.py", seconds, "wire", b.v4, b.v6, linkLocal(b)+"%wire")
+	eventually(h.t, 10*time.Second, "traffic", func() bool { return strings.Contains(traffic.output(), "sending") })
+	do()
+	traffic.signal(h.t, syscall.SIGKILL)
+	return wire.end()
+}
+
+// killOnce starts an agent, keeps it busy, kills it after a time and wants the
+// associations to carry traffic without it.
+func (h *host) killOnce(b *host, i int, after time.Duration) {
+	h.t.Helper()
+	h.changed(i)
+	h.agent = h.launchAgent()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for n := i; ; n++ {
+			select {
+			case <-stop:
+				return
+			default:
+				h.changed(n)
+				h.ctl("reload") // fails while the agent starts
+			}
+		}
+	}()
+	time.Sleep(after)
+	select {
+	case <-h.agent.done:
+		h.t.Errorf("kill %d: the agent ended by itself: %s", i, tail(h.agent.output(), 2000))
+	default:
+	}
+	h.agent.signal(h.t, syscall.SIGKILL)
+	close(stop)
+	<-stopped
+	for _, to := range []string{b.v4, b.v6} {
+		if h.ping(to, 3) == 0 {
+			h.t.Errorf("kill %d, after %s: no traffic to %s without the agent", i, after, to)
+		}
+	}
+}
+
+// changed writes the policy with filters that are another number each time; all
+// of them require security.
+func (h *host) changed(i int) {
+	h.t.Helper()
+	more := "    - {from: me, to: any}\n"
+	for n := range i % 5 {
+		more += fmt.Sprintf("    - {from: me, to: 198.51.100.%d}\n", 10*(i%7)+n)
+	}
+	h.write(filepath.Join("policies.d", "require-all.yaml"), strings.Replace(requireAll, "    - {from: me, to: any}\n", more, 1), 0o644)
+}
+
+// recovers starts an agent that is left alone, and wants everything in force and
+// no more than one pair for each address.
+func (h *host) recovers(b *host) {
+	h.t.Helper()
+	h.changed(0)
+	wire := h.capture("recovers")
+	h.startAgent(nil)
+	if s := h.status(); s.Policy.Name != "require-all" || s.Policy.State != "assigned" {
+		h.t.Errorf("in force is %+v", s.Policy)
+	}
+	for _, to := range []string{b.v4, b.v6} {
+		if n := h.ping(to, 10); n != 10 {
+			h.t.Errorf("%d of 10 echo requests to %s were answered", n, to)
+		}
+	}
+	pairs := func(h *host) map[string]int {
+		n := map[string]int{}
+		for _, p := range h.pairs() {
+			n[p.Peer]++
+		}
+		return n
+	}
+	eventually(h.t, 90*time.Second, "one pair for each address is left", func() bool {
+		mine, theirs := pairs(h), pairs(b)
+		return mine[b.v4] == 1 && mine[b.v6] == 1 && theirs[h.v4] == 1 && theirs[h.v6] == 1
+	})
+	if out := h.mustCtl("events", "-o", "json"); !strings.Contains(out, control.EventAdopted) {
+		h.t.Errorf("the agent has adopted nothing:\n%s", out)
+	}
+	if found := leaks(wire.end(), nil); len(found) > 0 {
+		h.t.Errorf("in clear: %v", found[0])
+	}
+}
