@@ -39,10 +39,8 @@ func boundToDevice(r *rig) {
 func linkLocal(r *rig) {
 	shown := r.bob.ns().run(r.T, "ip -6 -o addr show dev eth0 scope link")
 	peer, _, _ := strings.Cut(strings.Fields(shown)[3], "/")
-	for range 3 {
-		if out, err := r.alice.ns().try("ping -n -c 1 -W 1 " + peer + "%eth0"); err == nil {
-			r.Errorf("an answer came without an association: %s", out)
-		}
+	if out, err := r.alice.ns().try("ping -n -c 3 -i 0.1 -W 1 " + peer + "%eth0"); err == nil {
+		r.Errorf("an answer came without an association: %s", out)
 	}
 	r.noClear()
 }
@@ -94,10 +92,8 @@ func docker(r *rig) {
 	stop := (&end{Host: &Host{NS: string(c)}, r: r}).flood(r.bob.V4)
 	defer stop()
 	r.underFlood(func() {
-		for range 5 {
-			_, _ = r.bob.ns().try("curl -s -m 1 http://" + r.alice.V4.String() + ":8080/") // carried, or dropped
-			_, _ = c.try("ping -n -c 1 -W 1 " + r.bob.V4.String())
-		}
+		_, _ = r.bob.ns().try("curl -s -m 1 http://" + r.alice.V4.String() + ":8080/") // carried, or dropped
+		_, _ = c.try("ping -n -c 5 -i 0.2 -W 1 " + r.bob.V4.String())
 		r.carries()
 	})
 	if n := stop(); n == 0 {
