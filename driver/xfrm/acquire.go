@@ -138,8 +138,8 @@ func (e *engine) endWaiting(s wire.State) error {
 // dropHeld drops the packets that wait at the policies for a flow. They go with
 // their policy: another takes its place first.
 func (e *engine) dropHeld(root sadb.FilterID, flow sadb.Flow) error {
-	for _, it := range e.list.items {
-		if it.root != root || it.filter.Action.Kind != sadb.Negotiate || !matches(it.filter.Selector, flow) {
+	for _, it := range e.list.byRoot[root] {
+		if it.filter.Action.Kind != sadb.Negotiate || !matches(it.filter.Selector, flow) {
 			continue
 		}
 		if err := e.exchange(it); err != nil {

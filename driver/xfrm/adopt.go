@@ -32,7 +32,7 @@ func (e *engine) adopt() error {
 	if err := e.readOwn(); err != nil {
 		return err
 	}
-	if e.list, err = e.compose(e.filters, e.overlays, e.sas); err != nil || len(e.list.items) == 0 {
+	if e.list, err = e.compose(e.filters, e.overlays); err != nil || len(e.list.items) == 0 {
 		return err
 	}
 	// Temporary filters that ended meanwhile are still in the table.
@@ -57,6 +57,7 @@ func (e *engine) adoptSAs() error {
 	for _, s := range states {
 		alive[s.ID] = e.oursState(s)
 	}
+	slices.SortStableFunc(saved, func(a, b *association) int { return a.Added.Compare(b.Added) })
 	for _, a := range saved {
 		if !alive[a.SA.ID] {
 			if err := e.book.dropSA(a.SA.ID); err != nil {
@@ -64,9 +65,9 @@ func (e *engine) adoptSAs() error {
 			}
 			continue
 		}
-		e.sas = append(e.sas, a)
+		a.root = rootOf(a.SA.Filter, e.overlays)
+		e.sas.add(a)
 	}
-	slices.SortStableFunc(e.sas, func(a, b *association) int { return a.Added.Compare(b.Added) })
 	return nil
 }
 
@@ -129,7 +130,7 @@ func (e *engine) compareStates() error {
 	for _, s := range states {
 		alive[s.ID] = true
 	}
-	for _, a := range slices.Clone(e.sas) {
+	for _, a := range e.sas.all() {
 		if !alive[a.SA.ID] {
 			e.ended(a.SA.ID)
 		}

@@ -45,7 +45,7 @@ type engine struct {
 	exempt            []wire.Policy
 	reqids            *requestIDs
 
-	sas      []*association          // oldest first
+	sas      *associations
 	carried  map[sadb.FilterID]tally // by associations that have ended
 	reserved map[sadb.SAID]time.Time
 	asked    map[question]pending
@@ -53,7 +53,7 @@ type engine struct {
 	swept    bool         // states nobody knows were looked for
 	suspect  bool         // something else has changed XFRM
 	blind    bool         // the book could not be read: what it does not say stays in force until the first list
-	polled   time.Time    // when all states were last asked whether they are used
+	turn     int          // of the fresh associations that are asked about in turn
 	retry    time.Time    // not before, after what failed
 	closing  bool
 }
@@ -80,7 +80,7 @@ func newEngine(c Config) (*engine, error) {
 	}
 	e := &engine{cfg: c, link: link{conn}, book: book{c.Dir}, started: now(), kernel: make(chan any, eventRoom), out: make(chan driver.Event, eventRoom),
 		places: map[string]standing{}, have: map[key]wire.Policy{}, reqids: newRequestIDs(nil),
-		reserved: map[sadb.SAID]time.Time{}, asked: map[question]pending{}, carried: map[sadb.FilterID]tally{}, exempt: exemptPolicies(c.Exempt)}
+		reserved: map[sadb.SAID]time.Time{}, asked: map[question]pending{}, sas: newAssociations(), carried: map[sadb.FilterID]tally{}, exempt: exemptPolicies(c.Exempt)}
 	if err := e.prepare(); err != nil {
 		return nil, errors.Join(err, e.release())
 	}
@@ -189,6 +189,6 @@ func (e *engine) tick(at time.Time) {
 		e.expire(at)
 		e.follow(at)
 	}
-	e.pollUse(at)
+	e.pollUse()
 	e.forget(at)
 }

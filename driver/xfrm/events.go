@@ -156,7 +156,7 @@ func (e *engine) handle(ev any) {
 func (e *engine) reached(ev wire.Expire) {
 	id := ev.State.ID
 	if a := e.find(id); a != nil && ev.Hard {
-		e.tally(e.carried, a.SA, ev.State.Use)
+		e.tally(e.carried, a, ev.State.Use)
 	}
 	if ev.Hard {
 		e.ended(id)
@@ -189,7 +189,7 @@ func (e *engine) mapped(ev wire.Mapping) {
 	if in == nil || in.SA.Encap.IsZero() || ev.New.Addr() != in.SA.Encap.Remote.Addr() || ev.New == in.SA.Encap.Remote {
 		return
 	}
-	for _, a := range e.sas {
+	for _, a := range e.sas.byID {
 		if a != in && (a.SA.Dir != sadb.Out || a.SA.Pair != in.SA.Pair || a.SA.Encap.IsZero()) {
 			continue
 		}

@@ -34,7 +34,7 @@ func TestAChangeThatFailsIsTakenBack(t *testing.T) {
 	for fail := 1; ; fail++ {
 		k := newKernel()
 		e := k.engine(t.TempDir())
-		first, err := e.compose(before, nil, nil)
+		first, err := e.compose(before, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,7 +42,7 @@ func TestAChangeThatFailsIsTakenBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		was := maps.Clone(k.policies)
-		second, err := e.compose(after, nil, nil)
+		second, err := e.compose(after, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -76,7 +76,7 @@ func TestARenewedOverlayHasItsNewEnd(t *testing.T) {
 	e := k.engine(t.TempDir())
 	for _, end := range []time.Duration{10 * time.Second, time.Hour} {
 		o.Expires = time.Now().Add(end)
-		l, err := e.compose([]sadb.Filter{base}, []sadb.Filter{o}, nil)
+		l, err := e.compose([]sadb.Filter{base}, []sadb.Filter{o})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -103,7 +103,7 @@ func TestPoliciesOfOthersAreNotOverwritten(t *testing.T) {
 	f := sadb.Filter{ID: "f", Selector: sadb.Selector{Local: sadb.Me(), Proto: sadb.TCP}, Dir: sadb.Out, Action: sadb.Action{Kind: sadb.Negotiate}}
 	k := newKernel()
 	e := k.engine(t.TempDir())
-	l, err := e.compose([]sadb.Filter{f}, nil, nil)
+	l, err := e.compose([]sadb.Filter{f}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

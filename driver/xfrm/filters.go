@@ -46,8 +46,8 @@ func (e *engine) known() func(sadb.FilterID) bool {
 	for _, o := range e.overlays {
 		ids[o.ID] = true
 	}
-	for _, a := range e.sas {
-		ids[a.SA.Filter] = true
+	for id := range e.sas.byRoot {
+		ids[id] = true
 	}
 	return func(id sadb.FilterID) bool { return ids[id] }
 }
@@ -58,7 +58,7 @@ func (e *engine) enforce(filters, overlays []sadb.Filter) error {
 	if e.blind {
 		return fmt.Errorf("what is in force cannot be told (%s is damaged or gone): it stays until the next policy", e.book.dir)
 	}
-	l, err := e.compose(filters, overlays, e.sas)
+	l, err := e.compose(filters, overlays)
 	if err != nil {
 		return err
 	}
@@ -78,9 +78,8 @@ func (e *engine) enforce(filters, overlays []sadb.Filter) error {
 
 // reshape puts the list in force anew after an association has come or gone,
 // if that can change the shape of a filter.
-func (e *engine) reshape(sa sadb.SA) error {
-	special := func(sa sadb.SA) bool { return sa.ID.Proto != sadb.ESP || sa.Bundle != (sadb.SAID{}) }
-	if special(sa) || slices.ContainsFunc(e.sas, func(a *association) bool { return a.SA.Filter == sa.Filter && special(a.SA) }) {
+func (e *engine) reshape(a *association) error {
+	if special(a) || slices.ContainsFunc(e.sas.byRoot[a.root], special) {
 		return e.enforce(e.filters, e.overlays)
 	}
 	return nil

@@ -241,7 +241,7 @@ func (t table) Close() error                                  { return nil }
 func (k *kernel) engine(dir string) *engine {
 	return &engine{cfg: Config{Exempt: DefaultExempt, Log: slog.New(slog.DiscardHandler)}, link: link{nltest.Dial(k.answer)}, book: book{dir},
 		table: table{k}, facts: &facts{}, out: make(chan driver.Event, eventRoom), places: map[string]standing{}, have: map[key]wire.Policy{},
-		reqids: newRequestIDs(nil), reserved: map[sadb.SAID]time.Time{}, asked: map[question]pending{}, carried: map[sadb.FilterID]tally{}, exempt: exemptPolicies(DefaultExempt)}
+		reqids: newRequestIDs(nil), reserved: map[sadb.SAID]time.Time{}, asked: map[question]pending{}, sas: newAssociations(), carried: map[sadb.FilterID]tally{}, exempt: exemptPolicies(DefaultExempt)}
 }
 
 // open is engine and what Open does then.

@@ -44,14 +44,14 @@ type item struct {
 
 // list is what is to be in force, in order.
 type list struct {
-	items []*item
-	byKey map[key]*item
+	items  []*item
+	byKey  map[key]*item
+	byRoot map[sadb.FilterID][]*item // in order
 }
 
 // compose makes the list of filters, overlays and the shapes of associations.
-func (e *engine) compose(filters, overlays []sadb.Filter, sas []*association) (*list, error) {
-	l := &list{byKey: map[key]*item{}}
-	shapes := shapesOf(sas, e.rootIn(overlays))
+func (e *engine) compose(filters, overlays []sadb.Filter) (*list, error) {
+	l := &list{byKey: map[key]*item{}, byRoot: map[sadb.FilterID][]*item{}}
 	seen := map[sadb.Selector]sadb.Directions{}
 	for _, f := range sadb.Splice(filters, overlays) {
 		if shadowed(seen, f) {
@@ -60,15 +60,20 @@ func (e *engine) compose(filters, overlays []sadb.Filter, sas []*association) (*
 		root := rootOf(f.ID, overlays)
 		base := &item{name: string(f.ID), filter: f, root: root, reqid: e.reqids.id(root), dirs: f.Dir}
 		if f.Action.Kind == sadb.Negotiate {
-			for _, s := range shapes[root] {
+			for _, s := range shapesOf(e.sas.byRoot[root]) {
 				if it, ok := base.shaped(s); ok {
-					l.items = append(l.items, it)
+					l.add(it)
 				}
 			}
 		}
-		l.items = append(l.items, base)
+		l.add(base)
 	}
 	return l, e.fill(l)
+}
+
+func (l *list) add(it *item) {
+	l.items = append(l.items, it)
+	l.byRoot[it.root] = append(l.byRoot[it.root], it)
 }
 
 // shadowed reports whether a filter never decides, because one above it has the
@@ -317,8 +322,4 @@ func rootOf(id sadb.FilterID, overlays []sadb.Filter) sadb.FilterID {
 		id = overlays[i].Parent
 	}
 	return id
-}
-
-func (e *engine) rootIn(overlays []sadb.Filter) func(sadb.FilterID) sadb.FilterID {
-	return func(id sadb.FilterID) sadb.FilterID { return rootOf(id, overlays) }
 }

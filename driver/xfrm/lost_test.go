@@ -74,8 +74,8 @@ func TestWhatVanishedIsPutBackOrReported(t *testing.T) {
 			t.Errorf("nothing says that %s is gone: %v", sa.ID, events)
 		}
 	}
-	if len(e.sas) != 0 || k.policies[keyOf(foreign)].Priority != 9 {
-		t.Errorf("%d associations count as in force; another's policy is %v", len(e.sas), k.policies[keyOf(foreign)])
+	if len(e.sas.byID) != 0 || k.policies[keyOf(foreign)].Priority != 9 {
+		t.Errorf("%d associations count as in force; another's policy is %v", len(e.sas.byID), k.policies[keyOf(foreign)])
 	}
 }
 
@@ -214,13 +214,13 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 	} {
 		k := newKernel()
 		e := situationOf(2).begin(t, k, t.TempDir())
-		states, policies, sas := len(k.states), maps.Clone(k.policies), len(e.sas)
+		states, policies, sas := len(k.states), maps.Clone(k.policies), len(e.sas.byID)
 		k.fail, k.number = k.messages+1, c.number
 		err := c.do(e)
 		if !errors.Is(err, c.number) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v", what, err)
 		}
-		if len(k.states) != states || len(e.sas) != sas || !alike(k.policies, policies) {
+		if len(k.states) != states || len(e.sas.byID) != sas || !alike(k.policies, policies) {
 			t.Errorf("%s: something has changed", what)
 		}
 	}

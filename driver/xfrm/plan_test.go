@@ -15,7 +15,7 @@ import (
 // steps composes a list and returns it with the steps to it.
 func (e *engine) steps(t *testing.T, filters, overlays []sadb.Filter) (*list, []step) {
 	t.Helper()
-	l, err := e.compose(filters, overlays, e.sas)
+	l, err := e.compose(filters, overlays)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestEveryStepDecidesByTheOldOrTheNewList(t *testing.T) {
 		var before []sadb.Filter
 		for round := range 6 {
 			after := changedList(r, before, round)
-			if _, err := e.compose(after, nil, nil); err != nil {
+			if _, err := e.compose(after, nil); err != nil {
 				continue // more filters have a piece in common than can be told apart
 			}
 			composed++
@@ -245,7 +245,7 @@ func TestOverlaysOfOneSelector(t *testing.T) {
 	}
 	o := overlays[0]
 	o.ID = "one too many"
-	if _, err := e.compose([]sadb.Filter{base}, append(overlays, o), nil); err == nil {
+	if _, err := e.compose([]sadb.Filter{base}, append(overlays, o)); err == nil {
 		t.Error("more overlays of one selector than variants were accepted")
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,22 +21,7 @@ const (
 	maxWindow       = 4096
 )
 
-// association is one of ours that is in force.
-type association struct {
-	SA    sadb.SA // without keys
-	Added time.Time
-	used  bool // inbound: Used was raised
-	// stamp is when the kernel takes it for added, in seconds since 1970.
-	stamp int64
-}
-
-func (e *engine) find(id sadb.SAID) *association {
-	i := slices.IndexFunc(e.sas, func(a *association) bool { return a.SA.ID == id })
-	if i < 0 {
-		return nil
-	}
-	return e.sas[i]
-}
+func (e *engine) find(id sadb.SAID) *association { return e.sas.byID[id] }
 
 // plain returns an address as packets show it, without the zone that the key
 // exchange gives link-local ones.
@@ -89,34 +73,34 @@ func (e *engine) addSA(sa sadb.SA) error {
 	if err := checkSA(sa); err != nil {
 		return err
 	}
-	a := &association{SA: sa, Added: now()}
+	a := &association{SA: sa, Added: now(), root: rootOf(sa.Filter, e.overlays)}
 	a.SA.EncKey, a.SA.AuthKey = sadb.Secret{}, sadb.Secret{}
 	a.stamp = e.stamp(a)
-	before := e.sas
+	before := e.find(sa.ID)
 	if err := e.book.saveSA(a); err != nil {
 		return err
 	}
-	if err := e.addState(sa, a.stamp); err != nil {
+	if err := e.addState(a, sa, before != nil); err != nil {
 		return errors.Join(refused(err, sa.Suite), e.book.dropSA(sa.ID))
 	}
 	delete(e.reserved, sa.ID)
-	e.sas = append(slices.DeleteFunc(slices.Clone(before), func(b *association) bool { return b.SA.ID == sa.ID }), a)
-	if err := e.reshape(sa); err != nil {
-		e.sas = before
+	e.sas.add(a)
+	if err := e.reshape(a); err != nil {
+		e.sas.remove(sa.ID)
 		return errors.Join(err, e.link.deleteState(sa.ID), e.book.dropSA(sa.ID))
 	}
 	if sa.Dir == sadb.Out {
-		return e.opened(sa)
+		return e.opened(a)
 	}
 	return nil
 }
 
 // stamp returns when the kernel is to take an association for added: after
-// every other that serves the same peers. It compares whole seconds, and of two
+// every other that serves the same filter and peers. It compares whole seconds, and of two
 // in one second it may take either.
 func (e *engine) stamp(a *association) int64 {
 	last := a.Added.Unix()
-	for _, b := range e.sas {
+	for _, b := range e.sas.byRoot[a.root] {
 		if b.SA.Dir == a.SA.Dir && b.SA.ID.Dst == a.SA.ID.Dst && b.SA.Src == a.SA.Src && b.SA.ID != a.SA.ID {
 			last = max(last, b.stamp+1)
 		}
@@ -125,19 +109,18 @@ func (e *engine) stamp(a *association) int64 {
 }
 
 // addState makes the state. The reservation of an inbound one has to be
-// updated, if the kernel still has it.
-func (e *engine) addState(sa sadb.SA, stamp int64) error {
-	s := e.stateOf(sa)
-	if stamp > now().Unix() {
-		s.Use.Added = time.Unix(stamp, 0)
+// updated, if the kernel still has it, and so has one that is replaced.
+func (e *engine) addState(a *association, keyed sadb.SA, again bool) error {
+	s := e.stateOf(keyed, a.root)
+	if a.stamp > now().Unix() {
+		s.Use.Added = time.Unix(a.stamp, 0)
 	}
 	body, err := s.Append(nil)
 	defer clear(body)
 	if err != nil {
 		return err
 	}
-	_, reserved := e.reserved[sa.ID]
-	if !reserved && e.find(sa.ID) == nil {
+	if _, reserved := e.reserved[keyed.ID]; !reserved && !again {
 		return e.link.request(wire.MsgNewSA, body)
 	}
 	err = e.link.request(wire.MsgUpdateSA, body)
@@ -158,10 +141,10 @@ func refused(err error, s sadb.Suite) error {
 	return err
 }
 
-// stateOf returns the kernel's state of an association.
-func (e *engine) stateOf(sa sadb.SA) wire.State {
+// stateOf returns the kernel's state of an association that serves a filter.
+func (e *engine) stateOf(sa sadb.SA, root sadb.FilterID) wire.State {
 	s := wire.State{ID: sa.ID, Src: sa.Src, Mode: sa.Mode, Suite: sa.Suite, EncKey: sa.EncKey, AuthKey: sa.AuthKey,
-		ReqID: e.reqids.id(rootOf(sa.Filter, e.overlays)), Lifetime: sa.Lifetime}
+		ReqID: e.reqids.id(root), Lifetime: sa.Lifetime}
 	if sa.ID.Proto == sadb.AH && sa.Bundle != (sadb.SAID{}) {
 		s.Mode = sadb.Transport // see templates
 	}
@@ -174,7 +157,7 @@ func (e *engine) stateOf(sa sadb.SA) wire.State {
 	if sa.ESN {
 		s.Flags |= wire.FlagESN
 	}
-	if e.connectionsOf(sa.Filter) == sadb.RemoteAccess {
+	if e.connectionsOf(root) == sadb.RemoteAccess {
 		s.Selector.IfIndex = noInterface // it may carry nothing over others
 	}
 	if sa.Dir == sadb.Out {
@@ -196,12 +179,9 @@ func (e *engine) stateOf(sa sadb.SA) wire.State {
 const noInterface = 1<<31 - 1
 
 // connectionsOf returns the type of connection that a filter is for.
-func (e *engine) connectionsOf(id sadb.FilterID) sadb.ConnectionType {
-	root := rootOf(id, e.overlays)
-	for _, f := range e.filters {
-		if f.ID == root {
-			return f.Connections
-		}
+func (e *engine) connectionsOf(root sadb.FilterID) sadb.ConnectionType {
+	for _, it := range e.list.byRoot[root] {
+		return it.filter.Connections
 	}
 	return sadb.AllConnections
 }
@@ -233,12 +213,11 @@ func checkSA(sa sadb.SA) error {
 
 // opened does what a new outbound association asks for. Sockets that are open
 // look for it again, and packets that wait go, when their policy is written.
-func (e *engine) opened(sa sadb.SA) error {
-	root := rootOf(sa.Filter, e.overlays)
-	e.answered(root, sa)
-	sel := covering(sa.Selector)
-	for _, it := range e.list.items {
-		if it.root != root || it.filter.Action.Kind != sadb.Negotiate {
+func (e *engine) opened(a *association) error {
+	e.answered(a.root, a.SA)
+	sel := covering(a.SA.Selector)
+	for _, it := range e.list.byRoot[a.root] {
+		if it.filter.Action.Kind != sadb.Negotiate {
 			continue
 		}
 		serves := func(p wire.Policy) bool { return p.Dir == wire.Out && overlap(p.Selector, sel) }
@@ -266,7 +245,7 @@ func (e *engine) deleteSA(id sadb.SAID) error {
 		s, message, err := e.get(id)
 		clear(message)
 		if err == nil {
-			e.tally(e.carried, a.SA, s.Use)
+			e.tally(e.carried, a, s.Use)
 		}
 	}
 	if err := e.link.deleteState(id); err != nil {
@@ -278,12 +257,11 @@ func (e *engine) deleteSA(id sadb.SAID) error {
 
 // forgetSA removes an association that the kernel has no more.
 func (e *engine) forgetSA(id sadb.SAID) error {
-	a := e.find(id)
+	a := e.sas.remove(id)
 	if a == nil {
 		return nil
 	}
-	e.sas = slices.DeleteFunc(e.sas, func(b *association) bool { return b == a })
-	return errors.Join(e.reshape(a.SA), e.book.dropSA(id))
+	return errors.Join(e.reshape(a), e.book.dropSA(id))
 }
 
 // ended reports that an association reached its hard limit or was deleted by

@@ -16,15 +16,18 @@ type shape struct {
 	dir      sadb.Directions
 }
 
-// shapesOf returns the shapes of associations, oldest first, by filter.
-func shapesOf(sas []*association, root func(sadb.FilterID) sadb.FilterID) map[sadb.FilterID][]shape {
-	out := map[sadb.FilterID][]shape{}
+// special reports whether an association is not ESP alone.
+func special(a *association) bool {
+	return a.SA.ID.Proto != sadb.ESP || a.SA.Bundle != (sadb.SAID{})
+}
+
+// shapesOf returns the shapes of a filter's associations, oldest first.
+func shapesOf(sas []*association) (out []shape) {
 	for _, a := range sas {
-		id := root(a.SA.Filter)
 		s := shape{a.SA.Selector, protosOf(a.SA), a.SA.Dir}
-		out[id] = slices.DeleteFunc(out[id], func(t shape) bool { return t.selector == s.selector && t.dir == s.dir })
-		if !slices.Equal(s.protos, []sadb.Proto{sadb.ESP}) {
-			out[id] = append(out[id], s)
+		out = slices.DeleteFunc(out, func(t shape) bool { return t.selector == s.selector && t.dir == s.dir })
+		if special(a) {
+			out = append(out, s)
 		}
 	}
 	return out

@@ -24,7 +24,7 @@ func (e *engine) state() (driver.State, error) {
 	for _, st := range states {
 		byID[st.ID] = st
 	}
-	for _, a := range e.sas {
+	for _, a := range e.sas.all() {
 		if st, ok := byID[a.SA.ID]; ok {
 			s.SAs = append(s.SAs, saState(a, st))
 			count(&s.Counters, a.SA.Dir, st)
@@ -46,9 +46,9 @@ type tally struct {
 // have ended since this process began included.
 func (e *engine) countSecured(filters []driver.FilterStat, states map[sadb.SAID]wire.State) {
 	carried := maps.Clone(e.carried)
-	for _, a := range e.sas {
+	for _, a := range e.sas.byID {
 		if st, ok := states[a.SA.ID]; ok {
-			e.tally(carried, a.SA, st.Use)
+			e.tally(carried, a, st.Use)
 		}
 	}
 	for i := range filters {
@@ -61,13 +61,12 @@ func (e *engine) countSecured(filters []driver.FilterStat, states map[sadb.SAID]
 
 // tally adds what an association has carried to its filter's. A packet of a
 // bundle goes through both halves: that of AH counts.
-func (e *engine) tally(to map[sadb.FilterID]tally, sa sadb.SA, use wire.Use) {
-	if sa.Bundle != (sadb.SAID{}) && sa.ID.Proto == sadb.ESP {
+func (e *engine) tally(to map[sadb.FilterID]tally, a *association, use wire.Use) {
+	if a.SA.Bundle != (sadb.SAID{}) && a.SA.ID.Proto == sadb.ESP {
 		return
 	}
-	root := rootOf(sa.Filter, e.overlays)
-	t := to[root]
-	to[root] = tally{t.packets + use.Packets, t.bytes + use.Bytes}
+	t := to[a.root]
+	to[a.root] = tally{t.packets + use.Packets, t.bytes + use.Bytes}
 }
 
 // tableState adds what the table counts: packets that were blocked or went in

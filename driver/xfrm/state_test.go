@@ -90,7 +90,7 @@ func TestLinkLocalAssociations(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(k.states) != 0 || len(e.sas) != 0 {
-		t.Errorf("%d states and %d associations are left", len(k.states), len(e.sas))
+	if len(k.states) != 0 || len(e.sas.byID) != 0 {
+		t.Errorf("%d states and %d associations are left", len(k.states), len(e.sas.byID))
 	}
 }

@@ -325,10 +325,10 @@ func (w *watch) exact(e *engine) {
 	if len(w.k.policies) != want {
 		w.t.Fatalf("%s: %d policies in the end, want %d", w.where, len(w.k.policies), want)
 	}
-	if len(w.k.states) != len(e.sas) {
-		w.t.Fatalf("%s: %d states in the end, want %d", w.where, len(w.k.states), len(e.sas))
+	if len(w.k.states) != len(e.sas.byID) {
+		w.t.Fatalf("%s: %d states in the end, want %d", w.where, len(w.k.states), len(e.sas.byID))
 	}
-	for _, a := range e.sas {
+	for _, a := range e.sas.byID {
 		if _, ok := w.k.states[a.SA.ID]; !ok {
 			w.t.Fatalf("%s: %s is not in the kernel", w.where, a.SA.ID)
 		}

@@ -3,43 +3,39 @@ package xfrm
 import (
 	"fmt"
 	"net/netip"
-	"time"
+	"slices"
 
 	"ipsecagent/driver"
 	"ipsecagent/driver/xfrm/wire"
 	"ipsecagent/sadb"
 )
 
-const (
-	// pollMax bounds the states asked about one by one at each tick; more are
-	// asked about together, every pollAll.
-	pollMax = 64
-	pollAll = time.Second
-)
+// pollMax bounds the states asked about at each tick: of more, the newest half
+// and the rest in turn.
+const pollMax = 64
 
 // pollUse raises Used for inbound associations by which a first packet came:
 // the kernel does not tell by itself.
-func (e *engine) pollUse(at time.Time) {
-	var fresh []*association
-	for _, a := range e.sas {
-		if !a.used && a.SA.Dir == sadb.In {
-			fresh = append(fresh, a)
-		}
-	}
-	passed := e.passed
-	if len(fresh) > pollMax {
-		if at.Sub(e.polled) < pollAll {
-			return
-		}
-		e.polled = at
-		passed = e.passedOf()
-	}
-	for _, a := range fresh {
-		if passed(a.SA.ID) && (a.SA.Bundle == (sadb.SAID{}) || passed(a.SA.Bundle)) {
-			a.used = true
+func (e *engine) pollUse() {
+	for _, a := range e.sample(oldestFirst(e.sas.fresh)) {
+		if e.passed(a.SA.ID) && (a.SA.Bundle == (sadb.SAID{}) || e.passed(a.SA.Bundle)) {
+			delete(e.sas.fresh, a.SA.ID)
 			e.emit(driver.Used{ID: a.SA.ID})
 		}
 	}
+}
+
+// sample returns those of fresh associations whose turn it is.
+func (e *engine) sample(fresh []*association) []*association {
+	if len(fresh) <= pollMax {
+		return fresh
+	}
+	rest, out := fresh[:len(fresh)-pollMax/2], slices.Clone(fresh[len(fresh)-pollMax/2:])
+	for range min(pollMax/2, len(rest)) {
+		e.turn = (e.turn + 1) % len(rest)
+		out = append(out, rest[e.turn])
+	}
+	return out
 }
 
 // passed reports whether packets have gone through a state.
@@ -47,19 +43,6 @@ func (e *engine) passed(id sadb.SAID) bool {
 	s, message, err := e.get(id)
 	clear(message)
 	return err == nil && s.Use.Packets > 0
-}
-
-// passedOf is passed for all states, asked about at once.
-func (e *engine) passedOf() func(sadb.SAID) bool {
-	states, err := e.link.states()
-	if err != nil {
-		e.cfg.Log.Error("look for associations that are used for the first time", "error", err)
-	}
-	used := make(map[sadb.SAID]bool, len(states))
-	for _, s := range states {
-		used[s.ID] = s.Use.Packets > 0
-	}
-	return func(id sadb.SAID) bool { return used[id] }
 }
 
 // get returns a state and the message it came in. The message holds keys.

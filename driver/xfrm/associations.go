@@ -1,0 +1,66 @@
+package xfrm
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"ipsecagent/sadb"
+)
+
+// association is one of ours that is in force.
+type association struct {
+	SA    sadb.SA // without keys
+	Added time.Time
+	// stamp is when the kernel takes it for added, in seconds since 1970.
+	stamp  int64
+	root   sadb.FilterID // that it serves: of an overlay the filter it narrows
+	serial uint64        // of two, the older has the smaller
+}
+
+// associations are those in force, found by name and by filter.
+type associations struct {
+	byID   map[sadb.SAID]*association
+	byRoot map[sadb.FilterID][]*association // oldest first
+	fresh  map[sadb.SAID]*association       // inbound, and no packet has come by them
+	added  uint64
+}
+
+func newAssociations() *associations {
+	return &associations{byID: map[sadb.SAID]*association{}, byRoot: map[sadb.FilterID][]*association{}, fresh: map[sadb.SAID]*association{}}
+}
+
+// add adds an association, in the place of that of the same name.
+func (s *associations) add(a *association) {
+	s.remove(a.SA.ID)
+	s.added++
+	a.serial = s.added
+	s.byID[a.SA.ID] = a
+	s.byRoot[a.root] = append(s.byRoot[a.root], a)
+	if a.SA.Dir == sadb.In {
+		s.fresh[a.SA.ID] = a
+	}
+}
+
+// remove forgets an association and returns it; nil: it was not there.
+func (s *associations) remove(id sadb.SAID) *association {
+	a := s.byID[id]
+	if a == nil {
+		return nil
+	}
+	delete(s.byID, id)
+	delete(s.fresh, id)
+	rest := slices.DeleteFunc(s.byRoot[a.root], func(b *association) bool { return b == a })
+	if s.byRoot[a.root] = rest; len(rest) == 0 {
+		delete(s.byRoot, a.root)
+	}
+	return a
+}
+
+// all returns the associations, oldest first.
+func (s *associations) all() []*association { return oldestFirst(s.byID) }
+
+func oldestFirst(m map[sadb.SAID]*association) []*association {
+	return slices.SortedFunc(maps.Values(m), func(a, b *association) int { return cmp.Compare(a.serial, b.serial) })
+}

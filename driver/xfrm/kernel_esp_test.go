@@ -1,0 +1,212 @@
+//go:build esp
+
+package xfrm
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"ipsecagent/driver"
+	"ipsecagent/sadb"
+)
+
+// eventually waits until a condition holds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if holds() {
+			return
+		}
+	}
+	t.Fatalf("%s: not within %s", what, patience)
+}
+
+// event waits for an event that fits and drops those before it.
+func event(t *testing.T, d *Driver, what string, fits func(driver.Event) bool) driver.Event {
+	t.Helper()
+	end := time.After(patience)
+	for {
+		select {
+		case ev := <-d.Events():
+			if fits(ev) {
+				return ev
+			}
+		case <-end:
+			t.Fatalf("no event within %s: %s", patience, what)
+		}
+	}
+}
+
+func asksFor(id sadb.FilterID) func(driver.Event) bool {
+	return func(ev driver.Event) bool {
+		a, ok := ev.(driver.Acquire)
+		return ok && a.Filter == id
+	}
+}
+
+// linkLocal returns the address that the kernel has given eth0, when it may be
+// used.
+func (h *host) linkLocal() (a netip.Addr) {
+	h.t.Helper()
+	eventually(h.t, "a link-local address", func() bool {
+		var links []struct {
+			IfIndex  int `json:"ifindex"`
+			AddrInfo []struct {
+				Local     string
+				Tentative bool
+			} `json:"addr_info"`
+		}
+		if err := json.Unmarshal([]byte(run(h.t, h.ns, "ip", "-j", "-6", "addr", "show", "dev", "eth0", "scope", "link")), &links); err != nil {
+			h.t.Fatal(err)
+		}
+		for _, l := range links {
+			for _, i := range l.AddrInfo {
+				if i.Local != "" && !i.Tentative { // those of other scopes are empty
+					a = netip.MustParseAddr(i.Local).WithZone("eth0")
+				}
+			}
+		}
+		return a.IsValid()
+	})
+	return a
+}
+
+// between returns a filter for UDP of a host with a peer.
+func between(id sadb.FilterID, peer netip.Addr) sadb.Filter {
+	return sadb.Filter{ID: id, Selector: sadb.Selector{Local: sadb.Me(), Remote: sadb.Addr(peer), Proto: sadb.UDP}, Dir: sadb.Both, Action: sadb.Action{Kind: sadb.Negotiate}}
+}
+
+// connect puts an association from one host to another in force, the receiving
+// half first, its SPI reserved as the key exchange does.
+func connect(t *testing.T, from, to *Driver, src, dst netip.Addr) sadb.SA {
+	t.Helper()
+	ctx := context.Background()
+	spi, err := to.AllocSPI(ctx, src, dst, sadb.ESP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sa := testSA(sadb.Out, sadb.ESP, spi)
+	sa.Src, sa.ID.Dst, sa.Filter, sa.Selector = src, dst, "f", sadb.Selector{Proto: sadb.UDP}.Narrow(src, dst)
+	in := sa
+	in.Dir, in.Selector = sadb.In, sa.Selector.Mirror()
+	if err := to.AddSA(ctx, in); err != nil {
+		t.Fatal(err)
+	}
+	if err := from.AddSA(ctx, sa); err != nil {
+		t.Fatal(err)
+	}
+	return sa
+}
+
+func setAll(t *testing.T, d *Driver, filters ...sadb.Filter) {
+	t.Helper()
+	if err := d.SetFilters(context.Background(), filters); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func receive(t *testing.T, ch <-chan []byte, want string) {
+	t.Helper()
+	end := time.After(patience)
+	for {
+		select {
+		case got := <-ch:
+			if string(got) == want {
+				return
+			}
+		case <-end:
+			t.Fatalf("%q did not arrive within %s", want, patience)
+		}
+	}
+}
+
+// Link-local addresses are secured like others; the key exchange names them with
+// their zone.
+func TestKernelLinkLocalAddresses(t *testing.T) {
+	l := newLab(t)
+	a, b := l.alice.linkLocal(), l.bob.linkLocal()
+	alice, bob := l.alice.open(), l.bob.open()
+	setAll(t, alice, between("f", b))
+	setAll(t, bob, between("f", a))
+	at := netip.AddrPortFrom(b, 7000)
+	ch := l.bob.listen(t, at)
+	send := func() { l.alice.send(netip.AddrPortFrom(a, 7001), at, []byte("hello")) }
+	send()
+	event(t, alice, "the question", asksFor("f"))
+	sa := connect(t, alice, bob, a, b)
+	receive(t, ch, "hello")
+	event(t, bob, "the first use", func(ev driver.Event) bool { u, ok := ev.(driver.Used); return ok && u.ID.SPI == sa.ID.SPI })
+	if n := l.wireCounter("clear", l.alice); n != 0 {
+		t.Errorf("%d packets in clear", n)
+	}
+	if err := alice.DeleteSA(context.Background(), sa.ID); err != nil {
+		t.Fatal(err)
+	}
+	if out := run(t, l.alice.ns, "ip", "xfrm", "state"); strings.Contains(out, fmt.Sprintf("spi 0x%08x", uint32(sa.ID.SPI))) {
+		t.Errorf("the deleted association is there:\n%s", out)
+	}
+}
+
+// A question that a process heard and did not live to answer is put to the next
+// one.
+func TestKernelQuestionsOutliveAProcess(t *testing.T) {
+	l := newLab(t)
+	alice := l.alice.open()
+	setAll(t, alice, between("f", l.bob.v4))
+	at := netip.AddrPortFrom(l.bob.v4, 7000)
+	l.alice.send(netip.AddrPortFrom(l.alice.v4, 7001), at, []byte("held"))
+	event(t, alice, "the question", asksFor("f"))
+	if err := alice.Close(); err != nil {
+		t.Fatal(err)
+	}
+	alice = l.alice.open()
+	setAll(t, alice, between("f", l.bob.v4))
+	event(t, alice, "the question again", asksFor("f"))
+	bob := l.bob.open()
+	setAll(t, bob, between("f", l.alice.v4))
+	ch := l.bob.listen(t, at)
+	connect(t, alice, bob, l.alice.v4, l.bob.v4)
+	receive(t, ch, "held")
+}
+
+// What goes through associations counts for their filter, also when they have
+// ended.
+func TestKernelCountsSecuredPackets(t *testing.T) {
+	l := newLab(t)
+	alice, bob := l.alice.open(), l.bob.open()
+	setAll(t, alice, between("f", l.bob.v4))
+	setAll(t, bob, between("f", l.alice.v4))
+	at := netip.AddrPortFrom(l.bob.v4, 7000)
+	ch := l.bob.listen(t, at)
+	sa := connect(t, alice, bob, l.alice.v4, l.bob.v4)
+	const n = 10
+	for range n {
+		l.alice.send(netip.AddrPortFrom(l.alice.v4, 7001), at, []byte("hello"))
+		receive(t, ch, "hello")
+	}
+	check := func(d *Driver, what string) {
+		t.Helper()
+		s, err := d.State(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(s.Filters, func(f driver.FilterStat) bool { return f.Filter.ID == "f" })
+		if i < 0 || s.Filters[i].Packets != n || s.Filters[i].Bytes < n*5 || s.Filters[i].Dropped != 0 {
+			t.Errorf("%s: %+v", what, s.Filters)
+		}
+	}
+	check(alice, "sent")
+	check(bob, "received")
+	for _, d := range []*Driver{alice, bob} {
+		if err := d.DeleteSA(context.Background(), sa.ID); err != nil {
+			t.Fatal(err)
+		}
+		check(d, "after its end")
+	}
+}
