@@ -47,6 +47,7 @@ func imports() map[string][]string {
 		"driver/drivertest": {"sadb", "driver"},
 		"agent":             {"policy", "sadb", "driver", "ike", "auth", "host", "agent/control"},
 		"agent/control":     {"sadb", "policy"},
+		"agent/doctor":      {"agent/control"},
 		"cmd/ipsecagent":    {everything},
 		"cmd/ipsecctl":      {everything},
 		"test":              {everything},

@@ -42,6 +42,12 @@ func (c *Credential) Service() Principal { return c.service }
 // Ends returns when the ticket ends.
 func (c *Credential) Ends() time.Time { return c.ends }
 
+// ServiceKey returns version and encryption type of the service's key that the
+// ticket is under.
+func (c *Credential) ServiceKey() (kvno uint32, etype int32) {
+	return uint32(c.ticket.EncPart.KVNO), c.ticket.EncPart.EType
+}
+
 // SessionKey returns the key shared with the service.
 func (c *Credential) SessionKey() Key { return c.key }
 

@@ -92,7 +92,7 @@ changes nothing of what is in force.`,
 	root.PersistentFlags().StringVar(&config, "config", defaultConfig, "settings file, which must be there unless it is the default one; \"\": none; drop-ins are agent.d/*.yaml beside it")
 	given.flags(root.PersistentFlags())
 	root.Flags().BoolVar(&onlyCheck, "check", false, "validate settings, policies, keys, certificates and key table, and exit (6: not valid)")
-	root.AddCommand(p.dataPathCommand(&config), p.holderCommand(&config), p.bootCommand(&config))
+	root.AddCommand(p.dataPathCommand(&config), p.holderCommand(&config), p.bootCommand(&config), p.doctorCommand(&config))
 	root.CompletionOptions.DisableDefaultCmd = true
 	return root
 }

@@ -16,10 +16,22 @@ const tunDevice = "/dev/net/tun"
 // needCapabilities refuses to go on without the capabilities that the agent
 // and the data path need.
 func needCapabilities() error {
-	var missing []string
-	held, err := effectiveCapabilities()
+	missing, err := missingCapabilities(0)
 	if err != nil {
 		return err
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the agent has not the capabilities %v: run it as root (systemctl start ipsecagent, or sudo)", missing)
+}
+
+// missingCapabilities returns which of those that the agent needs a process has
+// not; 0: this one.
+func missingCapabilities(pid int) (missing []string, err error) {
+	held, err := effectiveCapabilities(pid)
+	if err != nil {
+		return nil, err
 	}
 	for _, c := range []struct {
 		bit  uint
@@ -29,17 +41,14 @@ func needCapabilities() error {
 			missing = append(missing, c.name)
 		}
 	}
-	if len(missing) == 0 {
-		return nil
-	}
-	return fmt.Errorf("the agent has not the capabilities %v: run it as root (systemctl start ipsecagent, or sudo)", missing)
+	return missing, nil
 }
 
-func effectiveCapabilities() (uint64, error) {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+func effectiveCapabilities(pid int) (uint64, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3, Pid: int32(pid)}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&header, &data[0]); err != nil {
-		return 0, fmt.Errorf("read the capabilities of this process: %w", err)
+		return 0, fmt.Errorf("read the capabilities of the process: %w", err)
 	}
 	return uint64(data[1].Effective)<<32 | uint64(data[0].Effective), nil
 }

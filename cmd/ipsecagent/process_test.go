@@ -53,6 +53,9 @@ func newHost(t *testing.T, ns string) *hostUnderTest {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
+	if err := os.WriteFile(filepath.Join(h.dir, "agent.yaml"), []byte("driver: user\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	h.mustRun("ip", "netns", "add", ns)
 	t.Cleanup(h.end)
 	h.inside("ip", "link", "set", "lo", "up")
@@ -94,7 +97,7 @@ func (h *hostUnderTest) inside(args ...string) string {
 func (h *hostUnderTest) start() (*exec.Cmd, *transcript) {
 	h.t.Helper()
 	out := &transcript{}
-	cmd := exec.Command("ip", append([]string{"netns", "exec", h.ns, h.agent}, folders(h.dir)...)...)
+	cmd := exec.Command("ip", append([]string{"netns", "exec", h.ns, h.agent, "--config", filepath.Join(h.dir, "agent.yaml")}, folders(h.dir)...)...)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		h.t.Fatal(err)

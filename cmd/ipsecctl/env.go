@@ -31,7 +31,7 @@ func exitCodes() []struct {
 		{control.Invalid, "a policy, key file or request is not valid"},
 		{control.Differs, "there are differences"},
 		{control.TimedOut, "the agent did not answer in time"},
-		{control.Degraded, "the state is degraded (status --check)"},
+		{control.Degraded, "the state is degraded (status --check), or there is a problem (doctor)"},
 	}
 }
 

@@ -33,7 +33,7 @@ what it does. For most hosts one command is the whole job:
 	flags.DurationVar(&e.timeout, "timeout", defaultTimeout, "how long to wait for the agent")
 	root.AddCommand(assignCommand(e), unassignCommand(e), statusCommand(e), policyCommand(e), saCommand(e), whyCommand(e), explainCommand(e), traceCommand(e),
 		applyCommand(e), confirmCommand(e), rollbackCommand(e), reportCommand(e),
-		eventsCommand(e), dropsCommand(e), reloadCommand(e), versionCommand(e),
+		eventsCommand(e), dropsCommand(e), doctorCommand(e), reloadCommand(e), versionCommand(e),
 		ruleCommand(e), listCommand(e), filterCommand(e), actionCommand(e),
 		importCommand(e), exportCommand(e), netshCommand(e), schemaCommand(e))
 	root.SetOut(e.out)

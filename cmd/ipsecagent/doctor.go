@@ -1,0 +1,315 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ipsecagent/agent/control"
+	"ipsecagent/agent/doctor"
+	"ipsecagent/driver/xfrm"
+	"ipsecagent/sadb"
+)
+
+func (p *program) doctorCommand(config *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Look at this host and print what was found as JSON; ipsecctl doctor shows it",
+		Long: `doctor looks at what the agent needs on this host, with the agent's settings, and
+prints what it found as JSON. 'ipsecctl doctor' starts it and shows that. It
+changes nothing, and needs no agent that runs.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := givenSettings(cmd.Flags(), *config)
+			return json.NewEncoder(p.out).Encode(control.Doctor{SchemaVersion: control.SchemaVersion, Checks: examine(cmd.Context(), &s, err)})
+		},
+	}
+}
+
+// patient is what the doctor knows of the agent before it looks at the rest.
+type patient struct {
+	settings *settings
+	status   *control.Status // nil: the agent does not run, or does not answer
+	driver   string          // that is or would be used; "": none can be
+	ours     []int           // processes
+}
+
+// examine looks at everything. Settings that are not valid are a problem, and
+// what depends on them is not looked at.
+func examine(ctx context.Context, s *settings, invalid error) []control.Check {
+	if invalid != nil {
+		return slices.Concat([]control.Check{doctor.Problem("settings", "correct them; 'ipsecagent --check' says more", "%s", lines(invalid))}, independent())
+	}
+	p := &patient{settings: s}
+	return slices.Concat(
+		[]control.Check{doctor.Fine("settings", "valid")},
+		p.agent(ctx), p.chosen(ctx), p.kernel(), p.others(), independent(), p.network(), p.identities(ctx), p.units(ctx),
+		[]control.Check{doctor.Fine("directory", "none is configured: policies come from this host")},
+	)
+}
+
+// independent makes the checks that need no settings.
+func independent() []control.Check {
+	links, err := net.Interfaces()
+	if err != nil {
+		return []control.Check{doctor.Unknown("MTU", err)}
+	}
+	found := doctor.MTUs(links)
+	status, err := doctor.ReadClock()
+	if err != nil {
+		return append(found, doctor.Unknown("clock", err))
+	}
+	return append(found, doctor.Clock(status))
+}
+
+const agentName = "agent"
+
+// agent asks the agent, if it runs.
+func (p *patient) agent(ctx context.Context) []control.Check {
+	pid, err := control.Listener(ctx, p.settings.Socket)
+	if err != nil {
+		return []control.Check{doctor.Problem(agentName, "systemctl start ipsecagent; if it ends again, journalctl -u ipsecagent says why", "it does not run: nobody answers on %s", p.settings.Socket)}
+	}
+	p.ours = append(p.ours, pid)
+	if pid, err := control.Listener(ctx, p.settings.dataPathSocket()); err == nil {
+		p.ours = append(p.ours, pid)
+	}
+	status, err := control.NewClient(p.settings.Socket, 10*time.Second).Status(ctx)
+	if err != nil {
+		return []control.Check{doctor.Problem(agentName, "look at its log; systemctl restart ipsecagent", "process %d has its socket and does not answer: %v", pid, err)}
+	}
+	p.status = &status
+	found := []control.Check{doctor.Fine(agentName, "runs, process %d, version %s", pid, status.Agent.Version)}
+	return slices.Concat(found, sameNamespace(pid), sameProgram(pid), capabilities(pid), policyChecks(status))
+}
+
+// sameNamespace finds that the command looks at another network than the agent.
+func sameNamespace(pid int) []control.Check {
+	own, errOwn := os.Readlink("/proc/self/ns/net")
+	its, errIts := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if errors.Join(errOwn, errIts) != nil || own == its {
+		return nil
+	}
+	return []control.Check{doctor.Problem(agentName, fmt.Sprintf("run the command there: nsenter -t %d -n ipsecctl doctor", pid), "it runs in another network namespace (%s): what is said of kernel, firewall and interfaces here is not about it", its)}
+}
+
+// sameProgram finds that the agent's program was replaced since it started.
+func sameProgram(pid int) []control.Check {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil || !strings.HasSuffix(exe, " (deleted)") {
+		return nil
+	}
+	return []control.Check{doctor.Warning(agentName, "systemctl restart ipsecagent (what is in force stays in force)", "its program was replaced since it started: an older version runs")}
+}
+
+func capabilities(pid int) []control.Check {
+	missing, err := missingCapabilities(pid)
+	switch {
+	case err != nil:
+		return []control.Check{doctor.Unknown("capabilities", err)}
+	case len(missing) > 0:
+		return []control.Check{doctor.Problem("capabilities", "give them back in its unit (CapabilityBoundingSet)", "the agent has not %s", strings.Join(missing, ", "))}
+	}
+	return []control.Check{doctor.Fine("capabilities", "the agent has those it needs")}
+}
+
+// policyChecks says what the agent says of the policy and of itself.
+func policyChecks(s control.Status) []control.Check {
+	var found []control.Check
+	switch s.Policy.State {
+	case "none":
+		found = append(found, doctor.Warning("policy", "ipsecctl assign client|server|secure-server|NAME", "none is assigned: all traffic passes in clear"))
+	case "assigned":
+		found = append(found, doctor.Fine("policy", "%s (%s) is in force, %s", s.Policy.Name, s.Policy.Origin, plural(s.Policy.Filters, "filter", "filters")))
+	}
+	for _, words := range s.Problems {
+		found = append(found, doctor.Problem("policy", "ipsecctl status says more", "%s", words))
+	}
+	for _, words := range s.Warnings {
+		found = append(found, doctor.Warning("policy", "ipsecctl policy lint says more", "%s", words))
+	}
+	return found
+}
+
+// chosen says which driver is used, or would be, and why.
+func (p *patient) chosen(ctx context.Context) []control.Check {
+	if p.status != nil && p.status.DataPath.Driver != "" {
+		p.driver = map[string]string{"xfrm": driverKernel, "user": driverUser}[p.status.DataPath.Driver]
+		return []control.Check{doctor.Fine("driver", "%s, because %s", p.driver, p.status.DataPath.Why)}
+	}
+	c, err := chooseDriver(ctx, p.settings)
+	if err != nil {
+		return []control.Check{doctor.Problem("driver", "as it says", "the agent would not start: %v", err)}
+	}
+	p.driver = c.driver
+	return []control.Check{doctor.Fine("driver", "%s would be used, because %s", c.driver, c.why)}
+}
+
+// kernel says what the kernel of this host can do. What the driver does not need
+// may be missing.
+func (p *patient) kernel() []control.Check {
+	suites, err := xfrm.Preflight()
+	found := xfrmChecks(suites, err, p.driver == driverKernel)
+	needs := []struct {
+		name string
+		err  error
+	}{{"nftables", needNFT()}}
+	if p.driver == driverUser {
+		needs = append(needs, struct {
+			name string
+			err  error
+		}{"TUN", needTUN()})
+	}
+	for _, n := range needs {
+		if n.err != nil {
+			found = append(found, doctor.Problem(n.name, "as it says", "%v", n.err))
+			continue
+		}
+		found = append(found, doctor.Fine(n.name, "there"))
+	}
+	return found
+}
+
+// xfrmChecks says what the kernel's IPsec carries; needed: it is the driver.
+func xfrmChecks(suites []sadb.Suite, err error, needed bool) []control.Check {
+	if err != nil {
+		if needed {
+			return []control.Check{doctor.Problem("XFRM", "start a kernel that has it, or set driver: user", "%v", err)}
+		}
+		return []control.Check{doctor.Fine("XFRM", "not to be had, and not needed by this driver: %v", err)}
+	}
+	found := []control.Check{doctor.Fine("XFRM", "there")}
+	for _, proto := range []sadb.Proto{sadb.ESP, sadb.AH} {
+		with, without := split(suites, proto)
+		switch {
+		case len(with) == 0 && needed && proto == sadb.ESP:
+			found = append(found, doctor.Problem(proto.String(), "modprobe esp4 esp6", "the kernel carries none of its suites"))
+		case len(with) == 0:
+			found = append(found, doctor.Fine(proto.String(), "the kernel has it not, and the driver can do without"))
+		case len(without) == 0:
+			found = append(found, doctor.Fine(proto.String(), "the kernel carries %s", strings.Join(with, ", ")))
+		default:
+			found = append(found, doctor.Fine(proto.String(), "the kernel carries %s; not %s", strings.Join(with, ", "), strings.Join(without, ", ")))
+		}
+	}
+	return found
+}
+
+// split names the suites of a protocol: those in the list, and the others.
+func split(suites []sadb.Suite, proto sadb.Proto) (with, without []string) {
+	for _, s := range sadb.Suites() {
+		switch {
+		case s.Proto != proto:
+		case slices.Contains(suites, s):
+			with = append(with, s.String())
+		default:
+			without = append(without, s.String())
+		}
+	}
+	return with, without
+}
+
+// others looks for other programs that do IPsec here.
+func (p *patient) others() []control.Check {
+	var found []control.Check
+	processes, err := doctor.ReadProcesses()
+	if err != nil {
+		found = append(found, doctor.Unknown("other IKE daemons", err))
+	} else {
+		found = append(found, doctor.Daemons(processes, p.ours)...)
+	}
+	foreign, err := xfrm.LookAtForeign(p.settings.DataPath.ExemptMark)
+	if err != nil {
+		return found // there is no XFRM, which was said
+	}
+	return append(found, foreignChecks(foreign, p.driver)...)
+}
+
+// maxNamed bounds how many of a kind are named.
+const maxNamed = 4
+
+const foreignName = "foreign XFRM"
+
+// foreignChecks finds policies and states of others that touch what the driver
+// does.
+func foreignChecks(f xfrm.Foreign, driver string) []control.Check {
+	var found []control.Check
+	if n := len(f.States); n > 0 {
+		do, state := "stop the program that made them, if they are not meant to be", control.CheckWarning
+		if driver == driverUser {
+			do, state = "stop the program that made them; or: ip xfrm state flush", control.CheckProblem
+		}
+		found = append(found, control.Check{Name: foreignName, State: state, Do: do, Says: fmt.Sprintf("another program has %s in the kernel: %s", plural(n, "association", "associations"), firstOf(f.States))})
+	}
+	var before, after []string
+	for _, p := range f.Policies {
+		if p.Before {
+			before = append(before, p.Words)
+			continue
+		}
+		after = append(after, p.Words)
+	}
+	do := "ip xfrm policy shows them; stop the program that made them, or delete them: ip xfrm policy delete"
+	if len(before) > 0 {
+		found = append(found, doctor.Warning(foreignName, do, "another program has %s that decide before the agent's: %s", plural(len(before), "policy", "policies"), firstOf(before)))
+	}
+	if len(after) > 0 {
+		found = append(found, doctor.Warning(foreignName, do, "another program has %s that decide after the agent's: %s", plural(len(after), "policy", "policies"), firstOf(after)))
+	}
+	if driver == driverUser && f.OurPolicies+f.OurStates > 0 {
+		found = append(found, doctor.Problem(foreignName, "stop the agent; ipsecagent datapath --stop; start it", "the kernel driver has left %s and %s in force beside the userspace data path",
+			plural(f.OurPolicies, "policy", "policies"), plural(f.OurStates, "association", "associations")))
+	}
+	if len(found) == 0 {
+		return []control.Check{doctor.Fine(foreignName, "no other program has policies or associations in the kernel")}
+	}
+	return found
+}
+
+// firstOf names the first of a list.
+func firstOf(list []string) string {
+	if more := len(list) - maxNamed; more > 0 {
+		return fmt.Sprintf("%s; and %d more", strings.Join(list[:maxNamed], "; "), more)
+	}
+	return strings.Join(list, "; ")
+}
+
+// network looks at the firewall and at settings of interfaces.
+func (p *patient) network() []control.Check {
+	found := doctor.LegacyTables(os.ReadFile)
+	if rules, err := doctor.ReadRuleset(p.settings.DataPath.Table); err != nil {
+		found = append(found, doctor.Unknown("firewall", err))
+	} else {
+		found = append(found, doctor.Firewall(rules)...)
+	}
+	links, err := net.Interfaces()
+	if err != nil {
+		return append(found, doctor.Unknown("sysctls", err))
+	}
+	var names []string
+	for _, l := range links {
+		if l.Name != p.settings.DataPath.TUN {
+			names = append(names, l.Name)
+		}
+	}
+	return slices.Concat(found, doctor.Tunables(doctor.ReadSysctl, names, p.driver == driverKernel), doctor.ReversePath(doctor.ReadSysctl, names))
+}
+
+func (p *patient) units(ctx context.Context) []control.Check {
+	units, err := doctor.ReadUnits(ctx)
+	switch {
+	case err != nil:
+		return []control.Check{doctor.Unknown("systemd", err)}
+	case units == nil:
+		return []control.Check{doctor.Fine("systemd", "is not the service manager of this host")}
+	}
+	return doctor.Units(units, p.driver == driverKernel, p.status != nil)
+}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ipsecagent/agent"
+	"ipsecagent/agent/control"
+	"ipsecagent/auth"
+	"ipsecagent/auth/kerberos"
+	"ipsecagent/driver/xfrm"
+	"ipsecagent/policy"
+	"ipsecagent/sadb"
+)
+
+// expectChecks compares checks with "state name: part of what is said".
+func expectChecks(t *testing.T, got []control.Check, want ...string) {
+	t.Helper()
+	ok := len(got) == len(want)
+	for i := 0; ok && i < len(got); i++ {
+		head, says, _ := strings.Cut(want[i], ": ")
+		ok = got[i].State+" "+got[i].Name == head && strings.Contains(got[i].Says, says) && (got[i].Do != "") == (got[i].State != control.CheckFine)
+	}
+	if !ok {
+		t.Errorf("found\n%+v, want\n%s", got, strings.Join(want, "\n"))
+	}
+}
+
+func TestDoctorOnTheKernel(t *testing.T) {
+	some := suitesNamed(t, "esp-aes256gcm")
+	expectChecks(t, xfrmChecks(sadb.Suites(), nil, true), "ok XFRM: there", "ok ESP: carries esp-aes256gcm, ", "ok AH: carries ah-sha512")
+	expectChecks(t, xfrmChecks(some, nil, true), "ok XFRM: there", "ok ESP: carries esp-aes256gcm; not esp-aes192gcm", "ok AH: can do without")
+	expectChecks(t, xfrmChecks(nil, nil, true), "ok XFRM: there", "problem ESP: none of its suites", "ok AH: can do without")
+	expectChecks(t, xfrmChecks(nil, nil, false), "ok XFRM: there", "ok ESP: can do without", "ok AH: can do without")
+	expectChecks(t, xfrmChecks(nil, errors.New("no XFRM"), true), "problem XFRM: no XFRM")
+	expectChecks(t, xfrmChecks(nil, errors.New("no XFRM"), false), "ok XFRM: not needed")
+}
+
+func TestDoctorOnForeignXFRM(t *testing.T) {
+	expectChecks(t, foreignChecks(xfrm.Foreign{OurPolicies: 3, OurStates: 2}, driverKernel), "ok foreign XFRM: no other program")
+	expectChecks(t, foreignChecks(xfrm.Foreign{OurPolicies: 3}, driverUser), "problem foreign XFRM: left 3 policies and 0 associations")
+	states := xfrm.Foreign{States: []string{"ESP a", "ESP b", "ESP c", "ESP d", "ESP e"}}
+	expectChecks(t, foreignChecks(states, driverKernel), "warning foreign XFRM: 5 associations in the kernel: ESP a; ESP b; ESP c; ESP d; and 1 more")
+	expectChecks(t, foreignChecks(states, driverUser), "problem foreign XFRM: 5 associations")
+	policies := xfrm.Foreign{Policies: []xfrm.ForeignPolicy{{Words: "out x", Before: true}, {Words: "in y"}}}
+	expectChecks(t, foreignChecks(policies, driverKernel), "warning foreign XFRM: 1 policy that decide", "warning foreign XFRM: decide after the agent's: in y")
+}
+
+func TestDoctorOnTheAgentsOwnWords(t *testing.T) {
+	expectChecks(t, policyChecks(control.Status{Policy: control.PolicyStatus{State: "none"}}), "warning policy: none is assigned")
+	s := control.Status{Policy: control.PolicyStatus{State: "assigned", Name: "server", Filters: 2}, Problems: []string{"broken"}, Warnings: []string{"weak"}}
+	expectChecks(t, policyChecks(s), "ok policy: server () is in force, 2 filters", "problem policy: broken", "warning policy: weak")
+	expectChecks(t, capabilities(os.Getpid()), map[bool]string{true: "ok capabilities: has those", false: "problem capabilities: CAP_NET_ADMIN"}[os.Geteuid() == 0])
+}
+
+func TestDoctorOnKerberos(t *testing.T) {
+	good := kerberos.Checkup{Principal: "HOST1$@X", Realm: "X", Version: 3, Etype: "aes256", Timed: true, Ahead: 2 * time.Second}
+	expectChecks(t, kdcChecks(good, nil), "ok Kerberos: HOST1$@X logs in at X; its key there is version 3 (aes256)")
+	good.Ahead = -3 * time.Minute
+	expectChecks(t, kdcChecks(good, nil), "warning clock: 3m0s behind this host", "ok Kerberos: logs in")
+	expectChecks(t, kdcChecks(kerberos.Checkup{}, &auth.Error{Reason: "no KDC", Hint: "start it"}), "problem Kerberos: no KDC; start it")
+
+	path := filepath.Join(t.TempDir(), "krb5.keytab")
+	expectChecks(t, keytabChecks(path), "ok key table: there is none")
+	for _, tt := range []struct {
+		text string
+		mode os.FileMode
+		want string
+	}{{"nonsense", 0o600, "problem key table: not a keytab"}, {"\x05\x02", 0o600, "problem key table: holds no key"}} {
+		if err := os.WriteFile(path, []byte(tt.text), tt.mode); err != nil {
+			t.Fatal(err)
+		}
+		expectChecks(t, keytabChecks(path), tt.want)
+	}
+}
+
+func TestDoctorOnRules(t *testing.T) {
+	p := &policy.Policy{Name: "server"}
+	expectChecks(t, ruleChecks("authentication", p, nil), "ok authentication: every rule")
+	expectChecks(t, ruleChecks("authentication", p, []agent.Unprovable{{Rule: "rule \"a\"", Why: []string{"no key table"}}, {Rule: "rule \"b\"", Why: []string{"none"}, All: true}}),
+		"warning authentication: cannot use all", "problem authentication: can secure nothing")
+}
+
+// A host as administrators find them: another IKE daemon has the port, somebody
+// has written XFRM policies by hand, the firewall drops ESP, the settings ask for
+// a driver that cannot be; and then, all that is gone and the agent runs.
+func TestDoctorOfAWholeHost(t *testing.T) {
+	h := newHost(t, "doc-whole")
+	ctl := filepath.Join(h.dir, "ipsecctl")
+	build := exec.Command("go", "build", "-o", ctl, "../ipsecctl")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	examine := func(flags ...string) (control.Doctor, int) {
+		args := append([]string{"netns", "exec", h.ns, ctl, "--socket", h.dir + "/run/agent.sock", "doctor", "-o", "json"}, flags...)
+		cmd := exec.Command("ip", args...)
+		out, err := cmd.Output()
+		var v control.Doctor
+		if jsonErr := json.Unmarshal(out, &v); jsonErr != nil {
+			t.Fatalf("%v, %v\n%s", err, jsonErr, out)
+		}
+		return v, cmd.ProcessState.ExitCode()
+	}
+	has := func(v control.Doctor, state, name, says string) {
+		t.Helper()
+		if !slices.ContainsFunc(v.Checks, func(c control.Check) bool {
+			return c.State == state && c.Name == name && strings.Contains(c.Says, says)
+		}) {
+			t.Errorf("no %s of %s says %q:\n%+v", state, name, says, v.Checks)
+		}
+	}
+
+	h.inside("nft", "add table inet filter")
+	h.inside("nft", "add chain inet filter input { type filter hook input priority 0; policy accept; }")
+	h.inside("nft", "add rule inet filter input meta l4proto esp drop")
+	h.inside("ip", "xfrm", "policy", "add", "dir", "out", "src", "10.0.0.0/8", "dst", "10.1.0.0/16", "action", "block", "priority", "7")
+	other := takePort(t, h.ns, 500)
+	settings := filepath.Join(h.dir, "other.yaml")
+	if err := os.WriteFile(settings, []byte("driver: user\nrunDir: "+h.dir+"/run\nstateDir: "+h.dir+"/state\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v, code := examine("--config", settings)
+	if code != int(control.Degraded) {
+		t.Errorf("exit code %d", code)
+	}
+	has(v, control.CheckProblem, "agent", "it does not run")
+	has(v, control.CheckProblem, "other IKE daemons", "has UDP port 500")
+	has(v, control.CheckProblem, "firewall", "drops ESP in")
+	has(v, control.CheckWarning, "foreign XFRM", "out 10.0.0.0/8 -> 10.1.0.0/16, priority 7")
+	has(v, control.CheckFine, "directory", "none is configured")
+
+	if err := unix.Close(other); err != nil {
+		t.Fatal(err)
+	}
+	h.inside("nft", "flush chain inet filter input")
+	h.inside("ip", "xfrm", "policy", "flush")
+	h.start()
+	v, _ = examine() // with the settings of the agent that runs
+	for _, name := range []string{"agent", "other IKE daemons", "firewall", "foreign XFRM", "capabilities", "driver"} {
+		if i := slices.IndexFunc(v.Checks, func(c control.Check) bool { return c.Name == name }); i < 0 || v.Checks[i].State != control.CheckFine {
+			t.Errorf("%s is not fine: %+v", name, v.Checks)
+		}
+	}
+	has(v, control.CheckWarning, "policy", "none is assigned")
+}
+
+// takePort has this process take a UDP port in a network namespace, as another
+// key exchange does.
+func takePort(t *testing.T, ns string, port int) int {
+	t.Helper()
+	result := make(chan int)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		defer close(result)
+		f, err := os.Open("/run/netns/" + ns)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer f.Close()
+		s := -1
+		if err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err == nil {
+			s, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		}
+		if err == nil {
+			err = unix.Bind(s, &unix.SockaddrInet4{Port: port})
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		result <- s
+	}()
+	s, ok := <-result
+	if !ok {
+		t.FailNow()
+	}
+	return s
+}

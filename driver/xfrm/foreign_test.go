@@ -1,0 +1,29 @@
+package xfrm
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"ipsecagent/driver/xfrm/wire"
+	"ipsecagent/sadb"
+)
+
+func TestForeignIsToldFromOurs(t *testing.T) {
+	e := &engine{cfg: Config{}.withDefaults()}
+	at := func(priority, value, mask uint32) wire.Policy {
+		return wire.Policy{Dir: wire.Out, Priority: priority, Mark: wire.Mark{Value: value, Mask: mask},
+			Selector: wire.Selector{Src: wire.IPv4.Any(), Dst: netip.MustParsePrefix("10.0.0.0/8")}}
+	}
+	states := []wire.State{{ReqID: reqidFirst + 1}, {ReqID: 1, ID: sadb.SAID{Proto: sadb.ESP, SPI: 0x1234, Dst: netip.MustParseAddr("192.0.2.1")}, Src: netip.MustParseAddr("192.0.2.2")}}
+	f := e.sort([]wire.Policy{at(priorityExempt, 0, DefaultExempt), at(5000, 0, 0), at(6000, 0, DefaultExempt|0x20000000), at(7000, 0, 0), at(10, 1, DefaultExempt)}, states)
+	if f.OurPolicies != 2 || f.OurStates != 1 || len(f.Policies) != 3 || len(f.States) != 1 {
+		t.Fatalf("%+v", f)
+	}
+	if !f.Policies[0].Before || f.Policies[1].Before || !f.Policies[2].Before || !strings.Contains(f.Policies[0].Words, "0.0.0.0/0 -> 10.0.0.0/8, priority 5000") {
+		t.Errorf("%+v", f.Policies)
+	}
+	if !strings.Contains(f.States[0], "ESP from 192.0.2.2 to 192.0.2.1") {
+		t.Errorf("%q", f.States)
+	}
+}
