@@ -55,7 +55,7 @@ bench:
 bench-vm: build
 	@test/install-packages test
 	$(GO) build -o out/ ./bench/kernel ./test/vm
-	out/vm -timeout 60m $(addprefix -module ,esp4 xfrm_user nft_ct nft_fib_inet nlmon) -- out/kernel
+	out/vm -accel count -timeout 60m $(addprefix -module ,esp4 xfrm_user nft_ct nft_fib_inet nlmon) -- out/kernel
 
 clean:
 	rm -rf $(BIN) out

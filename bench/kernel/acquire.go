@@ -14,6 +14,10 @@ import (
 // maxAcquireRatio is how long we may take for each second of strongSwan's.
 const maxAcquireRatio = 1
 
+// rest is how long all daemons are left alone before each question: what they do
+// after the last one is over.
+const rest = 1500 * time.Millisecond
+
 // contender is a pair of IKE daemons, each in a namespace, that is ready to be
 // asked for associations.
 type contender struct {
@@ -43,6 +47,7 @@ func (b *bench) acquire() error {
 	}
 	for peer := range b.peers {
 		for _, c := range all {
+			time.Sleep(rest)
 			took, err := c.ask(peerAddr(peer))
 			if err != nil {
 				return fmt.Errorf("%s: %s: %w", c.name, peerAddr(peer), err)

@@ -35,7 +35,7 @@ func (d *daemon) stop() {
 
 // ready waits until a command succeeds.
 func ready(cmd func(context.Context) *exec.Cmd) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for {
 		out, err := cmd(ctx).CombinedOutput()
@@ -44,7 +44,7 @@ func ready(cmd func(context.Context) *exec.Cmd) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not ready after a minute: %w: %s", err, out)
+			return fmt.Errorf("not ready after %s: %w: %s", patience, err, out)
 		case <-time.After(captureWait):
 		}
 	}

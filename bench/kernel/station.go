@@ -34,12 +34,6 @@ type order struct {
 	Generation int
 }
 
-// to returns the same order to do something else.
-func (o order) to(do string) order {
-	o.Do = do
-	return o
-}
-
 // What a station can be told.
 const (
 	doFilters = "filters"

@@ -15,6 +15,9 @@ const port = 4242
 // bobsFilter is the one filter of the far end.
 const bobsFilter = "alice"
 
+// few is how many filters listFew has.
+const few = 50
+
 func filterID(n int) sadb.FilterID { return sadb.FilterID(fmt.Sprint("peer", n)) }
 
 // Kinds of lists of filters.
@@ -22,6 +25,7 @@ const (
 	listAll     = "all"
 	listChanged = "changed" // one filter has another action
 	listShorter = "shorter" // one filter is gone
+	listFew     = "few"     // some of them
 	listBob     = "bob"     // the far end's
 )
 
@@ -38,6 +42,8 @@ func filtersOf(kind string, n int) []sadb.Filter {
 			Selector: sadb.Selector{Local: sadb.Me(), Remote: sadb.Addr(peerAddr(i)), Proto: sadb.UDP, RemotePorts: sadb.Port(port)}})
 	}
 	switch kind {
+	case listFew:
+		return list[:min(n, few)]
 	case listChanged:
 		list[n/2].Action = sadb.Action{Kind: sadb.Permit}
 	case listShorter:

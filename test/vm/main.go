@@ -35,7 +35,7 @@ type options struct {
 	memory  int // MiB
 	cpus    int // 0: one under emulation, two with hardware
 	timeout time.Duration
-	accel   string // auto, kvm or tcg
+	accel   string // auto, kvm, tcg or accelCount
 	console string // where the console's log is kept; "": nowhere
 	cache   string
 	job     job
@@ -96,7 +96,7 @@ func parse(args []string) (o options, prepare bool, err error) {
 	f.IntVar(&o.memory, "memory", 1024, "memory of the machine in `MiB`")
 	f.IntVar(&o.cpus, "cpus", 0, "processors of the machine; 0: 1 where they are emulated, else 2")
 	f.DurationVar(&o.timeout, "timeout", 5*time.Minute, "the machine is ended after that")
-	f.StringVar(&o.accel, "accel", "auto", "auto, kvm or tcg (emulation)")
+	f.StringVar(&o.accel, "accel", "auto", "auto, kvm, tcg (emulation) or count (emulation; the clock counts instructions)")
 	f.StringVar(&o.console, "console", "", "keep the log of the kernel's console in this `file`")
 	f.StringVar(&o.cache, "cache", defaultCache(), "`directory` of the kernel, filled once")
 	f.BoolVar(&prepare, "prepare", false, "fill the cache and do no more")
