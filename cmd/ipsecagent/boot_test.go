@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -334,4 +335,35 @@ func (h *hostUnderTest) killHolder() {
 		h.t.Fatal(err)
 	}
 	h.eventually("the holder is gone", func() bool { return !strings.Contains(h.commands(), "holder") })
+}
+
+// TestTheDataPathSaysWhenAgentsCanCome: the unit of the agent waits for that, so
+// that its first attempt puts the policy in force before the network is there.
+func TestTheDataPathSaysWhenAgentsCanCome(t *testing.T) {
+	h := newHost(t, "boo-ready")
+	address := &net.UnixAddr{Name: filepath.Join(h.dir, "notify"), Net: "unixgram"}
+	manager, err := net.ListenUnixgram("unixgram", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	wanted := exec.Command("ip", append([]string{"netns", "exec", h.ns, h.agent, "datapath", "--wanted"}, folders(h.dir)...)...)
+	if out, err := wanted.CombinedOutput(); err != nil {
+		t.Errorf("it is not wanted with the setting driver: user: %v %s", err, out)
+	}
+	cmd := exec.Command("ip", append([]string{"netns", "exec", h.ns, h.agent, "datapath"}, folders(h.dir)...)...)
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+address.Name)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	h.processes = append(h.processes, cmd)
+	manager.SetReadDeadline(time.Now().Add(20 * time.Second))
+	said := make([]byte, 100)
+	n, err := manager.Read(said)
+	if err != nil || string(said[:n]) != "READY=1" {
+		t.Fatalf("it said %q: %v", said[:n], err)
+	}
+	if _, err := control.Listener(t.Context(), filepath.Join(h.dir, "run", "datapath.sock")); err != nil {
+		t.Errorf("it is not there yet: %v", err)
+	}
 }

@@ -30,6 +30,11 @@ func (p *program) dataPath(ctx context.Context, s *settings) error {
 	cfg, table := s.userConfig(log), newLease(s, log, p.err)
 	defer table.close()
 	cfg.TableSocket = table.take
+	cfg.Ready = func() {
+		if err := newNotifier(p.getenv).tell("READY=1"); err != nil {
+			log.Warn("service manager", "error", err.Error())
+		}
+	}
 	if err := user.Serve(ctx, cfg); err != nil {
 		return err
 	}

@@ -167,6 +167,9 @@ func (p *plane) run(ctx context.Context) error {
 		cancel(nil)
 		return err
 	}
+	if p.cfg.Ready != nil {
+		p.cfg.Ready()
+	}
 	var workers sync.WaitGroup
 	for _, s := range p.sealers {
 		workers.Go(func() {

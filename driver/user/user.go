@@ -73,6 +73,8 @@ type Config struct {
 	// TableSocket is nft.Config.Socket: where the table's owner comes from on
 	// kernels that remove a table with its owner; nil: they are refused.
 	TableSocket func() (fd int, err error)
+	// Ready is called once, when agents can come; nil: nobody wants to know.
+	Ready func()
 }
 
 // withDefaults returns c with its zero fields filled.
