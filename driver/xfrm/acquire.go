@@ -167,7 +167,8 @@ func (e *engine) exchange(it *item) error {
 		delete(e.list.byKey, keyOf(p))
 	}
 	e.places[it.name] = standing{it.priority, it.variant}
-	if err := e.book.saveFilters(e.page(e.filters, e.overlays, e.list)); err != nil {
+	begin, end, _ := e.list.span(it.group)
+	if err := e.book.saveGroup(e.groupPage(it.group, e.overlays, e.list.items[begin:end])); err != nil {
 		return err
 	}
 	var steps []step

@@ -18,7 +18,7 @@ func (e *engine) adopt() error {
 		p = page{}
 	}
 	e.filters, e.overlays = p.Filters, unexpired(p.Overlays)
-	e.reqids = newRequestIDs(p.ReqIDs)
+	e.reqids, e.edition = newRequestIDs(p.ReqIDs), p.Edition
 	for name, s := range p.Places {
 		e.places[name] = s
 	}

@@ -1,12 +1,15 @@
 package xfrm
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,32 +29,97 @@ type page struct {
 	Overlays []sadb.Filter
 	Places   map[string]standing
 	ReqIDs   map[sadb.FilterID]uint32
+	Edition  uint64 // groupPages of another one are void
+}
+
+// groupPage says of one group what has changed since its page was written.
+type groupPage struct {
+	Edition  uint64
+	Group    sadb.FilterID
+	Overlays []sadb.Filter
+	Places   map[string]standing
+	ReqIDs   map[sadb.FilterID]uint32
 }
 
 const (
 	filtersFile = "filters.json"
 	saPrefix    = "sa-"
+	groupPrefix = "group-"
 	fileMode    = 0o600
 	dirMode     = 0o700
 )
 
+// page writes down a list of filters and overlays, in an edition of its own.
 func (e *engine) page(filters, overlays []sadb.Filter, l *list) page {
-	p := page{Filters: filters, Overlays: overlays, Places: map[string]standing{}, ReqIDs: e.reqids.of}
-	for _, it := range l.items {
-		p.Places[it.name] = standing{it.priority, it.variant}
+	e.edition++
+	return page{Filters: filters, Overlays: overlays, Places: placesOf(l.items), ReqIDs: e.reqids.of, Edition: e.edition}
+}
+
+func (e *engine) groupPage(group sadb.FilterID, overlays []sadb.Filter, items []*item) groupPage {
+	p := groupPage{Edition: e.edition, Group: group, Overlays: overlaysOf(group, overlays), Places: placesOf(items), ReqIDs: map[sadb.FilterID]uint32{}}
+	for _, it := range items {
+		p.ReqIDs[it.root] = it.reqid
 	}
 	return p
 }
 
-func (b book) saveFilters(p page) error { return b.write(filtersFile, p) }
+func placesOf(items []*item) map[string]standing {
+	out := make(map[string]standing, len(items))
+	for _, it := range items {
+		out[it.name] = standing{it.priority, it.variant}
+	}
+	return out
+}
+
+// saveFilters writes a page. Those of groups of an earlier edition are void from
+// then on and are removed.
+func (b book) saveFilters(p page) error {
+	if err := b.write(filtersFile, p); err != nil {
+		return err
+	}
+	return b.each(groupPrefix, func(name string) error { return os.Remove(filepath.Join(b.dir, name)) })
+}
+
+func (b book) saveGroup(p groupPage) error {
+	return b.write(fmt.Sprintf("%s%x.json", groupPrefix, sha256.Sum256([]byte(p.Group))), p)
+}
 
 // loadFilters returns the zero page where there is no book yet.
 func (b book) loadFilters() (p page, err error) {
-	err = b.read(filtersFile, &p)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
+	if err = b.read(filtersFile, &p); errors.Is(err, fs.ErrNotExist) {
+		return page{}, nil
+	}
+	if err == nil {
+		err = b.each(groupPrefix, func(name string) error { return b.loadGroup(name, &p) })
 	}
 	return p, err
+}
+
+// loadGroup puts what a group's page says into p.
+func (b book) loadGroup(name string, p *page) error {
+	var g groupPage
+	if err := b.read(name, &g); err != nil || g.Edition != p.Edition {
+		return err
+	}
+	p.Overlays = slices.DeleteFunc(p.Overlays, func(o sadb.Filter) bool { return o.Parent == g.Group })
+	p.Overlays = append(p.Overlays, g.Overlays...)
+	maps.Copy(p.Places, g.Places)
+	maps.Copy(p.ReqIDs, g.ReqIDs)
+	return nil
+}
+
+// each calls f for each file of a kind, to the end or the first error.
+func (b book) each(prefix string, f func(name string) error) error {
+	entries, err := os.ReadDir(b.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, entry := range entries {
+		if err == nil && strings.HasPrefix(entry.Name(), prefix) && !strings.HasSuffix(entry.Name(), newSuffix) {
+			err = f(entry.Name())
+		}
+	}
+	return err
 }
 
 // savedSA is an association without its keys: the outer fields hide those of
@@ -82,27 +150,18 @@ func (b book) dropSA(id sadb.SAID) error {
 // loadSAs returns the associations of the book in no order: with an error, those
 // that can be read.
 func (b book) loadSAs() ([]*association, error) {
-	entries, err := os.ReadDir(b.dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
 	var out []*association
-	var errs []error
-	for _, f := range entries {
-		if !strings.HasPrefix(f.Name(), saPrefix) || strings.HasSuffix(f.Name(), newSuffix) {
-			continue
-		}
+	var damaged []error
+	err := b.each(saPrefix, func(name string) error {
 		var s savedSA
-		if err := b.read(f.Name(), &s); err != nil {
-			errs = append(errs, err)
-			continue
+		if err := b.read(name, &s); err != nil {
+			damaged = append(damaged, err)
+			return nil
 		}
 		out = append(out, &association{SA: s.SA, Added: s.Added, stamp: s.Stamp})
-	}
-	return out, errors.Join(errs...)
+		return nil
+	})
+	return out, errors.Join(append(damaged, err)...)
 }
 
 const newSuffix = ".new"

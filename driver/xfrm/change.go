@@ -104,13 +104,9 @@ func (e *engine) ours(p wire.Policy) bool {
 	return p.Mark.Value == 0 && p.Mark.Mask&^variantBits == e.cfg.Exempt && p.IfID == 0
 }
 
-// policiesOf returns all policies of a list, in order.
+// policiesOf returns all policies that are in force with a list, in order.
 func (e *engine) policiesOf(l *list) []wire.Policy {
-	all := slices.Clone(e.exempt)
-	for _, it := range l.items {
-		all = append(all, it.policies...)
-	}
-	return all
+	return append(slices.Clone(e.exempt), l.policies()...)
 }
 
 // apply puts a list in force and remembers it.

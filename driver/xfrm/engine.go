@@ -53,6 +53,7 @@ type engine struct {
 	swept    bool         // states nobody knows were looked for
 	suspect  bool         // something else has changed XFRM
 	blind    bool         // the book could not be read: what it does not say stays in force until the first list
+	edition  uint64       // of the book
 	turn     int          // of the fresh associations that are asked about in turn
 	retry    time.Time    // not before, after what failed
 	closing  bool

@@ -176,7 +176,7 @@ func (e *engine) policyEnded(ev wire.PolicyExpire) {
 	}
 	delete(e.have, k)
 	ended := slices.DeleteFunc(slices.Clone(e.overlays), func(o sadb.Filter) bool { return o.ID != it.filter.ID })
-	if err := e.enforce(e.filters, without(e.overlays, it.filter.ID)); err != nil {
+	if err := e.regroup(it.group, without(e.overlays, it.filter.ID)); err != nil {
 		e.cfg.Log.Error("end a temporary filter", "filter", it.filter.ID, "error", err)
 		return
 	}

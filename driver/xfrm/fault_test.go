@@ -83,7 +83,7 @@ func TestARenewedOverlayHasItsNewEnd(t *testing.T) {
 		if err := e.apply(l); err != nil {
 			t.Fatal(err)
 		}
-		if err := e.renew("o"); err != nil {
+		if err := e.renew(o); err != nil {
 			t.Fatal(err)
 		}
 		n := 0

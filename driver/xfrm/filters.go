@@ -80,9 +80,17 @@ func (e *engine) enforce(filters, overlays []sadb.Filter) error {
 // if that can change the shape of a filter.
 func (e *engine) reshape(a *association) error {
 	if special(a) || slices.ContainsFunc(e.sas.byRoot[a.root], special) {
-		return e.enforce(e.filters, e.overlays)
+		return e.regroup(e.groupOf(a.root), e.overlays)
 	}
 	return nil
+}
+
+// groupOf returns the group that a filter or overlay is the root of.
+func (e *engine) groupOf(root sadb.FilterID) sadb.FilterID {
+	for _, it := range e.list.byRoot[root] {
+		return it.group
+	}
+	return root
 }
 
 // putFilter adds an overlay or replaces that of the same ID.
@@ -91,18 +99,23 @@ func (e *engine) putFilter(f sadb.Filter) error {
 		return err
 	}
 	i := slices.IndexFunc(e.overlays, func(o sadb.Filter) bool { return o.ID == f.ID })
+	overlays := append(without(e.overlays, f.ID), f)
+	if f.Expires.IsZero() || i >= 0 && (e.overlays[i].Expires.IsZero() || e.overlays[i].Parent != f.Parent) {
+		return e.enforce(e.filters, overlays)
+	}
 	extended := i >= 0 && !e.overlays[i].Expires.Equal(f.Expires)
-	if err := e.enforce(e.filters, append(without(e.overlays, f.ID), f)); err != nil || !extended {
+	if err := e.regroup(f.Parent, overlays); err != nil || !extended {
 		return err
 	}
-	return e.renew(f.ID)
+	return e.renew(f)
 }
 
 // renew writes the policies of an overlay again: its end is another, and the
 // kernel's time for it begins with the writing.
-func (e *engine) renew(id sadb.FilterID) error {
-	for _, it := range e.list.items {
-		if it.filter.ID != id {
+func (e *engine) renew(o sadb.Filter) error {
+	begin, end, _ := e.list.span(o.Parent)
+	for _, it := range e.list.items[begin:end] {
+		if it.filter.ID != o.ID {
 			continue
 		}
 		if err := e.carry(it.rewritten(now(), func(wire.Policy) bool { return true })); err != nil {
@@ -114,33 +127,35 @@ func (e *engine) renew(id sadb.FilterID) error {
 
 // removeFilter ends an overlay.
 func (e *engine) removeFilter(id sadb.FilterID) error {
-	rest := without(e.overlays, id)
-	if len(rest) == len(e.overlays) {
+	i := slices.IndexFunc(e.overlays, func(o sadb.Filter) bool { return o.ID == id })
+	if i < 0 {
 		return nil
 	}
-	return e.enforce(e.filters, rest)
+	return e.end(e.overlays[i])
+}
+
+// end takes an overlay out of force.
+func (e *engine) end(o sadb.Filter) error {
+	if o.Expires.IsZero() {
+		return e.enforce(e.filters, without(e.overlays, o.ID))
+	}
+	return e.regroup(o.Parent, without(e.overlays, o.ID))
 }
 
 // expire ends overlays whose time has come. The kernel does so too, later by
 // less than a second, and when this process is gone.
 func (e *engine) expire(at time.Time) {
-	var stay, ended []sadb.Filter
-	for _, o := range e.overlays {
+	for _, o := range slices.Clone(e.overlays) {
 		if o.Expires.IsZero() || at.Before(o.Expires) {
-			stay = append(stay, o)
-		} else {
-			ended = append(ended, o)
+			continue
 		}
+		if err := e.end(o); err != nil {
+			e.cfg.Log.Error("end a temporary filter whose time has come", "filter", o.ID, "error", err)
+			e.retry = at.Add(retryAfter)
+			return
+		}
+		e.report([]sadb.Filter{o})
 	}
-	if len(ended) == 0 {
-		return
-	}
-	if err := e.enforce(e.filters, stay); err != nil {
-		e.cfg.Log.Error("end temporary filters whose time has come", "error", err)
-		e.retry = at.Add(retryAfter)
-		return
-	}
-	e.report(ended)
 }
 
 func (e *engine) report(ended []sadb.Filter) {

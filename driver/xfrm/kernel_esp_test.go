@@ -77,11 +77,6 @@ func (h *host) linkLocal() (a netip.Addr) {
 	return a
 }
 
-// between returns a filter for UDP of a host with a peer.
-func between(id sadb.FilterID, peer netip.Addr) sadb.Filter {
-	return sadb.Filter{ID: id, Selector: sadb.Selector{Local: sadb.Me(), Remote: sadb.Addr(peer), Proto: sadb.UDP}, Dir: sadb.Both, Action: sadb.Action{Kind: sadb.Negotiate}}
-}
-
 // connect puts an association from one host to another in force, the receiving
 // half first, its SPI reserved as the key exchange does.
 func connect(t *testing.T, from, to *Driver, src, dst netip.Addr) sadb.SA {

@@ -274,3 +274,8 @@ func lives(t *testing.T, f func() error) (alive bool) {
 func bench() *engine { return newKernel().engine("") }
 
 func exampleAddr(n byte) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, n}) }
+
+// between returns a filter for UDP of a host with a peer.
+func between(id sadb.FilterID, peer netip.Addr) sadb.Filter {
+	return sadb.Filter{ID: id, Selector: sadb.Selector{Local: sadb.Me(), Remote: sadb.Addr(peer), Proto: sadb.UDP}, Dir: sadb.Both, Action: sadb.Action{Kind: sadb.Negotiate}}
+}

@@ -34,6 +34,7 @@ type item struct {
 	name     string // unique; the same for the same entry of the next list
 	filter   sadb.Filter
 	root     sadb.FilterID // the filter that overlays and shapes narrow
+	group    sadb.FilterID // root, but "" of overlays that narrow none
 	reqid    uint32
 	shape    []sadb.Proto // inner first; nil: ESP
 	dirs     sadb.Directions
@@ -51,14 +52,35 @@ type list struct {
 
 // compose makes the list of filters, overlays and the shapes of associations.
 func (e *engine) compose(filters, overlays []sadb.Filter) (*list, error) {
+	l := e.itemsOf(sadb.Splice(filters, overlays), map[sadb.Selector]sadb.Directions{})
+	slots, err := e.fill(l)
+	if err != nil {
+		return nil, err
+	}
+	priorities, ok := prioritise(slots)
+	if !ok {
+		return nil, fmt.Errorf("%d filters leave no room for more priorities", len(l.items))
+	}
+	l.stand(priorities)
+	return l, nil
+}
+
+// itemsOf makes the items of a list, or of a part of one below others that
+// decide what is seen, without policies.
+func (e *engine) itemsOf(filters []sadb.Filter, seen map[sadb.Selector]sadb.Directions) *list {
 	l := &list{byKey: map[key]*item{}, byRoot: map[sadb.FilterID][]*item{}}
-	seen := map[sadb.Selector]sadb.Directions{}
-	for _, f := range sadb.Splice(filters, overlays) {
+	for _, f := range filters {
 		if shadowed(seen, f) {
 			continue
 		}
-		root := rootOf(f.ID, overlays)
-		base := &item{name: string(f.ID), filter: f, root: root, reqid: e.reqids.id(root), dirs: f.Dir}
+		root, group := f.ID, f.ID
+		switch {
+		case f.Overlay():
+			root, group = f.Parent, f.Parent
+		case !f.Expires.IsZero():
+			group = ""
+		}
+		base := &item{name: string(f.ID), filter: f, root: root, group: group, reqid: e.reqids.id(root), dirs: f.Dir}
 		if f.Action.Kind == sadb.Negotiate {
 			for _, s := range shapesOf(e.sas.byRoot[root]) {
 				if it, ok := base.shaped(s); ok {
@@ -68,7 +90,7 @@ func (e *engine) compose(filters, overlays []sadb.Filter) (*list, error) {
 		}
 		l.add(base)
 	}
-	return l, e.fill(l)
+	return l
 }
 
 func (l *list) add(it *item) {
@@ -88,29 +110,27 @@ func shadowed(seen map[sadb.Selector]sadb.Directions, f sadb.Filter) bool {
 	return false
 }
 
-// fill gives every item its variant, its priority and its policies.
-func (e *engine) fill(l *list) error {
+// fill gives every item its policies and its variant, and returns the slots of
+// the list.
+func (e *engine) fill(l *list) ([]slot, error) {
 	slots := make([]slot, len(l.items))
 	for i, it := range l.items {
 		if err := it.expand(now(), e.cfg.Exempt, e.own); err != nil {
-			return fmt.Errorf("filter %s (%s): %w", it.filter.ID, it.filter.Name, err)
+			return nil, fmt.Errorf("filter %s (%s): %w", it.filter.ID, it.filter.Name, err)
 		}
 		slots[i] = slot{now: e.places[it.name].Priority, overlay: it.filter.Overlay() || it.shape != nil}
 	}
-	if err := e.claimAll(l); err != nil {
-		return err
-	}
-	priorities, ok := prioritise(slots)
-	if !ok {
-		return fmt.Errorf("%d filters leave no room for more priorities", len(l.items))
-	}
+	return slots, e.claimAll(l)
+}
+
+// stand gives the items their priorities.
+func (l *list) stand(priorities []uint32) {
 	for i, it := range l.items {
 		it.priority = priorities[i]
 		for j := range it.policies {
 			it.policies[j].Priority = it.priority
 		}
 	}
-	return nil
 }
 
 // claimAll gives every item its variant: first those that are in force already
@@ -160,11 +180,14 @@ func (e *engine) claim(l *list, it *item, variant int) bool {
 // free reports whether a policy is not in force, or is for the item of a name.
 // When the driver opens, the book says whose all are.
 func (e *engine) free(k key, name string) bool {
-	if _, there := e.have[k]; !there || e.list == nil {
+	if e.list == nil {
 		return true
 	}
-	owner := e.list.byKey[k]
-	return owner != nil && owner.name == name
+	if owner := e.list.byKey[k]; owner != nil {
+		return owner.name == name
+	}
+	_, there := e.have[k]
+	return !there
 }
 
 // mark makes variant v of the item's policies.

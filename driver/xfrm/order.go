@@ -5,6 +5,7 @@ const (
 	priorityExempt = 0x1000
 	priorityTop    = 0x10000    // no filter above it
 	priorityFirst  = 0x80000000 // where the first list begins
+	priorityBottom = 0xffffffff // no filter at it or below
 	gapMax         = 0x10000    // between filters
 )
 
@@ -19,30 +20,30 @@ type slot struct {
 // or moves up, never down: a policy that moved down would uncover for a moment
 // what stands between.
 func prioritise(slots []slot) ([]uint32, bool) {
-	if out, ok := fit(slots); ok {
+	if out, ok := fit(slots, priorityTop, priorityBottom); ok {
 		return out, true
 	}
 	return renumber(slots)
 }
 
 // fit keeps what stands in order, from the bottom up, and puts what is new
-// between its neighbours.
-func fit(slots []slot) ([]uint32, bool) {
+// between its neighbours, all between two priorities.
+func fit(slots []slot, top, bottom uint32) ([]uint32, bool) {
 	out := make([]uint32, len(slots))
-	limit := uint64(1 << 32)
+	limit := bottom
 	for i := len(slots) - 1; i >= 0; i-- {
-		if p := uint64(slots[i].now); p != 0 && p < limit {
-			out[i], limit = slots[i].now, p
+		if p := slots[i].now; p > top && p < limit {
+			out[i], limit = p, p
 		}
 	}
-	below := uint32(0xffffffff)
+	below := bottom
 	for end := len(out); end > 0; {
 		if out[end-1] != 0 {
 			below = out[end-1]
 			end--
 			continue
 		}
-		begin, above := end, uint32(priorityTop)
+		begin, above := end, top
 		for begin > 0 && out[begin-1] == 0 {
 			begin--
 		}
