@@ -19,7 +19,7 @@ import (
 const programs = "../bin"
 
 // What the environment may say: which driver the agents are to have (the setting
-// driver, by default user), and that the programs are built already, as where
+// driver, by default auto), and that the programs are built already, as where
 // the tests run in a virtual machine.
 const (
 	driverEnv = "IPSECAGENT_TEST_DRIVER"

@@ -41,8 +41,8 @@ func familyName(f nftables.TableFamily) string {
 	return names[f]
 }
 
-// ReadRuleset reads all tables but the one of that name, which is ours.
-func ReadRuleset(ours string) (*Ruleset, error) {
+// ReadRuleset reads all tables but those of these names, which are ours.
+func ReadRuleset(ours ...string) (*Ruleset, error) {
 	c, err := nftables.New()
 	if err != nil {
 		return nil, fmt.Errorf("doctor: read the firewall: %w", err)
@@ -53,7 +53,7 @@ func ReadRuleset(ours string) (*Ruleset, error) {
 	}
 	r := &Ruleset{Rules: map[string][]*nftables.Rule{}, Elements: elementsBy(c)}
 	r.Chains = slices.DeleteFunc(chains, func(ch *nftables.Chain) bool {
-		return ch.Table.Name == ours && ch.Table.Family == nftables.TableFamilyINet
+		return ch.Table.Family == nftables.TableFamilyINet && slices.Contains(ours, ch.Table.Name)
 	})
 	for _, ch := range r.Chains {
 		rules, err := c.GetRules(ch.Table, ch)

@@ -15,6 +15,7 @@ import (
 
 	"ipsecagent/agent/control"
 	"ipsecagent/agent/doctor"
+	"ipsecagent/driver/nft"
 	"ipsecagent/driver/xfrm"
 	"ipsecagent/sadb"
 )
@@ -51,7 +52,7 @@ func examine(ctx context.Context, s *settings, invalid error) []control.Check {
 	p := &patient{settings: s}
 	return slices.Concat(
 		[]control.Check{doctor.Fine("settings", "valid")},
-		p.agent(ctx), p.chosen(ctx), p.kernel(), p.others(), independent(), p.network(), p.identities(ctx), p.units(ctx),
+		p.agent(ctx), p.chosen(ctx), p.kernel(), p.others(), independent(), p.network(), p.boot(), p.identities(ctx), p.units(ctx),
 		[]control.Check{doctor.Fine("directory", "none is configured: policies come from this host")},
 	)
 }
@@ -285,7 +286,7 @@ func firstOf(list []string) string {
 // network looks at the firewall and at settings of interfaces.
 func (p *patient) network() []control.Check {
 	found := doctor.LegacyTables(os.ReadFile)
-	if rules, err := doctor.ReadRuleset(p.settings.DataPath.Table); err != nil {
+	if rules, err := doctor.ReadRuleset(p.settings.DataPath.Table, nft.BootTable(p.settings.DataPath.Table)); err != nil {
 		found = append(found, doctor.Unknown("firewall", err))
 	} else {
 		found = append(found, doctor.Firewall(rules)...)
@@ -301,6 +302,22 @@ func (p *patient) network() []control.Check {
 		}
 	}
 	return slices.Concat(found, doctor.Tunables(doctor.ReadSysctl, names, p.driver == driverKernel), doctor.ReversePath(doctor.ReadSysctl, names))
+}
+
+// boot looks at the boot filters: in force without a policy they are what the
+// administrator wanted, and may be why nothing passes.
+func (p *patient) boot() []control.Check {
+	const name = "boot filters"
+	mode, why := p.settings.Boot.bootMode(p.settings.recall())
+	next := fmt.Sprintf("at the next start: %s (%s)", mode, why)
+	now, err := nft.Boot(p.settings.DataPath.Table)
+	switch {
+	case err != nil:
+		return []control.Check{doctor.Unknown(name, err)}
+	case now.Mode == "":
+		return []control.Check{doctor.Fine(name, "none is in force; %s", next)}
+	}
+	return []control.Check{doctor.Warning(name, "start the agent and assign a policy; to end them without: ipsecagent boot --clear", "in force, because no policy has been put in force yet: %s; %s", bootWords(now), next)}
 }
 
 func (p *patient) units(ctx context.Context) []control.Check {

@@ -102,7 +102,7 @@ func defaults() settings {
 		NoDefaultExempt: 3,
 		SilentTime:      30 * time.Second,
 		RemoteAccess:    []string{},
-		Driver:          driverUser,
+		Driver:          driverAuto,
 		Boot:            bootSettings{Mode: bootAuto, Exempt: []string{}},
 		Kerberos:        kerberosSettings{Keytab: kerberos.DefaultKeytab, Krb5Conf: kerberos.DefaultKrb5Conf, Realms: []string{}},
 		Log:             logging{Level: slog.LevelInfo, Format: "text"},
