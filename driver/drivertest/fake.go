@@ -1,6 +1,7 @@
 // Package drivertest is for tests of what stands on either side of the Driver
-// seam: Fake is a driver in memory, and Run is the conformance test that every
-// driver passes.
+// seam: Fake is a driver in memory, Run is the conformance test that every driver
+// passes, and Leaks and Killed are what those that move packets pass besides,
+// while other programs act on their host and their processes are killed.
 //
 // Fake moves no packet and runs no cryptography: it says what a driver would
 // do with a packet of which only the headers are known.
