@@ -34,17 +34,20 @@ func (e *end) flood(to ...netip.Addr) (stop func() int) {
 // discard is a port nobody listens on.
 const discard = 9
 
-// pour writes, in bursts that leave others some of the processor, until done.
+// pour writes until done, in bursts that leave others most of the processor,
+// however slow it is.
 func pour(done <-chan struct{}, counts chan<- int, c interface{ Close() error }, write func([]byte)) {
 	defer c.Close()
 	short, long := make([]byte, 64), make([]byte, 4000)
+	var took time.Duration
 	for n := 0; ; {
 		select {
 		case <-done:
 			counts <- n
 			return
-		case <-time.After(time.Millisecond):
+		case <-time.After(max(time.Millisecond, 32*took)):
 		}
+		began := time.Now()
 		for range 8 {
 			if n++; n%16 == 0 {
 				write(long)
@@ -52,6 +55,7 @@ func pour(done <-chan struct{}, counts chan<- int, c interface{ Close() error },
 			}
 			write(short)
 		}
+		took = time.Since(began)
 	}
 }
 
