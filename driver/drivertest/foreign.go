@@ -143,8 +143,7 @@ cat >/run/systemd/network/10-eth0.network <<END
 [Match]
 Name=eth0
 [Network]
-Address=%s/24
-Address=%s/64
+KeepConfiguration=yes
 IPv6AcceptRA=no
 [RoutingPolicyRule]
 From=10.9.9.9
@@ -154,7 +153,7 @@ cat >/run/systemd/network/20-late.network <<END
 [Match]
 Name=late0
 [Network]
-Address=192.0.2.1/24
+LinkLocalAddressing=no
 IPv6AcceptRA=no
 END
 exec /lib/systemd/systemd-networkd
@@ -166,7 +165,7 @@ func networkd(r *rig) {
 	ns := r.alice.ns()
 	const canary = "10.8.8.8"
 	ns.run(r.T, "ip rule add pref 1234 from "+canary+" lookup 77")
-	cmd := ns.command("sh", "-c", fmt.Sprintf(networkdSetup, r.alice.V4, r.alice.V6))
+	cmd := ns.command("sh", "-c", networkdSetup)
 	said := &strings.Builder{}
 	cmd.Stdout, cmd.Stderr = said, said
 	r.must(cmd.Start())
