@@ -14,7 +14,7 @@ import (
 
 // SchemaVersion of the JSON answers: the minor number grows with additions,
 // the major one with anything else.
-const SchemaVersion = "1.3"
+const SchemaVersion = "1.4"
 
 // Backend is the agent as the control socket sees it. Each call is answered by
 // the agent's loop. Errors of type *Error keep their code.

@@ -37,5 +37,6 @@ func Unknown(name string, err error) control.Check {
 
 // check makes a check of one line.
 func check(name, state, do, says string) control.Check {
+	says = strings.ReplaceAll(strings.TrimSpace(says), "\n", "; ")
 	return control.Check{Name: name, State: state, Do: do, Says: strings.Join(strings.Fields(says), " ")}
 }

@@ -116,7 +116,10 @@ func sysctls(m map[string]string) Sysctls {
 func TestTunables(t *testing.T) {
 	off := sysctls(map[string]string{"net/ipv4/conf/eth0/disable_xfrm": "1", "net/ipv4/conf/eth0/disable_policy": "0", "net/ipv6/conf/eth1/disable_policy": "1", "net/core/xfrm_larval_drop": "1"})
 	links := []string{"eth0", "eth1"}
-	expect(t, Tunables(off, links, true), "problem: net.ipv4.conf.eth0.disable_xfrm is 1", "problem: net.ipv6.conf.eth1.disable_policy is 1", "warning: xfrm_larval_drop is 1")
+	expect(t, Tunables(off, links, true), "problem: net.ipv4.conf.eth0.disable_xfrm is 1", "problem: net.ipv6.conf.eth1.disable_policy is 1")
+	expect(t, Larval(off), "warning: xfrm_larval_drop is 1")
+	expect(t, Larval(sysctls(nil)))
+	expect(t, Larval(sysctls(map[string]string{"net/core/xfrm_larval_drop": "0"})))
 	expect(t, Tunables(off, links, false), "ok: nothing switches")
 	expect(t, Tunables(sysctls(map[string]string{"net/ipv4/ip_no_pmtu_disc": "3"}), links, false), "warning: ip_no_pmtu_disc is 3")
 	denied := func(string) (string, error) { return "", fs.ErrPermission }
@@ -193,7 +196,7 @@ func TestParseUnits(t *testing.T) {
 }
 
 func TestACheckIsOneLine(t *testing.T) {
-	if c := Problem("x", "do", "%s", "one\n\ttwo"); c.Says != "one two" {
+	if c := Problem("x", "do", "%s", "one\n\ttwo\n"); c.Says != "one; two" {
 		t.Errorf("%q", c.Says)
 	}
 }

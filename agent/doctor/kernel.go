@@ -42,13 +42,13 @@ func Tunables(read Sysctls, links []string, kernel bool) []control.Check {
 		}
 	}
 	if kernel {
-		for _, l := range links {
-			wrong("net/ipv4/conf/"+l+"/disable_xfrm", "1", "what leaves by that interface goes past the IPsec policies")
-			wrong("net/ipv4/conf/"+l+"/disable_policy", "1", "what comes in by that interface goes past the IPsec policies")
-			wrong("net/ipv6/conf/"+l+"/disable_policy", "1", "what comes in by that interface goes past the IPsec policies")
-		}
-		if v, err := read("net/core/xfrm_larval_drop"); err == nil && v != "0" {
-			found = append(found, Warning(sysctlName, "net.core.xfrm_larval_drop = 0 in /etc/sysctl.d", "net.core.xfrm_larval_drop is %s: packets that wait for an association are dropped, and applications send again after a second", v))
+		for _, l := range append([]string{"all"}, links...) {
+			if l == "lo" {
+				continue // its traffic is nobody's to secure: the kernel sets them
+			}
+			wrong("net/ipv4/conf/"+l+"/disable_xfrm", "1", "what leaves by that interface is not secured, and the agent's table drops what policy wants secured")
+			wrong("net/ipv4/conf/"+l+"/disable_policy", "1", "what comes in by that interface is not held against the policies, by the agent's table alone")
+			wrong("net/ipv6/conf/"+l+"/disable_policy", "1", "what comes in by that interface is not held against the policies, by the agent's table alone")
 		}
 	}
 	if v, err := read("net/ipv4/ip_no_pmtu_disc"); err == nil && v == "3" {
@@ -58,6 +58,22 @@ func Tunables(read Sysctls, links []string, kernel bool) []control.Check {
 		return []control.Check{Fine(sysctlName, "nothing switches IPsec off by interface (disable_xfrm, disable_policy) or breaks path MTU discovery")}
 	}
 	return found
+}
+
+// Larval finds that packets are dropped which wait for an association, though an
+// agent with the kernel driver runs, which sets that otherwise.
+func Larval(read Sysctls) []control.Check {
+	v, err := read("net/core/xfrm_larval_drop")
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return []control.Check{Unknown(sysctlName, err)}
+	case v == "0":
+		return nil
+	}
+	return []control.Check{Warning(sysctlName, "let the agent set it (its unit has to), or net.core.xfrm_larval_drop = 0 in /etc/sysctl.d",
+		"net.core.xfrm_larval_drop is %s: packets that wait for an association are dropped, and applications send again after a second", v)}
 }
 
 // ReversePath finds reverse path filters in the way: of an interface counts the

@@ -47,22 +47,32 @@ type patient struct {
 // what depends on them is not looked at.
 func examine(ctx context.Context, s *settings, invalid error) []control.Check {
 	if invalid != nil {
-		return slices.Concat([]control.Check{doctor.Problem("settings", "correct them; 'ipsecagent --check' says more", "%s", lines(invalid))}, independent())
+		return slices.Concat(settingsChecks(invalid), independent(""))
 	}
 	p := &patient{settings: s}
 	return slices.Concat(
 		[]control.Check{doctor.Fine("settings", "valid")},
-		p.agent(ctx), p.chosen(ctx), p.kernel(), p.others(), independent(), p.network(), p.boot(), p.identities(ctx), p.units(ctx),
+		p.agent(ctx), p.chosen(ctx), p.kernel(), p.others(), independent(s.DataPath.TUN), p.network(), p.boot(), p.identities(ctx), p.units(ctx),
 		[]control.Check{doctor.Fine("directory", "none is configured: policies come from this host")},
 	)
 }
 
-// independent makes the checks that need no settings.
-func independent() []control.Check {
+// settingsChecks makes a problem of each line of what is wrong with settings.
+func settingsChecks(invalid error) (found []control.Check) {
+	for line := range strings.SplitSeq(lines(invalid), "\n") {
+		found = append(found, doctor.Problem("settings", "correct it; nothing that depends on the settings was looked at", "%s", line))
+	}
+	return found
+}
+
+// independent makes the checks that need no settings but the name of the data
+// path's own TUN device; "": it is not known.
+func independent(tun string) []control.Check {
 	links, err := net.Interfaces()
 	if err != nil {
 		return []control.Check{doctor.Unknown("MTU", err)}
 	}
+	links = slices.DeleteFunc(links, func(l net.Interface) bool { return l.Name == tun })
 	found := doctor.MTUs(links)
 	status, err := doctor.ReadClock()
 	if err != nil {
@@ -77,7 +87,7 @@ const agentName = "agent"
 func (p *patient) agent(ctx context.Context) []control.Check {
 	pid, err := control.Listener(ctx, p.settings.Socket)
 	if err != nil {
-		return []control.Check{doctor.Problem(agentName, "systemctl start ipsecagent; if it ends again, journalctl -u ipsecagent says why", "it does not run: nobody answers on %s", p.settings.Socket)}
+		return append([]control.Check{doctor.Problem(agentName, "systemctl start ipsecagent; if it ends again, journalctl -u ipsecagent says why", "it does not run: nobody answers on %s", p.settings.Socket)}, p.assigned(ctx)...)
 	}
 	p.ours = append(p.ours, pid)
 	if pid, err := control.Listener(ctx, p.settings.dataPathSocket()); err == nil {
@@ -90,6 +100,16 @@ func (p *patient) agent(ctx context.Context) []control.Check {
 	p.status = &status
 	found := []control.Check{doctor.Fine(agentName, "runs, process %d, version %s", pid, status.Agent.Version)}
 	return slices.Concat(found, sameNamespace(pid), sameProgram(pid), capabilities(pid), policyChecks(status))
+}
+
+// assigned says what an agent would put in force. What cannot be read is said
+// with the identities that it needs.
+func (p *patient) assigned(ctx context.Context) []control.Check {
+	inUse, err := policyInUse(ctx, p.settings)
+	if err != nil || inUse == nil {
+		return nil
+	}
+	return []control.Check{doctor.Warning("policy", "start the agent", "%s is assigned; without the agent nothing new is negotiated, and what it has put in force before stays as it is", inUse.Name)}
 }
 
 // sameNamespace finds that the command looks at another network than the agent.
@@ -148,7 +168,8 @@ func (p *patient) chosen(ctx context.Context) []control.Check {
 	}
 	c, err := chooseDriver(ctx, p.settings)
 	if err != nil {
-		return []control.Check{doctor.Problem("driver", "as it says", "the agent would not start: %v", err)}
+		p.driver = p.settings.Driver // what would be missing is said of it
+		return []control.Check{doctor.Problem("driver", "mend that, or set driver: auto", "the agent would not start: %v", err)}
 	}
 	p.driver = c.driver
 	return []control.Check{doctor.Fine("driver", "%s would be used, because %s", c.driver, c.why)}
@@ -171,7 +192,7 @@ func (p *patient) kernel() []control.Check {
 	}
 	for _, n := range needs {
 		if n.err != nil {
-			found = append(found, doctor.Problem(n.name, "as it says", "%v", n.err))
+			found = append(found, doctor.Problem(n.name, "mend that, then: systemctl restart ipsecagent", "%v", n.err))
 			continue
 		}
 		found = append(found, doctor.Fine(n.name, "there"))
@@ -260,10 +281,10 @@ func foreignChecks(f xfrm.Foreign, driver string) []control.Check {
 	}
 	do := "ip xfrm policy shows them; stop the program that made them, or delete them: ip xfrm policy delete"
 	if len(before) > 0 {
-		found = append(found, doctor.Warning(foreignName, do, "another program has %s that decide before the agent's: %s", plural(len(before), "policy", "policies"), firstOf(before)))
+		found = append(found, doctor.Warning(foreignName, do, "another program has %s before the agent's, which decide first: %s", plural(len(before), "policy", "policies"), firstOf(before)))
 	}
 	if len(after) > 0 {
-		found = append(found, doctor.Warning(foreignName, do, "another program has %s that decide after the agent's: %s", plural(len(after), "policy", "policies"), firstOf(after)))
+		found = append(found, doctor.Warning(foreignName, do, "another program has %s after the agent's: %s", plural(len(after), "policy", "policies"), firstOf(after)))
 	}
 	if driver == driverUser && f.OurPolicies+f.OurStates > 0 {
 		found = append(found, doctor.Problem(foreignName, "stop the agent; ipsecagent datapath --stop; start it", "the kernel driver has left %s and %s in force beside the userspace data path",
@@ -300,6 +321,9 @@ func (p *patient) network() []control.Check {
 		if l.Name != p.settings.DataPath.TUN {
 			names = append(names, l.Name)
 		}
+	}
+	if p.driver == driverKernel && p.status != nil {
+		found = append(found, doctor.Larval(doctor.ReadSysctl)...)
 	}
 	return slices.Concat(found, doctor.Tunables(doctor.ReadSysctl, names, p.driver == driverKernel), doctor.ReversePath(doctor.ReadSysctl, names))
 }

@@ -12,6 +12,7 @@ import (
 	"ipsecagent/agent"
 	"ipsecagent/agent/control"
 	"ipsecagent/agent/doctor"
+	"ipsecagent/auth"
 	"ipsecagent/auth/gss"
 	"ipsecagent/auth/kerberos"
 	"ipsecagent/policy"
@@ -37,7 +38,7 @@ func (p *patient) identities(ctx context.Context) []control.Check {
 	}
 	ids, problem, err := openIdentities(&s, nil, "")
 	if err != nil {
-		return append(found, doctor.Problem("identities", "as it says", "%s", lines(err)))
+		return append(found, doctor.Problem("identities", "correct the settings", "%s", lines(err)))
 	}
 	defer ids.kerberos.Close()
 	found = append(found, certificateChecks(ids, problem, time.Now())...)
@@ -113,9 +114,18 @@ func kdcChecks(c kerberos.Checkup, err error) []control.Check {
 		found = append(found, doctor.Warning("clock", "set this host's clock, or the KDC's: timedectl says what keeps it", "the KDC of %s says it is %s %s this host; Kerberos refuses more than 5 minutes", c.Realm, c.Ahead.Abs(), aheadWord(c.Ahead)))
 	}
 	if err != nil {
-		return append(found, doctor.Problem(name, "as it says", "%s", words(err)))
+		return append(found, doctor.Problem(name, kdcHint(err), "%v", err))
 	}
 	return append(found, doctor.Fine(name, "%s logs in at %s; its key there is version %d (%s), which the key table has", c.Principal, c.Realm, c.Version, c.Etype))
+}
+
+// kdcHint says what to do about a login that failed.
+func kdcHint(err error) string {
+	var e *auth.Error
+	if errors.As(err, &e) && e.Hint != "" {
+		return e.Hint
+	}
+	return "the log of the KDC says why"
 }
 
 func aheadWord(d time.Duration) string {
