@@ -26,7 +26,9 @@ type bootFollower struct {
 	settings *settings
 	backend  backend
 	enforced <-chan agent.Enforcement
-	gone     bool // the boot filters; none come back while an agent runs
+	looked   chan struct{} // closed when they have been looked at once
+	gone     bool          // the boot filters; none come back while an agent runs
+	due      bool          // they could not be removed, and are to be tried again
 }
 
 // newest returns a function that puts a value into a channel in the place of one
@@ -43,23 +45,35 @@ func newest[T any](c chan T) func(T) {
 
 // follow runs until ctx ends.
 func (f *bootFollower) follow(ctx context.Context) error {
-	// The loop answers when it has tried to put a policy in force.
+	f.look(ctx)
+	close(f.looked)
+	for {
+		var again <-chan time.Time
+		if f.due {
+			again = time.After(retryBoot)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-f.enforced:
+			f.replace(ctx, e)
+		case <-again:
+			f.end(ctx)
+		}
+	}
+}
+
+// look sees whether a policy was put in force when the agent started.
+func (f *bootFollower) look(ctx context.Context) {
+	// The loop answers when it has tried to.
 	if _, err := f.backend.Status(ctx); err != nil {
-		return nil // the part that failed says why
+		return // the part that failed says why
 	}
 	select {
 	case e := <-f.enforced:
 		f.replace(ctx, e)
 	default:
 		f.sayHeld(ctx)
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case e := <-f.enforced:
-			f.replace(ctx, e)
-		}
 	}
 }
 
@@ -85,29 +99,23 @@ func (f *bootFollower) replace(ctx context.Context, e agent.Enforcement) {
 		words = "which policy is in force could not be written, so that the next start would not know it: " + err.Error()
 	}
 	f.problem(ctx, memoryProblem, words)
-	for !f.gone && ctx.Err() == nil {
-		if f.gone = f.end(ctx); f.gone {
-			return
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(retryBoot):
-		}
+	if !f.gone {
+		f.end(ctx)
 	}
 }
 
-func (f *bootFollower) end(ctx context.Context) bool {
+func (f *bootFollower) end(ctx context.Context) {
 	was, err := f.settings.endBoot(ctx)
+	f.gone, f.due = err == nil, err != nil
 	if err != nil {
 		f.problem(ctx, bootProblem, fmt.Sprintf("a policy is in force, and the boot filters could not be removed, so that both hold: %v: ipsecagent boot --clear", err))
-		return false
+		return
 	}
 	f.problem(ctx, bootProblem, "")
 	if was.Mode != "" {
 		// An error: the agent is ending, and says so itself.
 		_ = f.backend.Report(ctx, control.EventAgent, "info", "the boot filters are replaced by what is in force now: they were of mode "+bootWords(was), nil)
 	}
-	return true
 }
 
 func (f *bootFollower) problem(ctx context.Context, kind, words string) {

@@ -273,6 +273,7 @@ func (b backend) Assign(ctx context.Context, r control.AssignRequest) (control.A
 func (w *wiring) run(ctx context.Context) error {
 	b := backend{w.agent, w.keys, w.identities}
 	systemd := newNotifier(w.getenv)
+	boot := &bootFollower{settings: &w.settings, backend: b, enforced: w.enforced, looked: make(chan struct{})}
 	hangup := make(chan os.Signal, 1) // before anybody can know that the agent runs
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
@@ -287,8 +288,11 @@ func (w *wiring) run(ctx context.Context) error {
 		func(ctx context.Context) error { w.identities.watchCertificates(ctx, w.agent, w.log); return nil },
 		func(ctx context.Context) error { w.identities.watchExpiry(ctx, w.agent, w.log); return nil },
 		func(ctx context.Context) error { w.identities.watchKerberos(ctx); return nil },
-		func(ctx context.Context) error { return w.tellSystemd(ctx, systemd) },
-		(&bootFollower{settings: &w.settings, backend: b, enforced: w.enforced}).follow,
+		boot.follow,
+		func(ctx context.Context) error {
+			<-boot.looked // what waits for the agent finds no boot filters
+			return w.tellSystemd(ctx, systemd)
+		},
 	)
 }
 
