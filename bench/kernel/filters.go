@@ -19,7 +19,7 @@ const maxFilterRatio = 2
 // filters measures SetFilters against ip -batch of the same policies, and
 // against no more than their messages.
 func (b *bench) filters() error {
-	if err := b.warm(); err != nil {
+	if err := b.warm(order{Do: doFilters, List: listFew}); err != nil {
 		return err
 	}
 	var ours, theirs, bare, again, changed, shorter []time.Duration
@@ -45,9 +45,9 @@ func (b *bench) filters() error {
 	return nil
 }
 
-// warm has the kernel load all modules that are measured below, and the driver
-// try all algorithms, in a namespace that is not used any more.
-func (b *bench) warm() error {
+// warm has a station obey in a namespace that is not used any more: the kernel
+// loads the modules it needs for what is then measured.
+func (b *bench) warm(orders ...order) error {
 	ns, err := namespace("warm")
 	if err != nil {
 		return err
@@ -58,12 +58,12 @@ func (b *bench) warm() error {
 		return err
 	}
 	defer s.close()
-	for _, o := range []order{{Do: doFilters, List: listFew}, {Do: doAdd, Dir: sadb.Both, To: 1}, {Do: doList}} {
+	for _, o := range orders {
 		if _, err := s.tell(o); err != nil {
 			return err
 		}
 	}
-	return command("ip", "-n", ns, "xfrm", "state")
+	return nil
 }
 
 func share(part, whole []time.Duration) float64 {
@@ -196,7 +196,7 @@ func selectorWords(s wire.Selector) string {
 // associations measures how long it takes to put associations in force and to
 // list them, against ip.
 func (b *bench) associations() error {
-	if err := b.warm(); err != nil {
+	if err := b.warm(order{Do: doFilters, List: listFew}, order{Do: doAdd, Dir: sadb.Both, To: 1}, order{Do: doList}); err != nil {
 		return err
 	}
 	var add, addIP, list, listIP []time.Duration
