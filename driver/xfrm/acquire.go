@@ -163,23 +163,38 @@ func (e *engine) exchange(it *item) error {
 		it.mark(was)
 		return errors.New("no variant is free to take its policies' place")
 	}
-	for _, p := range old {
-		delete(e.list.byKey, keyOf(p))
-	}
-	e.places[it.name] = standing{it.priority, it.variant}
-	begin, end, _ := e.list.span(it.group)
-	if err := e.book.saveGroup(e.groupPage(it.group, e.overlays, e.list.items[begin:end])); err != nil {
-		return err
-	}
 	var steps []step
 	for _, p := range it.policies {
-		p.Lifetime = lifetime(it.filter, now())
 		steps = append(steps, step{typ: wire.MsgNewPolicy, policy: p})
 	}
 	for _, p := range old {
 		steps = append(steps, step{typ: wire.MsgDelPolicy, policy: p, before: &p})
 	}
-	return e.carry(steps)
+	err := e.note(it)
+	if err == nil {
+		err = e.carry(steps)
+	}
+	if err != nil {
+		e.disown(it.policies)
+		it.mark(was)
+		return errors.Join(err, e.note(it))
+	}
+	e.disown(old)
+	return nil
+}
+
+// disown removes policies from the list in force.
+func (e *engine) disown(policies []wire.Policy) {
+	for _, p := range policies {
+		delete(e.list.byKey, keyOf(p))
+	}
+}
+
+// note writes the variant of an item into the book.
+func (e *engine) note(it *item) error {
+	e.places[it.name] = standing{it.priority, it.variant}
+	begin, end, _ := e.list.span(it.group)
+	return e.book.saveGroup(e.groupPage(it.group, e.overlays, e.list.items[begin:end]))
 }
 
 // forget ends what nobody asks for any more.

@@ -2,9 +2,11 @@ package xfrm
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"ipsecagent/driver"
+	"ipsecagent/driver/xfrm/wire"
 	"ipsecagent/sadb"
 )
 
@@ -104,11 +106,7 @@ func (e *engine) repair() {
 	e.suspect = false
 	have, err := e.inForce()
 	if err == nil {
-		e.have = have
-		if len(plan(have, e.policiesOf(e.list))) > 0 {
-			err = e.enforce(e.filters, e.overlays)
-			e.emit(driver.Tampered{What: "policies of XFRM", Restored: err == nil})
-		}
+		err = e.putRight(have)
 	}
 	if err == nil {
 		err = e.compareStates()
@@ -117,6 +115,22 @@ func (e *engine) repair() {
 		e.cfg.Log.Error("put right what something else changed in XFRM", "error", err)
 		e.suspect, e.retry = true, now().Add(retryAfter)
 	}
+}
+
+// putRight puts the policies in force that should be, and reports those that
+// something else has changed.
+func (e *engine) putRight(have map[key]wire.Policy) error {
+	e.tampered = e.tampered || !maps.EqualFunc(have, e.have, same)
+	e.have = have
+	var err error
+	if len(plan(have, e.policiesOf(e.list))) > 0 {
+		err = e.enforce(e.filters, e.overlays)
+	}
+	if e.tampered {
+		e.emit(driver.Tampered{What: "policies of XFRM", Restored: err == nil})
+	}
+	e.tampered = e.tampered && err != nil
+	return err
 }
 
 // compareStates reports associations that the kernel no longer has, and asks

@@ -72,8 +72,7 @@ func (e *engine) takeBack(steps []step) error {
 
 // send makes one step and keeps the account of what is in force.
 func (e *engine) send(s step) error {
-	p := s.policy
-	p.Index, p.Use = 0, wire.Use{}
+	p := asOf(s.policy, now())
 	if s.typ == wire.MsgDelPolicy {
 		if err := e.link.deletePolicy(p); err != nil {
 			return fmt.Errorf("delete the policy %s: %w", describe(p), err)

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"ipsecagent/driver"
-	"ipsecagent/driver/xfrm/wire"
 	"ipsecagent/sadb"
 )
 
@@ -103,26 +102,7 @@ func (e *engine) putFilter(f sadb.Filter) error {
 	if f.Expires.IsZero() || i >= 0 && (e.overlays[i].Expires.IsZero() || e.overlays[i].Parent != f.Parent) {
 		return e.enforce(e.filters, overlays)
 	}
-	extended := i >= 0 && !e.overlays[i].Expires.Equal(f.Expires)
-	if err := e.regroup(f.Parent, overlays); err != nil || !extended {
-		return err
-	}
-	return e.renew(f)
-}
-
-// renew writes the policies of an overlay again: its end is another, and the
-// kernel's time for it begins with the writing.
-func (e *engine) renew(o sadb.Filter) error {
-	begin, end, _ := e.list.span(o.Parent)
-	for _, it := range e.list.items[begin:end] {
-		if it.filter.ID != o.ID {
-			continue
-		}
-		if err := e.carry(it.rewritten(now(), func(wire.Policy) bool { return true })); err != nil {
-			return err
-		}
-	}
-	return nil
+	return e.regroup(f.Parent, overlays)
 }
 
 // removeFilter ends an overlay.

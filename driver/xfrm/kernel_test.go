@@ -100,7 +100,9 @@ func (k *kernel) take(r netlink.Message) ([]netlink.Message, unix.Errno) {
 	case wire.MsgGetPolicy:
 		var all [][]byte
 		for _, p := range k.policies {
-			all = append(all, p.Append(nil))
+			b := p.Append(nil)
+			binary.NativeEndian.PutUint64(b[136:], uint64(p.Use.Added.Unix()))
+			all = append(all, b)
 		}
 		return dumped(wire.MsgNewPolicy, all), 0
 	case wire.MsgGetSA:
@@ -124,6 +126,7 @@ func (k *kernel) write(r netlink.Message) unix.Errno {
 	if _, there := k.policies[keyOf(p)]; there && r.Header.Type == wire.MsgNewPolicy {
 		return unix.EEXIST
 	}
+	p.Use.Added = now()
 	k.policies[keyOf(p)] = p
 	return 0
 }

@@ -210,14 +210,17 @@ func (it *item) expand(at time.Time, exempt uint32, own []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	life := lifetime(f, at)
+	var life sadb.Lifetime
+	if !f.Expires.IsZero() {
+		life.Hard.Time = max(f.Expires.Sub(at), time.Second)
+	}
 	for _, s := range sels {
 		for _, d := range it.directions() {
 			it.policies = append(it.policies, it.policiesOf(d, s, own)...)
 		}
 	}
 	for i := range it.policies {
-		it.policies[i].Mark, it.policies[i].Lifetime = wire.Mark{Mask: exempt}, life
+		it.policies[i].Mark, it.policies[i].Lifetime, it.policies[i].Use.Added = wire.Mark{Mask: exempt}, life, at
 	}
 	return nil
 }
@@ -248,25 +251,36 @@ func (it *item) policiesOf(d wire.Direction, s wire.Selector, own []netip.Addr) 
 	return []wire.Policy{p}
 }
 
-// lifetime returns how long the kernel is to keep a filter's policies that are
-// written at a time.
-func lifetime(f sadb.Filter, at time.Time) (l sadb.Lifetime) {
-	if !f.Expires.IsZero() {
-		l.Hard.Time = max(f.Expires.Sub(at), time.Second)
+// asOf returns a policy as it is to be written at a time: with what is left until
+// its end, which its lifetime and the time it counts from say together.
+func asOf(p wire.Policy, at time.Time) wire.Policy {
+	if p.Lifetime.Hard.Time != 0 {
+		p.Lifetime.Hard.Time = max(endOf(p).Sub(at), time.Second)
 	}
-	return l
+	p.Index, p.Use = 0, wire.Use{Added: at}
+	return p
 }
 
+// endOf returns when the kernel ends a policy, the zero time where it does not.
+func endOf(p wire.Policy) time.Time {
+	if p.Lifetime.Hard.Time == 0 {
+		return time.Time{}
+	}
+	return p.Use.Added.Add(p.Lifetime.Hard.Time)
+}
+
+// endSlack is by how much two ends of a policy may differ that are the same: the
+// kernel counts whole seconds.
+const endSlack = 2 * time.Second
+
 // rewritten returns the steps that write policies of an item again: those for
-// which the condition holds. Their time begins anew with it.
-func (it *item) rewritten(at time.Time, holds func(wire.Policy) bool) []step {
+// which the condition holds.
+func (it *item) rewritten(holds func(wire.Policy) bool) []step {
 	var steps []step
 	for _, p := range it.policies {
-		if !holds(p) {
-			continue
+		if holds(p) {
+			steps = append(steps, step{typ: wire.MsgUpdatePolicy, policy: p, before: &p})
 		}
-		p.Lifetime = lifetime(it.filter, at)
-		steps = append(steps, step{typ: wire.MsgUpdatePolicy, policy: p, before: &p})
 	}
 	return steps
 }
@@ -315,10 +329,10 @@ func (it *item) templates(d wire.Direction, family wire.Family) []wire.Template 
 }
 
 // same reports whether the kernel would do the same for two policies of one
-// identity. How long a policy has left is not compared.
+// identity.
 func same(p, q wire.Policy) bool {
 	return p.Action == q.Action && p.Priority == q.Priority && slices.EqualFunc(p.Templates, q.Templates, sameTemplate) &&
-		(p.Lifetime.Hard.Time == 0) == (q.Lifetime.Hard.Time == 0)
+		(p.Lifetime.Hard.Time == 0) == (q.Lifetime.Hard.Time == 0) && endOf(p).Sub(endOf(q)).Abs() <= endSlack
 }
 
 func sameTemplate(t, u wire.Template) bool {

@@ -85,12 +85,13 @@ func (e *engine) addSA(sa sadb.SA) error {
 	}
 	delete(e.reserved, sa.ID)
 	e.sas.add(a)
-	if err := e.reshape(a); err != nil {
-		e.sas.remove(sa.ID)
-		return errors.Join(err, e.link.deleteState(sa.ID), e.book.dropSA(sa.ID))
+	err := e.reshape(a)
+	if err == nil && sa.Dir == sadb.Out {
+		err = e.opened(a)
 	}
-	if sa.Dir == sadb.Out {
-		return e.opened(a)
+	if err != nil {
+		e.sas.remove(sa.ID)
+		return errors.Join(err, e.link.deleteState(sa.ID), e.reshape(a), e.book.dropSA(sa.ID))
 	}
 	return nil
 }
@@ -221,7 +222,7 @@ func (e *engine) opened(a *association) error {
 			continue
 		}
 		serves := func(p wire.Policy) bool { return p.Dir == wire.Out && overlap(p.Selector, sel) }
-		if err := e.carry(it.rewritten(now(), serves)); err != nil {
+		if err := e.carry(it.rewritten(serves)); err != nil {
 			return err
 		}
 	}
@@ -236,32 +237,38 @@ func overlap(a, b wire.Selector) bool {
 // deleteSA ends an association of ours or a reservation.
 func (e *engine) deleteSA(id sadb.SAID) error {
 	id.Dst = plain(id.Dst)
-	_, reserved := e.reserved[id]
+	if _, reserved := e.reserved[id]; reserved {
+		delete(e.reserved, id)
+		return e.link.deleteState(id)
+	}
 	a := e.find(id)
-	if !reserved && a == nil {
-		return nil
-	}
-	if a != nil {
-		s, message, err := e.get(id)
-		clear(message)
-		if err == nil {
-			e.tally(e.carried, a, s.Use)
-		}
-	}
-	if err := e.link.deleteState(id); err != nil {
-		return err
-	}
-	delete(e.reserved, id)
-	return e.forgetSA(id)
-}
-
-// forgetSA removes an association that the kernel has no more.
-func (e *engine) forgetSA(id sadb.SAID) error {
-	a := e.sas.remove(id)
 	if a == nil {
 		return nil
 	}
-	return errors.Join(e.reshape(a), e.book.dropSA(id))
+	last, message, _ := e.get(id) // nothing, if it has gone by itself
+	clear(message)
+	e.sas.remove(id)
+	err := e.reshape(a)
+	if err == nil {
+		err = e.link.deleteState(id)
+	}
+	if err != nil {
+		e.sas.restore(a)
+		return errors.Join(err, e.reshape(a))
+	}
+	e.tally(e.carried, a, last.Use)
+	return e.book.dropSA(id)
+}
+
+// forgetSA removes an association that the kernel has no more. What cannot be
+// done now is done later.
+func (e *engine) forgetSA(id sadb.SAID) {
+	a := e.sas.remove(id)
+	err := errors.Join(e.reshape(a), e.book.dropSA(id))
+	if err != nil {
+		e.cfg.Log.Error("forget an association that has ended", "association", id, "error", err)
+		e.suspect = true
+	}
 }
 
 // ended reports that an association reached its hard limit or was deleted by
@@ -270,8 +277,6 @@ func (e *engine) ended(id sadb.SAID) {
 	if e.find(id) == nil {
 		return
 	}
-	if err := e.forgetSA(id); err != nil {
-		e.cfg.Log.Error("forget an association that has ended", "association", id, "error", err)
-	}
+	e.forgetSA(id)
 	e.emit(driver.Expire{ID: id, Hard: true})
 }
