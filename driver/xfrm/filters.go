@@ -19,14 +19,18 @@ func (e *engine) setFilters(filters []sadb.Filter) error {
 	if err := e.facts.allow(filters); err != nil {
 		return err
 	}
+	was := e.own
 	if err := e.readOwn(); err != nil {
 		return err
+	}
+	if e.swept && !e.suspect && slices.Equal(filters, e.filters) && slices.Equal(was, e.own) {
+		return nil // all of it is in force
 	}
 	stay, ended := surviving(e.overlays, e.filters, filters)
 	blind := e.blind
 	e.blind = false
 	if err := e.enforce(slices.Clone(filters), stay); err != nil {
-		e.blind = blind
+		e.blind, e.own = blind, was
 		return err
 	}
 	e.report(ended)
