@@ -205,3 +205,53 @@ func TestKernelCountsSecuredPackets(t *testing.T) {
 		check(d, "after its end")
 	}
 }
+
+// A process that opens the driver reads back from the kernel exactly what the
+// one before had written: it would change nothing.
+func TestKernelIsReadBackAsWritten(t *testing.T) {
+	l := newLab(t)
+	ctx := context.Background()
+	d := l.alice.open()
+	var filters []sadb.Filter
+	add := func(s sadb.Selector, a sadb.Action) *sadb.Filter {
+		s.Local = sadb.Me()
+		filters = append(filters, sadb.Filter{ID: sadb.FilterID(fmt.Sprint("f", len(filters))), Selector: s, Dir: sadb.Both, Action: a})
+		return &filters[len(filters)-1]
+	}
+	negotiate := sadb.Action{Kind: sadb.Negotiate}
+	for _, peer := range []netip.Addr{l.bob.v4, l.bob.v6} {
+		tunnel := add(sadb.Selector{Remote: sadb.Prefix(netip.PrefixFrom(peer, peer.BitLen()-4).Masked()), Proto: sadb.TCP}, negotiate)
+		tunnel.Mode, tunnel.TunnelLocal, tunnel.TunnelRemote = sadb.Tunnel, l.alice.v4, l.bob.v4
+		if peer.Is6() {
+			tunnel.TunnelLocal, tunnel.TunnelRemote = l.alice.v6, l.bob.v6
+		}
+		add(sadb.Selector{Remote: sadb.Addr(peer), Proto: sadb.UDP, RemotePorts: sadb.Ports{From: 1000, To: 1009}}, negotiate)
+		add(sadb.Selector{Remote: sadb.Addr(peer)}, sadb.Action{Kind: sadb.Negotiate, AllowClear: true, PassThrough: true})
+	}
+	add(sadb.Selector{Proto: sadb.ICMP, ICMPType: sadb.Octets{Set: true, From: 8, To: 8}}, sadb.Action{Kind: sadb.Permit})
+	add(sadb.Selector{}, sadb.Action{})
+	setAll(t, d, filters...)
+	if err := d.PutFilter(ctx, overlayOf(filters, "f2", "o", negotiate)); err != nil {
+		t.Fatal(err)
+	}
+	sa := testSA(sadb.Out, sadb.AH, 0x9001)
+	sa.Src, sa.ID.Dst, sa.Filter, sa.Selector = l.alice.v4, l.bob.v4, "f2", sadb.Selector{}.Narrow(l.alice.v4, l.bob.v4)
+	if err := d.AddSA(ctx, sa); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d = l.alice.open()
+	if err := d.do(ctx, func(e *engine) error {
+		for _, s := range plan(e.have, e.policiesOf(e.list)) {
+			t.Errorf("message %#x for the policy %s", s.typ, describe(s.policy))
+		}
+		if len(e.have) < 20 || len(e.sas.byID) != 1 || len(e.overlays) != 1 {
+			t.Errorf("%d policies, %d associations, %d overlays", len(e.have), len(e.sas.byID), len(e.overlays))
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
