@@ -23,12 +23,12 @@ type association struct {
 type associations struct {
 	byID   map[sadb.SAID]*association
 	byRoot map[sadb.FilterID][]*association // oldest first
-	fresh  map[sadb.SAID]*association       // inbound, and no packet has come by them
+	fresh  []*association                   // inbound, and no packet has come by them; oldest first
 	added  uint64
 }
 
 func newAssociations() *associations {
-	return &associations{byID: map[sadb.SAID]*association{}, byRoot: map[sadb.FilterID][]*association{}, fresh: map[sadb.SAID]*association{}}
+	return &associations{byID: map[sadb.SAID]*association{}, byRoot: map[sadb.FilterID][]*association{}}
 }
 
 // add adds an association, in the place of that of the same name.
@@ -39,7 +39,7 @@ func (s *associations) add(a *association) {
 	s.byID[a.SA.ID] = a
 	s.byRoot[a.root] = append(s.byRoot[a.root], a)
 	if a.SA.Dir == sadb.In {
-		s.fresh[a.SA.ID] = a
+		s.fresh = append(s.fresh, a)
 	}
 }
 
@@ -47,7 +47,7 @@ func (s *associations) add(a *association) {
 func (s *associations) restore(a *association) {
 	s.byID[a.SA.ID] = a
 	if a.SA.Dir == sadb.In {
-		s.fresh[a.SA.ID] = a
+		s.fresh = append(s.fresh, a)
 	}
 	same := append(s.byRoot[a.root], a)
 	slices.SortFunc(same, func(a, b *association) int { return cmp.Compare(a.serial, b.serial) })
@@ -61,7 +61,7 @@ func (s *associations) remove(id sadb.SAID) *association {
 		return nil
 	}
 	delete(s.byID, id)
-	delete(s.fresh, id)
+	s.used(a)
 	rest := slices.DeleteFunc(s.byRoot[a.root], func(b *association) bool { return b == a })
 	if s.byRoot[a.root] = rest; len(rest) == 0 {
 		delete(s.byRoot, a.root)
@@ -69,9 +69,14 @@ func (s *associations) remove(id sadb.SAID) *association {
 	return a
 }
 
-// all returns the associations, oldest first.
-func (s *associations) all() []*association { return oldestFirst(s.byID) }
+// used forgets that no packet has come by an association.
+func (s *associations) used(a *association) {
+	if i := slices.Index(s.fresh, a); i >= 0 {
+		s.fresh = slices.Delete(s.fresh, i, i+1)
+	}
+}
 
-func oldestFirst(m map[sadb.SAID]*association) []*association {
-	return slices.SortedFunc(maps.Values(m), func(a, b *association) int { return cmp.Compare(a.serial, b.serial) })
+// all returns the associations, oldest first.
+func (s *associations) all() []*association {
+	return slices.SortedFunc(maps.Values(s.byID), func(a, b *association) int { return cmp.Compare(a.serial, b.serial) })
 }

@@ -94,3 +94,34 @@ func TestLinkLocalAssociations(t *testing.T) {
 		t.Errorf("%d states and %d associations are left", len(k.states), len(e.sas.byID))
 	}
 }
+
+// Of many associations that nobody has used yet all are asked about in turn, and
+// the first packet by each is said once.
+func TestFirstUseAmongMany(t *testing.T) {
+	k := newKernel()
+	e := situation{}.begin(t, k, t.TempDir())
+	const n = 500
+	for i := range n {
+		if err := e.addSA(testSA(sadb.In, sadb.ESP, sadb.SPI(0x9000+i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	taken(e)
+	for id, s := range k.states {
+		s.Use.Packets = 1
+		k.states[id] = s
+	}
+	was, said := k.messages, map[driver.Event]bool{}
+	for range 20 {
+		e.pollUse()
+		for _, ev := range taken(e) {
+			if said[ev] {
+				t.Fatalf("%v is said twice", ev)
+			}
+			said[ev] = true
+		}
+	}
+	if len(said) != n || k.messages-was != n {
+		t.Errorf("%d first uses of %d, by %d messages", len(said), n, k.messages-was)
+	}
+}

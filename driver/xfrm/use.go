@@ -17,9 +17,9 @@ const pollMax = 64
 // pollUse raises Used for inbound associations by which a first packet came:
 // the kernel does not tell by itself.
 func (e *engine) pollUse() {
-	for _, a := range e.sample(oldestFirst(e.sas.fresh)) {
+	for _, a := range e.sample(e.sas.fresh) {
 		if e.passed(a.SA.ID) && (a.SA.Bundle == (sadb.SAID{}) || e.passed(a.SA.Bundle)) {
-			delete(e.sas.fresh, a.SA.ID)
+			e.sas.used(a)
 			e.emit(driver.Used{ID: a.SA.ID})
 		}
 	}
@@ -28,7 +28,7 @@ func (e *engine) pollUse() {
 // sample returns those of fresh associations whose turn it is.
 func (e *engine) sample(fresh []*association) []*association {
 	if len(fresh) <= pollMax {
-		return fresh
+		return slices.Clone(fresh)
 	}
 	rest, out := fresh[:len(fresh)-pollMax/2], slices.Clone(fresh[len(fresh)-pollMax/2:])
 	for range min(pollMax/2, len(rest)) {
