@@ -43,17 +43,6 @@ func (s *associations) add(a *association) {
 	}
 }
 
-// restore puts back what was removed, in its former place.
-func (s *associations) restore(a *association) {
-	s.byID[a.SA.ID] = a
-	if a.SA.Dir == sadb.In {
-		s.fresh = append(s.fresh, a)
-	}
-	same := append(s.byRoot[a.root], a)
-	slices.SortFunc(same, func(a, b *association) int { return cmp.Compare(a.serial, b.serial) })
-	s.byRoot[a.root] = same
-}
-
 // remove forgets an association and returns it; nil: it was not there.
 func (s *associations) remove(id sadb.SAID) *association {
 	a := s.byID[id]

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"ipsecagent/driver/xfrm/wire"
 	"ipsecagent/sadb"
 )
 
@@ -111,5 +112,42 @@ func TestAnOverlayCostsItsGroupOnly(t *testing.T) {
 	p, err := e.book.loadFilters()
 	if err != nil || len(p.Overlays) != 1 || len(p.Filters) != 2000 || p.Edition != e.edition {
 		t.Errorf("the book has %d overlays of %d filters: %v", len(p.Overlays), len(p.Filters), err)
+	}
+}
+
+// ESP of a bundle is never in force without the policy that wants AH around it,
+// in whatever order the halves come and go.
+func TestHalfABundleCarriesNothing(t *testing.T) {
+	k := newKernel()
+	s := situationOf(1)
+	s.overlays, s.sas = nil, nil
+	e := s.begin(t, k, t.TempDir())
+	esp, ah := testSA(sadb.Out, sadb.ESP, 0x7001), testSA(sadb.Out, sadb.AH, 0x7002)
+	esp.Bundle, ah.Bundle = ah.ID, esp.ID
+	k.done = func() {
+		if _, there := k.states[esp.ID]; !there {
+			return
+		}
+		best := wire.Policy{Priority: priorityBottom}
+		for _, p := range k.policies {
+			if p.Dir == wire.Out && p.Priority < best.Priority && meets(p.Selector, packet{src: esp.Src, dst: esp.ID.Dst, proto: sadb.TCP}) {
+				best = p
+			}
+		}
+		if len(best.Templates) != 2 {
+			t.Fatalf("message %d: ESP alone may carry packets: %+v", k.messages, best.Templates)
+		}
+	}
+	for _, order := range [][]sadb.SA{{ah, esp}, {esp, ah}} {
+		for _, sa := range order {
+			if err := e.addSA(sa); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, sa := range order {
+			if err := e.deleteSA(sa.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }

@@ -208,12 +208,13 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 		do     func(*engine) error
 	}{
 		"no ESP":          {unix.EPROTONOSUPPORT, "modules esp4", func(e *engine) error { return e.addSA(testSA(sadb.Out, sadb.ESP, 0x9001)) }},
-		"no algorithm":    {unix.ENOSYS, "choose another security method", func(e *engine) error { return e.addSA(testSA(sadb.Out, sadb.AH, 0x9001)) }},
+		"no algorithm":    {unix.ENOSYS, "choose another security method", func(e *engine) error { return e.addSA(testSA(sadb.Out, sadb.ESP, 0x9001)) }},
 		"another's state": {unix.EEXIST, "ip xfrm state", func(e *engine) error { return e.addSA(testSA(sadb.In, sadb.ESP, 0x9001)) }},
 		"no privilege":    {unix.EPERM, "CAP_NET_ADMIN", func(e *engine) error { return e.addSA(testSA(sadb.In, sadb.ESP, 0x9001)) }},
 	} {
-		k := newKernel()
-		e := situationOf(2).begin(t, k, t.TempDir())
+		k, s := newKernel(), situationOf(2)
+		s.sas = s.sas[:1]
+		e := s.begin(t, k, t.TempDir())
 		states, policies, sas := len(k.states), maps.Clone(k.policies), len(e.sas.byID)
 		k.fail, k.number = k.messages+1, c.number
 		err := c.do(e)

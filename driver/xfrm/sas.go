@@ -66,8 +66,8 @@ func (e *engine) allocSPI(src, dst netip.Addr, p sadb.Proto) (sadb.SPI, error) {
 	return 0, errors.New("the kernel offers only SPIs that are reserved already")
 }
 
-// addSA puts an association in force: the state, then the policies of its shape,
-// if it has one of its own. Nothing passes by half of it.
+// addSA puts an association in force: first the policies of its shape, if it has
+// one of its own, then the state. Half of a bundle carries nothing.
 func (e *engine) addSA(sa sadb.SA) error {
 	sa = plainSA(sa)
 	if err := checkSA(sa); err != nil {
@@ -80,20 +80,33 @@ func (e *engine) addSA(sa sadb.SA) error {
 	if err := e.book.saveSA(a); err != nil {
 		return err
 	}
-	if err := e.addState(a, sa, before != nil); err != nil {
-		return errors.Join(refused(err, sa.Suite), e.book.dropSA(sa.ID))
-	}
-	delete(e.reserved, sa.ID)
 	e.sas.add(a)
 	err := e.reshape(a)
-	if err == nil && sa.Dir == sadb.Out {
+	if err == nil {
+		err = refused(e.addState(a, sa, before != nil), sa.Suite)
+	}
+	if err != nil {
+		return errors.Join(err, e.takeOut(a, before))
+	}
+	delete(e.reserved, sa.ID)
+	if sa.Dir == sadb.Out {
 		err = e.opened(a)
 	}
 	if err != nil {
-		e.sas.remove(sa.ID)
-		return errors.Join(err, e.link.deleteState(sa.ID), e.reshape(a), e.book.dropSA(sa.ID))
+		return errors.Join(err, e.link.deleteState(sa.ID), e.takeOut(a, nil))
 	}
 	return nil
+}
+
+// takeOut forgets an association that could not be put in force, for the one
+// that it was to replace (nil: none).
+func (e *engine) takeOut(a, before *association) error {
+	e.sas.remove(a.SA.ID)
+	if before == nil {
+		return errors.Join(e.reshape(a), e.book.dropSA(a.SA.ID))
+	}
+	e.sas.add(before)
+	return errors.Join(e.reshape(a), e.book.saveSA(before))
 }
 
 // stamp returns when the kernel is to take an association for added: after
@@ -247,17 +260,12 @@ func (e *engine) deleteSA(id sadb.SAID) error {
 	}
 	last, message, _ := e.get(id) // nothing, if it has gone by itself
 	clear(message)
-	e.sas.remove(id)
-	err := e.reshape(a)
-	if err == nil {
-		err = e.link.deleteState(id)
-	}
-	if err != nil {
-		e.sas.restore(a)
-		return errors.Join(err, e.reshape(a))
+	if err := e.link.deleteState(id); err != nil {
+		return err
 	}
 	e.tally(e.carried, a, last.Use)
-	return e.book.dropSA(id)
+	e.forgetSA(id)
+	return nil
 }
 
 // forgetSA removes an association that the kernel has no more. What cannot be
