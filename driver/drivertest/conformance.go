@@ -32,6 +32,9 @@ type Harness struct {
 
 	// Foreign (Leaks) is what other programs do to the drivers' own things.
 	Foreign []Foreign
+	// Sample (Leaks) names the tests to run where the everyday run takes a
+	// sample, besides those of Foreign; nil: all.
+	Sample []string
 	// Steering (Leaks) is how Tampered names what of the driver goes when a
 	// program deletes the routing rules it does not know; "": it has none.
 	Steering string

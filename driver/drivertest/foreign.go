@@ -14,7 +14,7 @@ import (
 func flushRuleset(r *rig) {
 	ns := r.alice.ns()
 	r.underFlood(func() {
-		for range 20 {
+		for range 5 {
 			_, _ = ns.try("nft flush ruleset") // refused, without effect on what is ours, or undone
 			_, _ = ns.try("nft delete table inet ipsecagent")
 		}

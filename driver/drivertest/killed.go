@@ -212,8 +212,11 @@ func (a *agentProcess) end() syscall.Signal {
 // Moments returns how many moments to try: all 200, or so many where the
 // everyday run samples.
 func Moments(sample int) int {
-	if os.Getenv("IPSECAGENT_FULL") != "" {
+	if full() {
 		return 200
 	}
 	return sample
 }
+
+// full reports whether the run takes no samples.
+func full() bool { return os.Getenv("IPSECAGENT_FULL") != "" }

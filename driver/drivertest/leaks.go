@@ -31,7 +31,15 @@ type Foreign struct {
 // Nothing but ESP may leave; afterwards the driver has said what happened to its
 // own things, and traffic is carried again.
 func Leaks(t *testing.T, h Harness) {
+	for _, name := range h.Sample {
+		if !slices.ContainsFunc(leakTests(), func(c namedTest) bool { return c.name == name }) {
+			t.Fatalf("there is no test %q to sample", name)
+		}
+	}
 	for _, c := range leakTests() {
+		if h.Sample != nil && !full() && !slices.Contains(h.Sample, c.name) {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) { c.run(newSecured(t, h)) })
 	}
 	t.Run("what is ours is removed", func(t *testing.T) {
