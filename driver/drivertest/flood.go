@@ -93,7 +93,7 @@ func (r *rig) carries() {
 
 // pings sends one echo request and reports whether it is answered.
 func (e *end) pings(to netip.Addr) bool {
-	_, err := e.ns().try("ping -n -q -c 1 -W 1 -w 2 " + to.String())
+	_, err := e.ns().try("ping -n -q -c 1 -w 1 " + to.String())
 	return err == nil
 }
 
