@@ -40,7 +40,7 @@ type killer struct {
 }
 
 // room is how many associations bob has ready for an agent of alice.
-const room = 40
+const room = 16
 
 func newKiller(t *testing.T, h Harness) *killer {
 	return &killer{rig: newSecured(t, h), rand: rand.New(rand.NewPCG(9, 9))}
