@@ -38,6 +38,8 @@ type Harness struct {
 	// Steering (Leaks) is how Tampered names what of the driver goes when a
 	// program deletes the routing rules it does not know; "": it has none.
 	Steering string
+	// Carrier (Killed) says that a process carries the packets.
+	Carrier bool
 	// Moments (Killed) is how many times a process is killed.
 	Moments int
 }
@@ -69,8 +71,8 @@ type Host struct {
 	// Agent (Killed) returns a command, not yet started, that runs Job.Do
 	// with the driver of the host.
 	Agent func(t *testing.T) *exec.Cmd
-	// Crash (Killed) kills the process that carries the packets, if there is
-	// one; else nil. Reopen starts it again.
+	// Crash (Killed) kills the process that carries the packets, where one
+	// does (Carrier). Reopen starts it again.
 	Crash func()
 }
 

@@ -22,14 +22,10 @@ import (
 // goes. Nothing leaves in clear, and the next start finds its way.
 func Killed(t *testing.T, h Harness) {
 	t.Run("agent", func(t *testing.T) { newKiller(t, h).repeat((*killer).agent) })
-	t.Run("what carries the packets", func(t *testing.T) {
-		k := newKiller(t, h)
-		if k.alice.Crash == nil {
-			t.Log("no process carries the packets: nothing to kill")
-			return
-		}
-		k.repeat((*killer).carrier)
-	})
+	if !h.Carrier {
+		return // the kernel carries them
+	}
+	t.Run("what carries the packets", func(t *testing.T) { newKiller(t, h).repeat((*killer).carrier) })
 }
 
 // killer is two hosts, one of whose processes are killed.
