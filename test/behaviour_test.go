@@ -103,7 +103,7 @@ func TestInvalidPolicyKeepsTheLastGoodOne(t *testing.T) {
 
 func TestRefusesToStartWithoutWhatItNeeds(t *testing.T) {
 	a, _ := newPair(t, "pre")
-	dirs := []string{"--config", "", "--state-dir", filepath.Join(a.dir, "state"), "--run-dir", a.dir, "--socket", a.socket(),
+	dirs := []string{"--config", a.config(), "--state-dir", filepath.Join(a.dir, "state"), "--run-dir", a.dir, "--socket", a.socket(),
 		"--policies-dir", a.dir, "--secrets-dir", a.dir}
 	agent := filepath.Join(programs, "ipsecagent")
 	refused := func(t *testing.T, want []string, name string, args ...string) {
@@ -185,10 +185,7 @@ func TestRequestGoesInClearAndStaysSecuredOnceSecured(t *testing.T) {
 
 	// alice forgets everything without a word; what she sends in clear now
 	// must not be heard.
-	a.agent.signal(t, syscall.SIGKILL)
-	syscall.Kill(datapath(a), syscall.SIGKILL)
-	a.run(5*time.Second, "nft", "flush", "ruleset")
-	a.run(5*time.Second, "nft", "delete", "table", "inet", "ipsecagent")
+	a.forget()
 	if a.fetch(b.v4, 4*time.Second) {
 		t.Error("bob answered in clear although secured before")
 	}
@@ -243,26 +240,41 @@ func TestNoCommonProposalSaysWhatDiffers(t *testing.T) {
 	}
 }
 
-// TestRekeyUnderTrafficLosesNothing: associations that live for 10 MB, so that
-// a transfer of 5 MB/s renews them every other second.
+// transfers are files fetched one after another, each in twelve seconds, by
+// associations that live for a sixth of one: they are renewed every other
+// second.
+type transfers struct {
+	count     int
+	megabytes int // of a file, a multiple of 12
+}
+
+// TestRekeyUnderTrafficLosesNothing: neither of the file nor of the echo requests
+// beside it.
 func TestRekeyUnderTrafficLosesNothing(t *testing.T) {
-	a, b := newPair(t, "rky")
-	key := aKey("rky")
-	doc := strings.Replace(requireAll, "[esp-aes256gcm]", "[{esp: aes256gcm, lifetime: 1h, bytes: 10MB}]", 1)
+	all := transfers{1, 60}
+	if full() {
+		all.count = 18 // more than 100 renewals
+	}
+	rekeyUnderTraffic(t, "rky", all)
+}
+
+func rekeyUnderTraffic(t *testing.T, tag string, all transfers) {
+	t.Helper()
+	a, b := newPair(t, tag)
+	key := aKey(tag)
+	method := fmt.Sprintf("[{esp: aes256gcm, lifetime: 1h, bytes: %dMB}]", all.megabytes/6)
+	doc := strings.Replace(requireAll, "[esp-aes256gcm]", method, 1)
 	for _, h := range []*host{a, b} {
 		h.startAgent(map[string]string{"require-all.yaml": doc})
 		h.assign("require-all", key)
 	}
-	transfers := 1
-	if full() {
-		transfers = 18 // more than 100 renewals
-	}
-	b.serve(60_000_000)
+	b.serve(all.megabytes * 1_000_000)
 	eventually(t, 30*time.Second, "traffic is secured", func() bool { return a.ping(b.v4, 1) == 1 })
 	wire := a.captureHeaders("wire", 128)
-	pings := a.start("ping", "-n", "-D", "-O", "-i", "0.05", "-c", fmt.Sprint(transfers*240), b.v4)
-	for range transfers {
-		if out, err := a.run(30*time.Second, "curl", "-sS", "-f", "-o", "/dev/null", "--limit-rate", "5M", "http://"+b.v4+":8080/file"); err != nil {
+	pings := a.start("ping", "-n", "-D", "-O", "-i", "0.05", "-c", fmt.Sprint(all.count*240), b.v4)
+	rate := fmt.Sprint(all.megabytes * 1_000_000 / 12)
+	for range all.count {
+		if out, err := a.run(40*time.Second, "curl", "-sS", "-f", "-o", "/dev/null", "--limit-rate", rate, "http://"+b.v4+":8080/file"); err != nil {
 			t.Fatalf("the transfer failed: %v %s", err, out)
 		}
 	}
@@ -271,20 +283,26 @@ func TestRekeyUnderTrafficLosesNothing(t *testing.T) {
 		t.Errorf("in clear: %v", found[0])
 	}
 	ups := strings.Count(a.mustCtl("events", "-o", "json"), `"`+control.EventSAUp+`"`)
-	var sent, answered int
-	if _, line, ok := strings.Cut(pings.output(), "ping statistics ---\n"); !ok {
-		t.Fatalf("ping printed: %s", tail(pings.output(), 200))
-	} else if _, err := fmt.Sscanf(line, "%d packets transmitted, %d received", &sent, &answered); err != nil {
-		t.Fatalf("%q: %v", line, err)
-	}
-	t.Logf("figure: %d associations in %d MB; of %d echo requests %d were answered", ups, transfers*60, sent, answered)
+	sent, answered := pings.figures(t)
+	t.Logf("figure: %d associations in %d MB; of %d echo requests %d were answered", ups, all.count*all.megabytes, sent, answered)
 	if answered != sent {
 		t.Errorf("%d of %d echo requests were lost in %d renewals\n%s", sent-answered, sent, ups, lossReport(pings.output(), a, b))
 	}
-	if ups < 5*transfers {
-		t.Errorf("only %d associations were established for %d transfers of 60 MB", ups, transfers)
+	if ups < 5*all.count {
+		t.Errorf("only %d associations were established for %d transfers of %d MB", ups, all.count, all.megabytes)
 	}
 	eventually(t, 90*time.Second, "one pair is left", func() bool { return len(a.pairs()) == 1 && len(b.pairs()) == 1 })
+}
+
+// figures returns how many echo requests a ping that has ended sent, and how
+// many were answered.
+func (p *process) figures(t *testing.T) (sent, answered int) {
+	t.Helper()
+	_, line, _ := strings.Cut(p.output(), "ping statistics ---\n")
+	if _, err := fmt.Sscanf(line, "%d packets transmitted, %d received", &sent, &answered); err != nil {
+		t.Fatalf("ping printed: %s", tail(p.output(), 200))
+	}
+	return sent, answered
 }
 
 // lossReport says what is known of echo requests without an answer: when they

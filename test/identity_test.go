@@ -84,9 +84,9 @@ func (r *realm) keytab(h *host, principal string) {
 // startMember starts the agent of a host of the realm.
 func startMember(h *host, i int) {
 	h.t.Helper()
-	config := h.write("agent.yaml", fmt.Sprintf("kerberos: {keytab: %q, krb5conf: %q, principal: %q}\n",
-		filepath.Join(h.dir, "keytab"), filepath.Join(h.dir, "krb5.conf"), service(i)), 0o600)
-	h.startAgent(nil, "--config", config)
+	h.settings = []string{fmt.Sprintf("kerberos: {keytab: %q, krb5conf: %q, principal: %q}",
+		filepath.Join(h.dir, "keytab"), filepath.Join(h.dir, "krb5.conf"), service(i))}
+	h.startAgent(nil)
 }
 
 // peerView is what ipsecctl why says, as far as the tests look at it.

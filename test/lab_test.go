@@ -9,8 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -19,11 +21,19 @@ import (
 const programs = "../bin"
 
 // What the environment may say: which driver the agents are to have (the setting
-// driver, by default auto), and that the programs are built already, as where
-// the tests run in a virtual machine.
+// driver, by default user), that the programs are built already, as where the
+// tests run in a virtual machine, and that this is one (test/vm sets it), in which
+// everything is many times slower.
 const (
-	driverEnv = "IPSECAGENT_TEST_DRIVER"
-	builtEnv  = "IPSECAGENT_TEST_BUILT"
+	driverEnv  = "IPSECAGENT_TEST_DRIVER"
+	builtEnv   = "IPSECAGENT_TEST_BUILT"
+	machineEnv = "VM"
+)
+
+// The drivers.
+const (
+	byKernel = "kernel"
+	byUser   = "user"
 )
 
 func TestMain(m *testing.M) {
@@ -46,12 +56,14 @@ func TestMain(m *testing.M) {
 
 // host is a network namespace with, at most, one agent.
 type host struct {
-	t      *testing.T
-	ns     string
-	v4, v6 string
-	seen   string // its IPv4 address as others see it, behind a translator; else ""
-	dir    string
-	agent  *process
+	t        *testing.T
+	ns       string
+	v4, v6   string
+	seen     string   // its IPv4 address as others see it, behind a translator; else ""
+	driver   string   // of its agent; "": what the environment says
+	settings []string // of its agent, further ones: lines of agent.yaml
+	dir      string
+	agent    *process
 }
 
 // newPair makes two hosts joined by a wire (device "wire" on both). tag is
@@ -235,13 +247,74 @@ func (h *host) launchAgent(flags ...string) *process {
 		"--config", h.config()}, flags...)...)
 }
 
-// config returns the settings file of the agent, "" for none.
-func (h *host) config() string {
-	driver := os.Getenv(driverEnv)
-	if driver == "" {
-		return ""
+// drivenBy returns the driver of the host's agent.
+func (h *host) drivenBy() string {
+	switch {
+	case h.driver != "":
+		return h.driver
+	case os.Getenv(driverEnv) != "":
+		return os.Getenv(driverEnv)
 	}
-	return h.write("agent.yaml", "driver: "+driver+"\n", 0o644)
+	return byUser
+}
+
+// config writes the settings file of the agent.
+func (h *host) config() string {
+	h.t.Helper()
+	lines := append([]string{"driver: " + h.drivenBy()}, h.settings...)
+	return h.write("agent.yaml", strings.Join(lines, "\n")+"\n", 0o600)
+}
+
+// die ends agent and data path at once. What the policy requires stays required.
+func (h *host) die() {
+	h.t.Helper()
+	h.agent.signal(h.t, syscall.SIGKILL)
+	if h.drivenBy() == byKernel {
+		h.must("ip", "xfrm", "state", "flush")
+		return
+	}
+	syscall.Kill(datapath(h), syscall.SIGKILL)
+}
+
+// forget ends every process of ours and removes every policy: the host is as if
+// it had never had one.
+func (h *host) forget() {
+	h.t.Helper()
+	h.die()
+	for _, pid := range h.ours("") {
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
+	h.must("ip", "xfrm", "policy", "flush")
+	h.run(5*time.Second, "nft", "flush", "ruleset")
+	h.run(5*time.Second, "nft", "delete", "table", "inet", "ipsecagent")
+}
+
+// ours returns the processes on the host of one of the agent's subcommands; "":
+// of all.
+func (h *host) ours(subcommand string) []int {
+	h.t.Helper()
+	var all []int
+	for _, field := range strings.Fields(must(h.t, "ip", "netns", "pids", h.ns)) {
+		cmdline, _ := os.ReadFile("/proc/" + field + "/cmdline")
+		words := strings.Split(string(cmdline), "\x00")
+		if filepath.Base(words[0]) != "ipsecagent" || subcommand != "" && (len(words) < 2 || words[1] != subcommand) {
+			continue
+		}
+		if pid, err := strconv.Atoi(field); err == nil {
+			all = append(all, pid)
+		}
+	}
+	return all
+}
+
+// datapath returns the process ID of the host's data path.
+func datapath(h *host) int {
+	h.t.Helper()
+	all := h.ours("datapath")
+	if len(all) == 0 {
+		h.t.Fatalf("%s has no data path process", h.ns)
+	}
+	return all[0]
 }
 
 func (h *host) write(name, content string, mode os.FileMode) string {

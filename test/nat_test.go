@@ -82,35 +82,10 @@ func translated(from int) func(packet) bool {
 // wire outside there is UDP of the two ports and nothing else.
 func TestTwoHostsWithATranslatorBetween(t *testing.T) {
 	inner, outer, nat := newTranslated(t, "nat")
-	key := aKey("nat")
-	for h, far := range map[*host]*host{inner: outer, outer: inner} {
-		c := hostile()
-		h.startAgent(map[string]string{"peer.yaml": c.policy(h, far, identity{})})
-		h.assign("peer", key)
-	}
-	wire := outer.capture("wire")
-	inner.ping(outer.v4, 1) // asks for the association
-	eventually(t, 60*time.Second, "an association is established", func() bool { return inner.established() && outer.established() })
-	both := func(when string) {
-		if got := inner.ping(outer.v4, 5); got != 5 {
-			t.Errorf("%s: %d of the inner host's 5 echo requests answered", when, got)
-		}
-		if got := outer.ping(inner.seen, 5); got != 5 {
-			t.Errorf("%s: %d of the outer host's 5 echo requests answered", when, got)
-		}
-	}
-	both("at first")
-	outer.serve(1)
-	if !inner.fetch(outer.v4, 20*time.Second) {
-		t.Error("TCP from the inner host does not pass")
-	}
-	inner.serve(1)
-	if !outer.fetch(inner.seen, 20*time.Second) {
-		t.Error("TCP from the outer host does not pass")
-	}
+	wire := translatorBetween(t, inner, outer)
 	nat.ports(30000)
 	eventually(t, 20*time.Second, "the inner host is heard from its new port", func() bool { return inner.ping(outer.v4, 1) == 1 })
-	both("after the translator's change")
+	pingsThroughTranslator(t, inner, outer)
 	all := wire.end()
 	allowed := func(p packet) bool { return translated(20000)(p) || translated(30000)(p) }
 	if found := leaks(all, allowed); len(found) > 0 {
@@ -121,6 +96,42 @@ func TestTwoHostsWithATranslatorBetween(t *testing.T) {
 	}
 	if pairs := outer.associations().Pairs; len(pairs) != 1 || !behind(pairs, inner.seen) {
 		t.Errorf("the outer host has %v", pairs)
+	}
+}
+
+// translatorBetween has two hosts secure what passes the translator, sends both
+// ways and returns the capture outside, which goes on.
+func translatorBetween(t *testing.T, inner, outer *host) *capture {
+	t.Helper()
+	key := aKey("nat")
+	for h, far := range map[*host]*host{inner: outer, outer: inner} {
+		c := hostile()
+		h.startAgent(map[string]string{"peer.yaml": c.policy(h, far, identity{})})
+		h.assign("peer", key)
+	}
+	wire := outer.capture("wire")
+	inner.ping(outer.v4, 1) // asks for the association
+	eventually(t, 60*time.Second, "an association is established", func() bool { return inner.established() && outer.established() })
+	pingsThroughTranslator(t, inner, outer)
+	outer.serve(1)
+	if !inner.fetch(outer.v4, 20*time.Second) {
+		t.Error("TCP from the inner host does not pass")
+	}
+	inner.serve(1)
+	if !outer.fetch(inner.seen, 20*time.Second) {
+		t.Error("TCP from the outer host does not pass")
+	}
+	return wire
+}
+
+// pingsThroughTranslator sends echo requests both ways.
+func pingsThroughTranslator(t *testing.T, inner, outer *host) {
+	t.Helper()
+	if got := inner.ping(outer.v4, 5); got != 5 {
+		t.Errorf("%d of the inner host's 5 echo requests answered", got)
+	}
+	if got := outer.ping(inner.seen, 5); got != 5 {
+		t.Errorf("%d of the outer host's 5 echo requests answered", got)
 	}
 }
 

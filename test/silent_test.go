@@ -14,16 +14,15 @@ import (
 func TestPeerThatIsGone(t *testing.T) {
 	a, b := newPair(t, "gone")
 	key := aKey("gone")
-	config := a.write("agent.yaml", "silentTime: 10s\n", 0o644)
-	a.startAgent(map[string]string{"require-all.yaml": requireAll}, "--config", config)
+	a.settings = []string{"silentTime: 10s"}
+	a.startAgent(map[string]string{"require-all.yaml": requireAll})
 	b.startAgent(map[string]string{"require-all.yaml": requireAll})
 	for _, h := range []*host{a, b} {
 		h.assign("require-all", key)
 	}
 	eventually(t, 60*time.Second, "traffic is secured", func() bool { return a.ping(b.v4, 1) == 1 })
 	wire := a.capture("wire")
-	b.agent.signal(t, syscall.SIGKILL)
-	syscall.Kill(datapath(b), syscall.SIGKILL)
+	b.die()
 	pings := a.start("ping", "-n", "-i", "0.5", "-c", fmt.Sprint(150), b.v4)
 	began := time.Now()
 	eventually(t, 90*time.Second, "the peer is found dead", func() bool {

@@ -41,18 +41,32 @@ func TestStrongSwanCarriesESPItself(t *testing.T) {
 // bothWays sends echo requests and fetches a file over TCP in both directions.
 func bothWays(t *testing.T, us, peer *host, c combination) {
 	t.Helper()
-	if got := us.ping(c.inner(peer), 5); got != 5 {
-		t.Errorf("the peer answered %d of our 5 echo requests", got)
-	}
-	if got := peer.ping(c.inner(us), 5); got != 5 {
-		t.Errorf("we answered %d of the peer's 5 echo requests", got)
-	}
 	us.serve(100_000)
 	peer.serve(100_000)
-	if !us.fetch(c.inner(peer), 20*time.Second) {
-		t.Error("we cannot fetch from the peer")
+	passesBothWays(t, us, peer, c)
+}
+
+// passesBothWays is the same, once the files are served.
+func passesBothWays(t *testing.T, us, peer *host, c combination) {
+	t.Helper()
+	if got := us.ping(c.inner(peer), 5); got != 5 {
+		t.Errorf("%s answered %d of 5 echo requests of %s", peer.ns, got, us.ns)
 	}
-	if !peer.fetch(c.inner(us), 20*time.Second) {
-		t.Error("the peer cannot fetch from us")
+	if got := peer.ping(c.inner(us), 5); got != 5 {
+		t.Errorf("%s answered %d of 5 echo requests of %s", us.ns, got, peer.ns)
 	}
+	if !us.fetch(c.url(peer), 20*time.Second) {
+		t.Errorf("%s cannot fetch from %s", us.ns, peer.ns)
+	}
+	if !peer.fetch(c.url(us), 20*time.Second) {
+		t.Errorf("%s cannot fetch from %s", peer.ns, us.ns)
+	}
+}
+
+// url is h's address as it stands in a URL.
+func (c combination) url(h *host) string {
+	if c.v6 {
+		return "[" + c.inner(h) + "]"
+	}
+	return c.inner(h)
 }

@@ -119,6 +119,13 @@ type capture struct {
 	short bool // frames are cut
 }
 
+// captureSent captures what leaves the host alone: of what comes out of a tunnel
+// the kernel shows the secured packet, and then what was in it.
+func (h *host) captureSent(name string) *capture {
+	h.t.Helper()
+	return h.captureBy(name, 0, "-Q", "out")
+}
+
 // capture starts one.
 func (h *host) capture(name string) *capture {
 	h.t.Helper()
@@ -129,8 +136,13 @@ func (h *host) capture(name string) *capture {
 // what is in clear, and no load on a machine that moves gigabytes. 0: all.
 func (h *host) captureHeaders(name string, bytes int) *capture {
 	h.t.Helper()
+	return h.captureBy(name, bytes)
+}
+
+func (h *host) captureBy(name string, bytes int, more ...string) *capture {
+	h.t.Helper()
 	c := &capture{h: h, path: filepath.Join(h.dir, name+".pcap"), short: bytes != 0}
-	c.p = h.start("tcpdump", "-i", "wire", "-s", fmt.Sprint(bytes), "-B", "262144", "-U", "--immediate-mode", "-w", c.path)
+	c.p = h.start("tcpdump", append([]string{"-i", "wire", "-s", fmt.Sprint(bytes), "-B", "262144", "-U", "--immediate-mode", "-w", c.path}, more...)...)
 	eventually(h.t, 10*time.Second, "tcpdump listens", func() bool { return strings.Contains(c.p.output(), "listening on") })
 	return c
 }

@@ -1,0 +1,68 @@
+//go:build esp
+
+package test
+
+import (
+	"fmt"
+	"testing"
+)
+
+// behaviour is a test of the whole system that does not care who carries the
+// associations.
+type behaviour struct {
+	name string
+	run  func(t *testing.T)
+}
+
+// everyday run each time; withFullFigures with the full figures only.
+func everyday() []behaviour {
+	return []behaviour{
+		{"first contact", TestFirstContact},
+		{"request goes in clear and stays secured once secured", TestRequestGoesInClearAndStaysSecuredOnceSecured},
+		{"assignment survives a restart", TestAssignmentSurvivesARestart},
+		{"rekey under traffic loses nothing", func(t *testing.T) { rekeyUnderTraffic(t, "krky", transfers{1, 12}) }},
+		leakBehaviour("agent killed"),
+		leakBehaviour("nft flush ruleset"),
+	}
+}
+
+func withFullFigures() []behaviour {
+	all := []behaviour{
+		{"wrong key says so and blocks", TestWrongKeySaysSoAndBlocks},
+		{"no common proposal says what differs", TestNoCommonProposalSaysWhatDiffers},
+		{"permitted traffic of a secured peer passes", TestPermittedTrafficOfASecuredPeerPasses},
+		{"peer that is gone", TestPeerThatIsGone},
+		{"two hosts with a translator between", TestTwoHostsWithATranslatorBetween},
+		{"forwarded traffic is not laundered into my address", TestForwardedTrafficIsNotLaunderedIntoMyAddress},
+		{"Kerberos needs no secret by hand", TestKerberosNeedsNoSecretByHand},
+		{"default response answers by certificates", TestDefaultResponseAnswersByCertificates},
+	}
+	for _, c := range leakCases() {
+		if c.name != "agent killed" && c.name != "nft flush ruleset" {
+			all = append(all, leakBehaviour(c.name))
+		}
+	}
+	return all
+}
+
+// leakBehaviour is one of leakCases.
+func leakBehaviour(name string) behaviour {
+	for i, c := range leakCases() {
+		if c.name == name {
+			return behaviour{"nothing leaks: " + name, func(t *testing.T) { nothingLeaks(t, fmt.Sprintf("klk%d", i), c) }}
+		}
+	}
+	return behaviour{name, func(t *testing.T) { t.Fatal("there is no such case") }}
+}
+
+// TestKernelDriver runs on the kernel driver what runs on the userspace driver.
+func TestKernelDriver(t *testing.T) {
+	t.Setenv(driverEnv, byKernel)
+	all := everyday()
+	if full() {
+		all = append(all, withFullFigures()...)
+	}
+	for _, s := range all {
+		t.Run(s.name, s.run)
+	}
+}

@@ -1,0 +1,171 @@
+//go:build esp
+
+package test
+
+import (
+	"fmt"
+	"maps"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// meetKernel makes two hosts whose kernels carry the associations of c: ours by
+// the kernel driver, strongSwan's by kernel-netlink.
+func meetKernel(t *testing.T, us, peer *host, c combination, ids identities) *charon {
+	t.Helper()
+	us.driver = byKernel
+	c.addInner(us, peer)
+	if c.tunnel {
+		c.addInner(peer, us)
+	}
+	ours, theirs := ids.pair(t, c.auth)
+	d := startCharon(t, "", peer, us, c, theirs)
+	if c.v6 {
+		peer.exemptDiscovery()
+	}
+	startOurs(us, peer, c, ours)
+	us.serve(100_000)
+	peer.serve(100_000)
+	return d
+}
+
+// exemptDiscovery keeps strongSwan's policies, which hold for all protocols, from
+// neighbour discovery.
+func (h *host) exemptDiscovery() {
+	for _, kind := range []string{"135", "136"} {
+		for _, dir := range []string{"in", "out"} {
+			h.must("ip", "xfrm", "policy", "add", "src", "::/0", "dst", "::/0", "proto", "ipv6-icmp", "type", kind, "dir", dir, "priority", "1", "action", "allow")
+		}
+	}
+}
+
+// kernelRows are what strongSwan is met with; everyday ones cover both modes,
+// both families, ESP and AH.
+func kernelRows() []combination {
+	if full() {
+		return combinations()
+	}
+	return []combination{presharedRows()[7], tunnelRows()[0], headerRows()[0]}
+}
+
+// TestKernelStrongSwan: first we begin, then strongSwan does; each time both
+// send, by echo requests and by TCP. Nothing else leaves either host.
+func TestKernelStrongSwan(t *testing.T) {
+	ids := newIdentities(t)
+	for i, c := range kernelRows() {
+		t.Run(c.name, func(t *testing.T) {
+			us, peer := newPair(t, fmt.Sprintf("ksw%d", i))
+			d := meetKernel(t, us, peer, c, ids)
+			wire := us.captureSent("wire")
+			us.ping(c.inner(peer), 1) // asks for the association
+			eventually(t, 60*time.Second, "an association is established", us.established)
+			passesBothWays(t, us, peer, c)
+			if out, _ := d.swanctl("--list-sas"); !strings.Contains(out, "INSTALLED, "+strings.ToUpper(c.mode())) {
+				t.Errorf("strongSwan says:\n%s", out)
+			}
+			d.mustSwanctl("--terminate", "--ike", "peer")
+			eventually(t, 60*time.Second, "the associations are gone", func() bool { return len(us.associations().Pairs) == 0 })
+			d.mustSwanctl("--initiate", "--child", "net", "--timeout", "60")
+			eventually(t, 60*time.Second, "an association is established", us.established)
+			passesBothWays(t, us, peer, c)
+			c.judge(t, wire)
+			us.explain(t)
+		})
+	}
+}
+
+// explain prints what the host says, if the test has failed.
+func (h *host) explain(t *testing.T) {
+	t.Helper()
+	if !t.Failed() {
+		return
+	}
+	for _, args := range [][]string{{"status"}, {"sa", "list"}, {"drops"}} {
+		out, _ := h.ctl(args...)
+		t.Logf("%s: ipsecctl %s:\n%s", h.ns, strings.Join(args, " "), out)
+	}
+}
+
+// TestKernelStrongSwanThroughATranslator: one of the two stands behind it and
+// begins. Outside there is UDP of the two ports and nothing else.
+func TestKernelStrongSwanThroughATranslator(t *testing.T) {
+	ids := newIdentities(t)
+	rows := []combination{combinations()[0]}
+	if full() {
+		rows = append(rows, presharedRows()[3], tunnelRows()[0], certificateRows()[0])
+	}
+	for i, c := range rows {
+		for _, behindIt := range []string{"us", "strongSwan"} {
+			t.Run(c.name+"/"+behindIt, func(t *testing.T) {
+				kernelThroughTranslator(t, fmt.Sprintf("knt%d%c", i, behindIt[0]), c, ids, behindIt == "us")
+			})
+		}
+	}
+}
+
+func kernelThroughTranslator(t *testing.T, tag string, c combination, ids identities, weBehind bool) {
+	t.Helper()
+	inner, outer, _ := newTranslated(t, tag)
+	us, peer := inner, outer
+	if !weBehind {
+		us, peer = outer, inner
+	}
+	d := meetKernel(t, us, peer, c, ids)
+	wire := outer.captureSent("wire")
+	if weBehind {
+		us.ping(c.inner(peer), 1)
+	} else {
+		d.mustSwanctl("--initiate", "--child", "net", "--timeout", "60")
+	}
+	eventually(t, 60*time.Second, "an association is established", us.established)
+	passesBothWays(t, us, peer, c)
+	all := wire.end()
+	if found := leaks(all, translated(20000)); len(found) > 0 {
+		t.Errorf("outside: %v", found)
+	}
+	if n := count(all, translated(20000)); n < 10 {
+		t.Errorf("%d datagrams outside", n)
+	}
+	us.explain(t)
+}
+
+// TestKernelRestartAgainstStrongSwan: strongSwan asks every two seconds whether
+// we live and clears its associations when it hears nothing for ten. Our agent is
+// killed, then stopped, and comes back: not one echo request is lost, for as long
+// as strongSwan would take twice over to give us up, and nothing is in clear.
+func TestKernelRestartAgainstStrongSwan(t *testing.T) {
+	c := live()
+	c.conn, c.childConf = "dpd_delay = 2s\n  dpd_timeout = 10s", "dpd_action = clear"
+	us, peer := newPair(t, "krs")
+	d := meetKernel(t, us, peer, c, newIdentities(t))
+	us.ping(peer.v4, 1)
+	eventually(t, 60*time.Second, "an association is established", us.established)
+	eventually(t, 60*time.Second, "traffic is secured", func() bool { return us.ping(peer.v4, 1) == 1 })
+	wire := us.captureSent("wire")
+	sent := peer.captureSent("wire")
+	pings := us.start("ping", "-n", "-D", "-O", "-i", "0.2", peer.v4)
+	for _, s := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+		before, now := map[string]bool{}, map[string]bool{}
+		us.note(before, map[string]bool{})
+		us.agent.signal(t, s)
+		us.startAgent(nil)
+		eventually(t, 60*time.Second, "the pair is renewed", func() bool {
+			us.note(now, map[string]bool{})
+			maps.DeleteFunc(now, func(spi string, _ bool) bool { return before[spi] })
+			return len(now) > 0
+		})
+		time.Sleep(20 * time.Second) // what strongSwan would do, it does by then
+		if out := d.mustSwanctl("--list-sas"); !strings.Contains(out, "INSTALLED") {
+			t.Errorf("after %v strongSwan has given us up:\n%s", s, out)
+		}
+	}
+	pings.signal(t, syscall.SIGINT)
+	if sent, answered := pings.figures(t); answered != sent {
+		t.Errorf("%d of %d echo requests were lost\n%s", sent-answered, sent, lossReport(pings.output(), us))
+	}
+	c.judge(t, wire)
+	c.judge(t, sent)
+	us.explain(t)
+}
