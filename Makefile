@@ -40,7 +40,7 @@ test-full: lint
 lint:
 	@files=$$("$$($(GO) env GOROOT)/bin/gofmt" -l .) || exit 1; test -z "$$files" || { echo "gofmt would change: $$files" >&2; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags esp ./driver/xfrm
+	$(GO) vet -tags esp ./driver/xfrm ./test
 	$(GO) tool staticcheck ./...
 
 # The data path in memory; then IKE against strongSwan's, which takes root and

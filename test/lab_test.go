@@ -205,9 +205,13 @@ func tail(s string, n int) string {
 	return s
 }
 
-// eventually waits until ok holds, at most d.
+// eventually waits until ok holds, at most d; in an emulated machine, four times
+// that.
 func eventually(t *testing.T, d time.Duration, what string, ok func() bool) {
 	t.Helper()
+	if os.Getenv(machineEnv) != "" {
+		d *= 4
+	}
 	deadline := time.Now().Add(d)
 	for !ok() {
 		if time.Now().After(deadline) {
