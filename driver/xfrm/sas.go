@@ -171,6 +171,9 @@ func (e *engine) stateOf(sa sadb.SA, root sadb.FilterID) wire.State {
 	if sa.ESN {
 		s.Flags |= wire.FlagESN
 	}
+	if sa.ID.Proto == sadb.AH && sa.ID.Dst.Is4() {
+		s.Flags |= wire.FlagAlign4 // else the kernel fills up to 64 bits, and takes nothing else
+	}
 	if e.connectionsOf(root) == sadb.RemoteAccess {
 		s.Selector.IfIndex = noInterface // it may carry nothing over others
 	}
