@@ -72,6 +72,9 @@ func TestKernelStrongSwan(t *testing.T) {
 			passesBothWays(t, us, peer, c)
 			c.judge(t, wire)
 			us.explain(t)
+			if t.Failed() {
+				peer.explainKernel(t)
+			}
 		})
 	}
 }
@@ -82,9 +85,19 @@ func (h *host) explain(t *testing.T) {
 	if !t.Failed() {
 		return
 	}
-	for _, args := range [][]string{{"status"}, {"sa", "list"}, {"drops"}} {
+	for _, args := range [][]string{{"status"}, {"sa", "list"}} {
 		out, _ := h.ctl(args...)
 		t.Logf("%s: ipsecctl %s:\n%s", h.ns, strings.Join(args, " "), out)
+	}
+	h.explainKernel(t)
+}
+
+// explainKernel prints what the host's kernel says.
+func (h *host) explainKernel(t *testing.T) {
+	t.Helper()
+	for _, args := range [][]string{{"ip", "-s", "xfrm", "state"}, {"ip", "xfrm", "policy"}, {"grep", "-v", "\t0$", "/proc/net/xfrm_stat"}} {
+		out, _ := h.run(10*time.Second, args[0], args[1:]...)
+		t.Logf("%s: %s:\n%s", h.ns, strings.Join(args, " "), out)
 	}
 }
 
