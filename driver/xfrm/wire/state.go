@@ -11,7 +11,7 @@ import (
 // Flags of a state (XFRM_STATE_*) that are used here.
 const (
 	FlagNoPMTUDisc = 4
-	FlagAlign4     = 16 // AH in words of 32 bits, as RFC 4302 §2.2 has it for IPv4
+	FlagAlign4     = 64 // AH in words of 32 bits, as RFC 4302 §2.2 has it for IPv4
 	FlagAnyFamily  = 32
 	FlagESN        = 128
 )
