@@ -182,3 +182,10 @@ func TestKernelRestartAgainstStrongSwan(t *testing.T) {
 	c.judge(t, sent)
 	us.explain(t)
 }
+
+// captureSent captures what leaves the host alone: of what comes out of a tunnel
+// the kernel shows the secured packet, and then what was in it.
+func (h *host) captureSent(name string) *capture {
+	h.t.Helper()
+	return h.captureBy(name, 0, "-Q", "out")
+}

@@ -119,13 +119,6 @@ type capture struct {
 	short bool // frames are cut
 }
 
-// captureSent captures what leaves the host alone: of what comes out of a tunnel
-// the kernel shows the secured packet, and then what was in it.
-func (h *host) captureSent(name string) *capture {
-	h.t.Helper()
-	return h.captureBy(name, 0, "-Q", "out")
-}
-
 // capture starts one.
 func (h *host) capture(name string) *capture {
 	h.t.Helper()
