@@ -48,11 +48,10 @@ With --clear it takes them out of force. With --show it says whether they are.`,
 	return c
 }
 
-// bootWithout returns settings for a start at which the settings do not load:
-// those of the last policy that was in force, for a mistake in a file must not
-// open the host.
+// bootWithout returns settings for a start at which the settings do not load: a
+// mistake in a file must not open the host.
 func (p *program) bootWithout(broken *settings, err error) settings {
-	fmt.Fprintln(p.err, "ipsecagent: the settings do not load, those of the last policy in force hold for the boot filters:\n"+lines(err))
+	fmt.Fprintln(p.err, "ipsecagent: the settings do not load; the boot filters follow what they say of boot, or else those of the last policy in force:\n"+lines(err))
 	s := defaults()
 	if filepath.IsAbs(broken.StateDir) {
 		s.StateDir = broken.StateDir
@@ -60,15 +59,16 @@ func (p *program) bootWithout(broken *settings, err error) settings {
 	if filepath.IsAbs(broken.RunDir) {
 		s.RunDir = broken.RunDir
 	}
-	if m, err := s.recall(); err == nil && m != nil && m.Boot.validate() == nil {
-		s.Boot = m.Boot
-	}
+	s.Boot = broken.Boot.orElse(s.recall())
 	return s
 }
 
 // boot puts the boot filters in force that settings and memory ask for.
 func (p *program) boot(ctx context.Context, s *settings) error {
-	if err := errors.Join(needCapabilities(), needNFT(), harden()); err != nil {
+	if err := needCapabilities(); err != nil {
+		return err
+	}
+	if err := errors.Join(needNFT(), harden()); err != nil {
 		return err
 	}
 	in, err := nft.Enforces(s.DataPath.Table)

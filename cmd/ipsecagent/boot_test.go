@@ -164,6 +164,25 @@ func TestSettingsThatDoNotLoadDoNotOpenTheHost(t *testing.T) {
 	if diff := cmp.Diff(s.Boot, got.Boot); diff != "" || got.RunDir != s.RunDir || !strings.Contains(said.String(), "no such mode") {
 		t.Errorf("settings of the start: %s\nsaid: %s", diff, said.String())
 	}
+	half := bootSettings{Mode: bootBlock, Exempt: []string{"ssh", "udp:0:53:outbound"}}
+	for _, c := range []struct {
+		name     string
+		broken   bootSettings
+		m        *bootMemory
+		err      error
+		expected bootSettings
+	}{
+		{"a mode that is said, another mistake", bootSettings{Mode: bootPermit}, &bootMemory{Boot: s.Boot}, nil, bootSettings{Mode: bootPermit}},
+		{"no mode is said", bootSettings{Mode: bootAuto}, &bootMemory{Boot: s.Boot}, nil, s.Boot},
+		{"a mistake in it, and a memory", half, &bootMemory{Boot: s.Boot}, nil, s.Boot},
+		{"a mistake in it, no memory", half, nil, nil, bootSettings{Mode: bootBlock, Exempt: half.Exempt[1:]}},
+		{"a mistake in it, a memory that does not load", half, nil, errors.New("x"), bootSettings{Mode: bootBlock, Exempt: half.Exempt[1:]}},
+		{"no such mode, no memory", bootSettings{Mode: "blok"}, nil, nil, bootSettings{Mode: bootAuto}},
+	} {
+		if diff := cmp.Diff(c.expected, c.broken.orElse(c.m, c.err)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, diff)
+		}
+	}
 	broken.StateDir = "relative"
 	if got := p.bootWithout(&broken, errors.New("x")); got.StateDir != defaults().StateDir || got.Boot.Mode != bootAuto {
 		t.Errorf("without a state folder: %+v", got)

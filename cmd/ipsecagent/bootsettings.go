@@ -42,6 +42,27 @@ func (b bootSettings) validate() error {
 	return err
 }
 
+// orElse returns what to go by where b is of a file that does not load: b, if it
+// is whole and names a mode, else what was in force last, else what of b is right.
+func (b bootSettings) orElse(m *bootMemory, errMemory error) bootSettings {
+	if b.validate() == nil && b.Mode != bootAuto {
+		return b
+	}
+	if errMemory == nil && m != nil && m.Boot.validate() == nil {
+		return m.Boot
+	}
+	right := bootSettings{Mode: bootAuto}
+	if mode := (bootSettings{Mode: b.Mode}); mode.validate() == nil {
+		right = mode
+	}
+	for _, text := range b.Exempt {
+		if _, err := parseBootExemption(text); err == nil {
+			right.Exempt = append(right.Exempt, text)
+		}
+	}
+	return right
+}
+
 // exemptions reads the list; every mistake is reported.
 func (b bootSettings) exemptions() ([]nft.BootExemption, error) {
 	var list []nft.BootExemption
