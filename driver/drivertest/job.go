@@ -33,7 +33,7 @@ type Job struct {
 const (
 	jobOpens = "opens"   // before the driver is opened
 	jobWorks = "at work" // after jobWarm steps
-	jobWarm  = 60
+	jobWarm  = 20
 )
 
 // ParseJob reads a job that another process has written.
