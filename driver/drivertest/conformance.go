@@ -40,8 +40,9 @@ type Harness struct {
 	Steering string
 	// Carrier (Killed) says that a process carries the packets.
 	Carrier bool
-	// Moments (Killed) is how many times a process is killed.
-	Moments int
+	// Moments (Killed) is how many times a process is killed, Steps by how many
+	// steps of an agent's work at most.
+	Moments, Steps int
 }
 
 // Host is a driver and the machine it protects.

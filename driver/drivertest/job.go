@@ -27,13 +27,14 @@ type Job struct {
 	SPI  sadb.SPI
 	Room int
 	Seed uint64
+	// Steps is after how many steps it says that it is at work.
+	Steps int
 }
 
 // Lines a job writes.
 const (
 	jobOpens = "opens"   // before the driver is opened
-	jobWorks = "at work" // after jobWarm steps
-	jobWarm  = 20
+	jobWorks = "at work" // after Steps
 )
 
 // ParseJob reads a job that another process has written.
@@ -74,7 +75,7 @@ func (j Job) Do(open func() (driver.Driver, error), out io.Writer) error {
 		if err := w.step(); err != nil {
 			return err
 		}
-		if n == jobWarm {
+		if n == w.Steps {
 			fmt.Fprintln(out, jobWorks)
 		}
 	}

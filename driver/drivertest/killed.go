@@ -33,6 +33,7 @@ type killer struct {
 	*rig
 	rand   *rand.Rand
 	window time.Duration // from the agent's start to the end of the moments tried
+	ready  sadb.SPI      // bob has associations for agents of alice below that
 }
 
 // room is how many associations bob has ready for an agent of alice.
@@ -94,6 +95,7 @@ func (k *killer) carrier() {
 	}
 	k.alice.set(k.alice.everything()...)
 	k.empty(k.bob, func(sadb.SA) bool { return false })
+	k.ready = 0
 	k.connect()
 }
 
@@ -110,7 +112,7 @@ func (k *killer) converge() {
 	}
 	k.alice.wantOrder("v4", "v6", "rest")
 	s := k.alice.state()
-	keep := map[sadb.SAID]bool{}
+	keep, first := map[sadb.SAID]bool{}, k.unused()
 	for _, to := range []netip.Addr{k.bob.V4, k.bob.V6} {
 		sa, ok := newest(s, to)
 		if !ok {
@@ -119,12 +121,26 @@ func (k *killer) converge() {
 		keep[sa.ID] = true
 	}
 	for _, b := range k.bob.state().SAs {
-		keep[b.SA.ID] = keep[b.SA.ID] || b.SA.Dir == sadb.Out
+		// What alice sends by, and what her next agent will.
+		keep[b.SA.ID] = keep[b.SA.ID] || b.SA.Dir == sadb.Out || b.SA.ID.SPI >= first
 	}
 	k.empty(k.alice, func(sa sadb.SA) bool { return keep[sa.ID] })
 	k.empty(k.bob, func(sa sadb.SA) bool { return keep[sa.ID] })
 	k.carries()
 	k.noClear()
+}
+
+// unused returns the first SPI that no agent of alice has taken: none is lower
+// than one that is in force.
+func (k *killer) unused() sadb.SPI {
+	k.Helper()
+	s := k.alice.state()
+	first := sadb.SPI(0)
+	for _, to := range []netip.Addr{k.bob.V4, k.bob.V6} {
+		sa, _ := newest(s, to)
+		first = max(first, sa.ID.SPI+1)
+	}
+	return first
 }
 
 // empty deletes every association of a host but those to keep.
@@ -152,16 +168,15 @@ type agentProcess struct {
 // waits until it opens the driver.
 func (k *killer) start() *agentProcess {
 	k.Helper()
-	first := k.spi + 1
-	for range room {
-		k.spi++
+	local, peer := [2]netip.Addr{k.alice.V4, k.alice.V6}, [2]netip.Addr{k.bob.V4, k.bob.V6}
+	first := k.unused()
+	for k.ready = max(k.ready, first); k.ready < first+room; k.ready++ {
 		for i, id := range families {
-			src, dst := []netip.Addr{k.alice.V4, k.alice.V6}[i], []netip.Addr{k.bob.V4, k.bob.V6}[i]
-			k.inbound(k.bob, associationOf(id, k.spi, src, dst))
+			k.inbound(k.bob, associationOf(id, k.ready, local[i], peer[i]))
 		}
 	}
 	k.must(k.alice.Driver.Close())
-	job := Job{Local: [2]netip.Addr{k.alice.V4, k.alice.V6}, Peer: [2]netip.Addr{k.bob.V4, k.bob.V6}, SPI: first, Room: room, Seed: k.rand.Uint64()}
+	job := Job{Local: local, Peer: peer, SPI: first, Room: room, Seed: k.rand.Uint64(), Steps: k.Steps}
 	a := &agentProcess{k: k, cmd: k.alice.Agent(k.T), said: &strings.Builder{}}
 	if a.cmd.Env == nil {
 		a.cmd.Env = os.Environ()

@@ -34,7 +34,7 @@ func TestLeaks(t *testing.T) {
 // TestKilled: kill -9 of the agent, and of the data path.
 func TestKilled(t *testing.T) {
 	h := harness("")
-	h.Carrier, h.Moments = true, drivertest.Moments(20)
+	h.Carrier, h.Moments, h.Steps = true, drivertest.Moments(20), 60
 	drivertest.Killed(t, h)
 }
 

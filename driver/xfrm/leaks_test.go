@@ -38,7 +38,7 @@ const policiesName = "policies of XFRM"
 // TestKernelKilled: kill -9 of the agent.
 func TestKernelKilled(t *testing.T) {
 	h := harness()
-	h.Moments = drivertest.Moments(5)
+	h.Moments, h.Steps = drivertest.Moments(5), 15
 	drivertest.Killed(t, h)
 }
 
