@@ -5,10 +5,14 @@ BIN := bin
 # The programs say which revision they are of, where git can tell.
 STAMP = $(shell git rev-parse -q --verify HEAD >/dev/null 2>&1 && echo auto || echo false)
 
-.PHONY: build demo demo-kerberos test test-full test-vm lint bench bench-vm clean
+.PHONY: build install demo demo-kerberos test test-full test-vm lint bench bench-vm clean
 
 build:
 	$(GO) build -trimpath -buildvcs=$(STAMP) -o $(BIN)/ ./cmd/...
+
+# What packaging/README.md lists, below DESTDIR; settings that are there stay.
+install: build
+	@packaging/install "$(DESTDIR)"
 
 # Two hosts in network namespaces, a policy, traffic secured: shown.
 demo: build
