@@ -44,6 +44,7 @@ func TestKernelMeetsUser(t *testing.T) {
 	key := aKey("mix")
 	for i, c := range mixedRows() {
 		t.Run(c.name, func(t *testing.T) {
+			kernel.t, user.t = t, t
 			name, _ := c.inTurn(kernel, user, i)
 			for _, first := range []*host{kernel, user} {
 				mixedRow(t, kernel, user, first, c, name, key)

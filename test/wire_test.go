@@ -150,7 +150,7 @@ func (c *capture) end() []packet {
 		b, err := os.ReadFile(c.path)
 		return err == nil && bytes.Contains(b, []byte("end-of-capture"))
 	}
-	c.h.run(5*time.Second, "python3", "-c", `
+	c.h.run(time.Minute, "python3", "-c", `
 import socket
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(("wire", 0x88b5))
 s.send(b"\xff"*6 + b"\x02\0\0\0\0\1" + b"\x08\x06" + b"end-of-capture" + b"\0"*40)`)
