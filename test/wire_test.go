@@ -135,7 +135,11 @@ func (h *host) captureHeaders(name string, bytes int) *capture {
 func (h *host) captureBy(name string, bytes int, more ...string) *capture {
 	h.t.Helper()
 	c := &capture{h: h, path: filepath.Join(h.dir, name+".pcap"), short: bytes != 0}
-	c.p = h.start("tcpdump", append([]string{"-i", "wire", "-s", fmt.Sprint(bytes), "-B", "262144", "-U", "--immediate-mode", "-w", c.path}, more...)...)
+	buffer := "262144" // KiB; a virtual machine has little memory, and moves little
+	if os.Getenv(machineEnv) != "" {
+		buffer = "16384"
+	}
+	c.p = h.start("tcpdump", append([]string{"-i", "wire", "-s", fmt.Sprint(bytes), "-B", buffer, "-U", "--immediate-mode", "-w", c.path}, more...)...)
 	eventually(h.t, 10*time.Second, "tcpdump listens", func() bool { return strings.Contains(c.p.output(), "listening on") })
 	return c
 }
