@@ -36,6 +36,8 @@ func Daemons(all []Process, ours []int) []control.Check {
 	for _, p := range all {
 		switch {
 		case slices.Contains(ours, p.PID):
+		case p.Name == ownName:
+			found = append(found, own(p)...)
 		case len(p.Ports) > 0:
 			found = append(found, Problem(daemonsName, fmt.Sprintf("stop it for good (systemctl status %d names its unit: systemctl disable --now UNIT)", p.PID),
 				"process %d (%s) has UDP port %s: two key exchanges of one host take each other's messages", p.PID, p.Name, portWords(p.Ports)))
@@ -48,6 +50,18 @@ func Daemons(all []Process, ours []int) []control.Check {
 		return []control.Check{Fine(daemonsName, "none runs, and UDP ports 500 and 4500 are nobody else's")}
 	}
 	return found
+}
+
+// ownName is the name of the agent's program.
+const ownName = "ipsecagent"
+
+// own is about an agent, or a data path, other than the one of these settings.
+func own(p Process) []control.Check {
+	if len(p.Ports) == 0 {
+		return nil // a holder, or a command that was just started
+	}
+	return []control.Check{Problem(daemonsName, fmt.Sprintf("ps -fp %d shows the settings it was started with; take it down with them: ipsecagent datapath --stop --run-dir FOLDER", p.PID),
+		"process %d is an ipsecagent with other settings than these (another run folder) and has UDP port %s: only one can exchange keys here", p.PID, portWords(p.Ports))}
 }
 
 func portWords(ports []uint16) string {

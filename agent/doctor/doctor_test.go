@@ -32,7 +32,7 @@ func TestDaemons(t *testing.T) {
 	expect(t, Daemons(nil, nil), "ok: none runs")
 	expect(t, Daemons([]Process{{7, "ipsecagent", ike}, {8, "bash", nil}}, []int{7}), "ok: none runs")
 	expect(t, Daemons([]Process{{7, "ipsecagent", ike}, {9, "charon", ike}, {10, "pluto", nil}, {11, "ipsecagent", ike[:1]}}, []int{7}),
-		"problem: process 9 (charon) has UDP port 500 and 4500", "warning: process 10 (pluto)", "problem: process 11 (ipsecagent) has UDP port 500:")
+		"problem: process 9 (charon) has UDP port 500 and 4500", "warning: process 10 (pluto)", "problem: process 11 is an ipsecagent with other settings than these (another run folder) and has UDP port 500:")
 }
 
 func TestParseUDP(t *testing.T) {

@@ -40,7 +40,9 @@ type patient struct {
 	settings *settings
 	status   *control.Status // nil: the agent does not run, or does not answer
 	driver   string          // that is or would be used; "": none can be
-	ours     []int           // processes
+	refused  bool            // the driver of the settings cannot be used, which is said once
+	ours     []int           // processes of the agent and of its data path
+	dataPath int             // process of the userspace data path; 0: none runs
 }
 
 // examine looks at everything. Settings that are not valid are a problem, and
@@ -85,14 +87,15 @@ const agentName = "agent"
 
 // agent asks the agent, if it runs.
 func (p *patient) agent(ctx context.Context) []control.Check {
+	if pid, err := control.Listener(ctx, p.settings.dataPathSocket()); err == nil {
+		p.dataPath = pid
+		p.ours = append(p.ours, pid)
+	}
 	pid, err := control.Listener(ctx, p.settings.Socket)
 	if err != nil {
 		return append([]control.Check{doctor.Problem(agentName, "systemctl start ipsecagent; if it ends again, journalctl -u ipsecagent says why", "it does not run: nobody answers on %s", p.settings.Socket)}, p.assigned(ctx)...)
 	}
 	p.ours = append(p.ours, pid)
-	if pid, err := control.Listener(ctx, p.settings.dataPathSocket()); err == nil {
-		p.ours = append(p.ours, pid)
-	}
 	status, err := control.NewClient(p.settings.Socket, 10*time.Second).Status(ctx)
 	if err != nil {
 		return []control.Check{doctor.Problem(agentName, "look at its log; systemctl restart ipsecagent", "process %d has its socket and does not answer: %v", pid, err)}
@@ -168,11 +171,21 @@ func (p *patient) chosen(ctx context.Context) []control.Check {
 	}
 	c, err := chooseDriver(ctx, p.settings)
 	if err != nil {
-		p.driver = p.settings.Driver // what would be missing is said of it
-		return []control.Check{doctor.Problem("driver", "mend that, or set driver: auto", "the agent would not start: %v", err)}
+		p.driver, p.refused = p.settings.Driver, true
+		return []control.Check{refusedCheck(err)}
 	}
 	p.driver = c.driver
 	return []control.Check{doctor.Fine("driver", "%s would be used, because %s", c.driver, c.why)}
+}
+
+// refusedCheck says why no driver can be used, and what to do in one place.
+func refusedCheck(err error) control.Check {
+	why, do := err, "mend that, or set driver: auto"
+	var r refusal
+	if errors.As(err, &r) {
+		why, do = r.error, r.do
+	}
+	return doctor.Problem("driver", do, "the agent would not start: %v", why)
 }
 
 // kernel says what the kernel of this host can do. What the driver does not need
@@ -180,6 +193,9 @@ func (p *patient) chosen(ctx context.Context) []control.Check {
 func (p *patient) kernel() []control.Check {
 	suites, err := xfrm.Preflight()
 	found := xfrmChecks(suites, err, p.driver == driverKernel)
+	if p.refused {
+		found = slices.DeleteFunc(found, func(c control.Check) bool { return c.State == control.CheckProblem })
+	}
 	needs := []struct {
 		name string
 		err  error
@@ -213,7 +229,7 @@ func xfrmChecks(suites []sadb.Suite, err error, needed bool) []control.Check {
 		with, without := split(suites, proto)
 		switch {
 		case len(with) == 0 && needed && proto == sadb.ESP:
-			found = append(found, doctor.Problem(proto.String(), "modprobe esp4 esp6", "the kernel carries none of its suites"))
+			found = append(found, doctor.Problem(proto.String(), loadWords(modulesDir()), "the kernel carries none of its suites"))
 		case len(with) == 0:
 			found = append(found, doctor.Fine(proto.String(), "the kernel has it not, and the driver can do without"))
 		case len(without) == 0:

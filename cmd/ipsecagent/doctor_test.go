@@ -46,6 +46,34 @@ func TestDoctorOnTheKernel(t *testing.T) {
 	expectChecks(t, xfrmChecks(nil, errors.New("no XFRM"), false), "ok XFRM: not needed")
 }
 
+// One cause has one line, with one advice.
+func TestDoctorOnADriverThatCannotBe(t *testing.T) {
+	_, err := choose(driverKernel, func() ([]sadb.Suite, error) { return nil, nil })
+	c := refusedCheck(err)
+	expectChecks(t, []control.Check{c}, "problem driver: would not start: driver: kernel: the kernel has neither ESP nor AH")
+	if strings.Contains(c.Says, "modprobe") || !strings.Contains(c.Do, "modprobe -a ") || !strings.Contains(c.Do, "set driver: user") {
+		t.Errorf("says %q, do %q", c.Says, c.Do)
+	}
+	p := &patient{driver: driverKernel, refused: true}
+	for _, c := range p.kernel() {
+		if c.State == control.CheckProblem && (c.Name == "ESP" || c.Name == "XFRM") {
+			t.Errorf("said again: %+v", c)
+		}
+	}
+}
+
+// modprobe takes one module and its options, unless it is told that there are
+// more: without -a the others are not loaded, and nothing says so.
+func TestModulesAreLoadedByOneCommandThatLoadsThemAll(t *testing.T) {
+	const command = "modprobe -a xfrm_user esp4 esp6 ah4 ah6"
+	if got := loadWords(t.TempDir()); got != command {
+		t.Errorf("%q", got)
+	}
+	if got := loadWords("/nowhere/6.1"); !strings.Contains(got, "no modules of this kernel here (/nowhere/6.1)") || !strings.Contains(got, command) {
+		t.Errorf("without modules: %q", got)
+	}
+}
+
 func TestDoctorOnForeignXFRM(t *testing.T) {
 	expectChecks(t, foreignChecks(xfrm.Foreign{OurPolicies: 3, OurStates: 2}, driverKernel), "ok foreign XFRM: no other program")
 	expectChecks(t, foreignChecks(xfrm.Foreign{OurPolicies: 3}, driverUser), "problem foreign XFRM: left 3 policies and 0 associations")
@@ -159,17 +187,14 @@ func TestDoctorOfAWholeHost(t *testing.T) {
 // key exchange does.
 func takePort(t *testing.T, ns string, port int) int {
 	t.Helper()
-	result := make(chan int)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		defer close(result)
+	s := -1
+	onThreadOfItsOwn(func() {
 		f, err := os.Open("/run/netns/" + ns)
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		defer f.Close()
-		s := -1
 		if err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err == nil {
 			s, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		}
@@ -178,13 +203,27 @@ func takePort(t *testing.T, ns string, port int) int {
 		}
 		if err != nil {
 			t.Error(err)
-			return
 		}
-		result <- s
-	}()
-	s, ok := <-result
-	if !ok {
+	})
+	if t.Failed() {
 		t.FailNow()
 	}
 	return s
+}
+
+// onThreadOfItsOwn runs f on a thread that ends with it. The thread of main does
+// not end: a process whose it is counts as one of the namespace that it entered.
+func onThreadOfItsOwn(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			onThreadOfItsOwn(f) // this thread is taken
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
+	}()
+	<-done
 }

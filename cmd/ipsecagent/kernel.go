@@ -45,6 +45,18 @@ func chooseDriver(ctx context.Context, s *settings) (choice, error) {
 	return choose(s.Driver, xfrm.Preflight)
 }
 
+// refusal is why a driver cannot be used here, and what to do about it.
+type refusal struct {
+	error
+	do string
+}
+
+// Error says both.
+func (r refusal) Error() string { return r.error.Error() + ". What to do: " + r.do }
+
+// Unwrap returns why.
+func (r refusal) Unwrap() error { return r.error }
+
 // chooseBeside chooses while the userspace data path runs: what it has in force
 // is not left to itself.
 func chooseBeside(setting string, pid int) (choice, error) {
@@ -74,7 +86,7 @@ func choose(setting string, probe func() ([]sadb.Suite, error)) (choice, error) 
 	case err == nil:
 		return choice{driverKernel, "driver: auto found that " + carriedWords(suites)}, nil
 	case setting == driverKernel:
-		return choice{}, fmt.Errorf("driver: kernel: %w. Load what is missing (modprobe esp4 esp6 ah4 ah6 xfrm_user), start a kernel that has it, or set driver: user", err)
+		return choice{}, refusal{fmt.Errorf("driver: kernel: %w", err), loadWords(modulesDir()) + ", start a kernel that has what is missing, or set driver: user"}
 	}
 	return choice{driverUser, "driver: auto found that " + err.Error()}, nil
 }

@@ -41,7 +41,7 @@ func TestChoiceOfDriver(t *testing.T) {
 		{"auto, no XFRM", driverAuto, nil, none, driverUser, "no XFRM"},
 		{"kernel, some of it", driverKernel, some, nil, driverKernel, "not esp-aes256gcm"},
 		{"kernel, old algorithms alone", driverKernel, old, nil, "", "set driver: user"},
-		{"kernel, no ESP", driverKernel, suitesNamed(t), nil, "", "modprobe esp4"},
+		{"kernel, no ESP", driverKernel, suitesNamed(t), nil, "", "modprobe -a xfrm_user esp4"},
 		{"kernel, no XFRM", driverKernel, nil, none, "", "no XFRM"},
 	}
 	for _, tt := range tests {

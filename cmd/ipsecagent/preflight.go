@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"github.com/google/nftables"
@@ -66,6 +67,25 @@ func needTUN() error {
 		return fmt.Errorf("the TUN device %s cannot be opened (%v): run the agent as root, and in a container allow the device", tunDevice, cause(err))
 	}
 	return f.Close()
+}
+
+// modulesDir is where modprobe looks for the modules of the running kernel.
+func modulesDir() string {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return "/lib/modules"
+	}
+	return filepath.Join("/lib/modules", unix.ByteSliceToString(name.Release[:]))
+}
+
+// loadWords says how what the kernel's IPsec is made of is loaded: by one
+// modprobe, which takes the names after the first for options unless told (-a).
+func loadWords(dir string) string {
+	const load = "modprobe -a xfrm_user esp4 esp6 ah4 ah6"
+	if _, err := os.Stat(dir); err != nil {
+		return fmt.Sprintf("there are no modules of this kernel here (%s): in a container, load them on its host (%s)", dir, load)
+	}
+	return load
 }
 
 func needNFT() error {
