@@ -24,71 +24,85 @@ the start of the host until the agent has put a policy in force, which takes
 their place. They stay if the agent never does. Where a policy is in force
 already nothing is changed.
 
-With --clear it takes them out of force. With --show it says whether they are.`,
+With --clear it takes them out of force. With --show it says whether they are, and
+what the next start of the host would put in force.`,
 		Example: `  ipsecagent boot
   ipsecagent boot --show
   ipsecagent boot --clear`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if clear && show {
+				return misuse{errors.New("boot: --clear changes what --show only looks at: give one of them")}
+			}
 			s, err := givenSettings(cmd.Flags(), *config)
+			start := startOf(s, *config, err)
+			if err != nil {
+				fmt.Fprintln(p.err, "ipsecagent: the settings do not load:\n"+lines(err))
+			}
 			switch {
 			case show:
-				return p.showBoot(&s)
+				return p.showBoot(&start, err)
 			case clear:
-				return p.clearBoot(cmd.Context(), &s)
-			case err != nil:
-				s = p.bootWithout(&s, err)
+				return p.clearBoot(cmd.Context(), &start.settings)
 			}
-			return p.boot(cmd.Context(), &s)
+			return p.boot(cmd.Context(), &start)
 		},
 	}
 	c.Flags().BoolVar(&clear, "clear", false, "take the boot filters out of force")
-	c.Flags().BoolVar(&show, "show", false, "say whether boot filters are in force, and what they have dropped")
-	c.MarkFlagsMutuallyExclusive("clear", "show")
+	c.Flags().BoolVar(&show, "show", false, "say whether boot filters are in force, what they have dropped, and what the next start would do")
 	return c
 }
 
-// bootWithout returns settings for a start at which the settings do not load: a
-// mistake in a file must not open the host.
-func (p *program) bootWithout(broken *settings, err error) settings {
-	fmt.Fprintln(p.err, "ipsecagent: the settings do not load; the boot filters follow what they say of boot, or else those of the last policy in force:\n"+lines(err))
-	s := defaults()
-	if filepath.IsAbs(broken.StateDir) {
-		s.StateDir = broken.StateDir
-	}
-	if filepath.IsAbs(broken.RunDir) {
-		s.RunDir = broken.RunDir
-	}
-	s.Boot = broken.Boot.orElse(s.recall())
-	return s
-}
-
-// boot puts the boot filters in force that settings and memory ask for.
-func (p *program) boot(ctx context.Context, s *settings) error {
+// boot puts the boot filters in force that settings and memory ask for. It opens
+// nothing that is closed.
+func (p *program) boot(ctx context.Context, start *bootStart) error {
 	if err := needCapabilities(); err != nil {
 		return err
 	}
 	if err := errors.Join(needNFT(), harden()); err != nil {
 		return err
 	}
-	in, err := nft.Enforces(s.DataPath.Table)
+	table := start.settings.DataPath.Table
+	in, err := nft.Enforces(table)
 	if err != nil {
 		return err
 	}
-	if in {
-		fmt.Fprintln(p.out, "A policy's filters are in force: no boot filters are needed, nothing was changed.")
+	now, err := nft.Boot(table)
+	if err != nil {
+		return err
+	}
+	switch {
+	case in:
+		fmt.Fprintln(p.out, "A policy's filters are in force: no boot filters are needed, nothing was changed."+staying(now))
+		return nil
+	case start.mode == bootPermit && now.Mode == "":
+		fmt.Fprintf(p.out, "Boot mode permit (%s): all traffic passes until a policy is in force; nothing was changed.\n", start.why)
+		return nil
+	case start.mode == bootPermit:
+		fmt.Fprintf(p.out, "Boot mode permit (%s): nothing was changed.%s\n", start.why, staying(now))
 		return nil
 	}
-	mode, why := s.Boot.bootMode(s.recall())
-	if mode == bootPermit {
-		fmt.Fprintf(p.out, "Boot mode permit (%s): all traffic passes until a policy is in force; nothing was changed.\n", why)
-		return nil
+	if err := p.putBoot(ctx, &start.settings, nft.BootMode(start.mode)); err != nil {
+		return fmt.Errorf("%s: %w", notPut(now), err)
 	}
-	if err := p.putBoot(ctx, s, nft.BootMode(mode)); err != nil {
-		return fmt.Errorf("the boot filters are NOT in force, traffic passes until a policy is: %w", err)
-	}
-	fmt.Fprintf(p.out, "Boot mode %s (%s): the boot filters are in force until a policy is. To end them: ipsecagent boot --clear\n", mode, why)
+	fmt.Fprintf(p.out, "Boot mode %s (%s): the boot filters are in force until a policy is. To end them: ipsecagent boot --clear\n", start.mode, start.why)
 	return nil
+}
+
+// staying says that boot filters that are in force stay; "": there are none.
+func staying(now nft.BootState) string {
+	if now.Mode == "" {
+		return ""
+	}
+	return fmt.Sprintf(" Boot filters of mode %s are in force and stay; to end them: ipsecagent boot --clear", now.Mode)
+}
+
+// notPut says what holds where boot filters could not be put in force.
+func notPut(now nft.BootState) string {
+	if now.Mode == "" {
+		return "the boot filters are NOT in force, traffic passes until a policy is"
+	}
+	return fmt.Sprintf("the boot filters could not be changed, those of mode %s stay in force", now.Mode)
 }
 
 // putBoot puts the boot filters in force and leaves a holder, which keeps
@@ -163,8 +177,14 @@ func (p *program) warnUnprotected(s *settings) error {
 	return err
 }
 
-func (p *program) showBoot(s *settings) error {
-	now, err := nft.Boot(s.DataPath.Table)
+// showBoot says the same of the next start as the start will: errSettings is why
+// the settings do not load.
+func (p *program) showBoot(start *bootStart, errSettings error) error {
+	now, err := nft.Boot(start.settings.DataPath.Table)
+	if err != nil {
+		return err
+	}
+	in, err := nft.Enforces(start.settings.DataPath.Table)
 	if err != nil {
 		return err
 	}
@@ -173,8 +193,13 @@ func (p *program) showBoot(s *settings) error {
 	} else {
 		fmt.Fprintln(p.out, "In force now: no boot filters.")
 	}
-	mode, why := s.Boot.bootMode(s.recall())
-	fmt.Fprintf(p.out, "At the next start: %s (%s).\n", mode, why)
+	if in {
+		fmt.Fprintln(p.out, "A policy's filters are in force.")
+	}
+	fmt.Fprintf(p.out, "At the next start: %s (%s).\n", start.mode, start.why)
+	if errSettings != nil {
+		return invalid{errors.New("correct the settings: ipsecagent --check")}
+	}
 	return nil
 }
 

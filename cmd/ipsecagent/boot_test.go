@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -12,8 +11,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"ipsecagent/agent"
 	"ipsecagent/agent/control"
@@ -148,45 +145,102 @@ func TestBootModeFollowsTheLastPolicy(t *testing.T) {
 	}
 }
 
-// TestSettingsThatDoNotLoadDoNotOpenTheHost at its start.
+// TestSettingsThatDoNotLoadDoNotOpenTheHost at its start: each file is on a host
+// where no policy was in force, on one where a strict one was, and on one whose
+// settings said permit then.
 func TestSettingsThatDoNotLoadDoNotOpenTheHost(t *testing.T) {
-	s := defaults()
-	s.StateDir, s.RunDir = t.TempDir(), t.TempDir()
-	s.Boot = bootSettings{Mode: bootBlock, Exempt: []string{"tcp:0:22:inbound"}}
-	if err := s.remember(agent.Enforcement{State: policy.Assigned, Policy: "client"}); err != nil {
-		t.Fatal(err)
-	}
-	broken := s
-	broken.Boot = bootSettings{Mode: "blok"}
-	var said strings.Builder
-	p := &program{err: &said}
-	got := p.bootWithout(&broken, errors.New("agent.yaml:1: no such mode"))
-	if diff := cmp.Diff(s.Boot, got.Boot); diff != "" || got.RunDir != s.RunDir || !strings.Contains(said.String(), "no such mode") {
-		t.Errorf("settings of the start: %s\nsaid: %s", diff, said.String())
-	}
-	half := bootSettings{Mode: bootBlock, Exempt: []string{"ssh", "udp:0:53:outbound"}}
+	strict := &bootMemory{Policy: "secure", Strict: true, Boot: bootSettings{Mode: bootAuto, Exempt: []string{"tcp:0:22:inbound"}}}
+	open := &bootMemory{Policy: "secure", Strict: true, Boot: bootSettings{Mode: bootPermit}}
 	for _, c := range []struct {
-		name     string
-		broken   bootSettings
-		m        *bootMemory
-		err      error
-		expected bootSettings
+		name, text string
+		m          *bootMemory
+		want       string
 	}{
-		{"a mode that is said, another mistake", bootSettings{Mode: bootPermit}, &bootMemory{Boot: s.Boot}, nil, bootSettings{Mode: bootPermit}},
-		{"no mode is said", bootSettings{Mode: bootAuto}, &bootMemory{Boot: s.Boot}, nil, s.Boot},
-		{"a mistake in it, and a memory", half, &bootMemory{Boot: s.Boot}, nil, s.Boot},
-		{"a mistake in it, no memory", half, nil, nil, bootSettings{Mode: bootBlock, Exempt: half.Exempt[1:]}},
-		{"a mistake in it, a memory that does not load", half, nil, errors.New("x"), bootSettings{Mode: bootBlock, Exempt: half.Exempt[1:]}},
-		{"no such mode, no memory", bootSettings{Mode: "blok"}, nil, nil, bootSettings{Mode: bootAuto}},
+		{"another mistake, nothing of boot", "driver: kernal", nil, "permit []"},
+		{"another mistake, nothing of boot", "driver: kernal", strict, "block []"},
+		{"another mistake, a mode", "driver: kernal\nboot: {mode: stateful, exempt: [\"udp:0:53:outbound\"]}", strict, "stateful [udp:0:53:outbound]"},
+		{"another mistake, permit", "driver: kernal\nboot: {mode: permit}", strict, "permit []"},
+		{"a setting there is not", "drivver: user", nil, "permit []"},
+		{"no such mode", "boot:\n  mode: blok", nil, "block []"},
+		{"no such mode", "boot:\n  mode: blok", strict, "block [tcp:0:22:inbound]"},
+		{"no such mode", "boot:\n  mode: blok", open, "block []"},
+		{"a text for a group", "boot: block", nil, "block []"},
+		{"a list for a mode", "boot: {mode: [block]}", nil, "block []"},
+		{"the name of the group mistyped", "bot: {mode: block}", nil, "block []"},
+		{"the name of the mode mistyped", "boot: {moode: block}", nil, "block []"},
+		{"a mode beside its group", "mode: block", nil, "block []"},
+		{"no YAML", "boot:\n  mode: block\n  x: {", nil, "block []"},
+		{"no YAML", "boot:\n  mode: permit\n  x: {", nil, "block []"},
+		{"no YAML", "boot:\n  mode: block\n  x: {", open, "block []"},
+		{"a second document", "boot: {mode: permit}\n---\nboot: {mode: block}", nil, "block []"},
+		{"too large", "boot: {mode: permit}\n" + strings.Repeat("#", maxSettings), nil, "block []"},
+		{"an exemption that is none", "boot: {mode: stateful, exempt: [ssh, \"udp:0:53:outbound\"]}", nil, "stateful [udp:0:53:outbound]"},
+		{"an exemption that is none", "boot: {mode: stateful, exempt: [ssh, \"udp:0:53:outbound\"]}", strict, "stateful [tcp:0:22:inbound]"},
+		{"a state folder that is none", "stateDir: here", nil, "block []"},
+		{"the state folder mistyped", "statDir: /elsewhere", nil, "block []"},
 	} {
-		if diff := cmp.Diff(c.expected, c.broken.orElse(c.m, c.err)); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", c.name, diff)
+		t.Run(c.name, func(t *testing.T) {
+			file := write(t, filepath.Join(t.TempDir(), "agent.yaml"), c.text+"\n")
+			state := t.TempDir()
+			s, err := loadSettings(file, func(s *settings) error {
+				if filepath.IsAbs(s.StateDir) {
+					s.StateDir = state
+				}
+				return nil
+			})
+			if err == nil {
+				t.Fatal("the settings load")
+			}
+			if c.m != nil {
+				memory := s
+				memory.Boot = c.m.Boot
+				if err := memory.remember(agent.Enforcement{State: policy.Assigned, Policy: c.m.Policy, Strict: c.m.Strict}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			start := startOf(s, file, err)
+			if got := fmt.Sprint(start.mode, " ", start.settings.Boot.Exempt); got != c.want || start.why == "" {
+				t.Errorf("%q with %+v: %s (%s), want %s", c.text, c.m, got, start.why, c.want)
+			}
+		})
+	}
+}
+
+// TestWhatASettingsFileSaysOfBoot is told from what it may mean.
+func TestWhatASettingsFileSaysOfBoot(t *testing.T) {
+	dir := t.TempDir()
+	file := write(t, filepath.Join(dir, "agent.yaml"), "boot: {mode: permit}\ndriver: x\n")
+	boot := func() bool { return legible(file, "boot", "boot.mode", "boot.exempt") }
+	if !boot() {
+		t.Error("a file that says it is not read")
+	}
+	dropIn := write(t, filepath.Join(dir, "agent.d", "10.yaml"), "boot: {mode: blo")
+	if boot() {
+		t.Error("a drop-in that nobody can read is passed over")
+	}
+	write(t, dropIn, "# nothing\n")
+	if !boot() || !legible("", "boot") || !legible(defaultConfig, "boot") || legible(filepath.Join(dir, "none.yaml"), "boot") {
+		t.Error("comments alone, no file, or the one that may be missing")
+	}
+}
+
+// FuzzSettingsSaid: no text of a settings file stops the start of the host, and
+// one that says permit in nobody's words opens none.
+func FuzzSettingsSaid(f *testing.F) {
+	for _, text := range []string{"boot: {mode: block}", "boot:\n  mode: blok\n", "boot: &b {mode: permit}\nx: *b", "boot: {mode: permit, <<: {mode: block}}", "---\n---", "boot: {mode: permit}\nboot: {mode: block}", "? [a]\n: b"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		names, err := settingsSaid([]byte(text))
+		var s settings
+		if errParse := parseSettings("x", []byte(text), &s); err != nil && errParse == nil {
+			t.Errorf("%q is read as settings and not here: %v", text, err)
 		}
-	}
-	broken.StateDir = "relative"
-	if got := p.bootWithout(&broken, errors.New("x")); got.StateDir != defaults().StateDir || got.Boot.Mode != bootAuto {
-		t.Errorf("without a state folder: %+v", got)
-	}
+		boot, _ := s.Boot.orElse(err == nil, nil, nil)
+		if boot.Mode == bootPermit && !slices.Contains(names, "boot.mode") {
+			t.Errorf("%q opens the host", text)
+		}
+	})
 }
 
 func TestNewestNeverWaits(t *testing.T) {
@@ -212,9 +266,15 @@ func (h *hostUnderTest) boot(args ...string) string {
 // bootMode returns the mode of the boot filters as the kernel has it.
 func (h *hostUnderTest) bootMode() string {
 	h.t.Helper()
-	_, mode, _ := strings.Cut(h.boot("--show"), "In force now: ")
+	_, mode, _ := strings.Cut(h.shown(), "In force now: ")
 	mode, _, _ = strings.Cut(mode, "\n")
 	return mode
+}
+
+// shown is what --show says, with settings that load or do not.
+func (h *hostUnderTest) shown() string {
+	out, _ := exec.Command("ip", slices.Concat([]string{"netns", "exec", h.ns, h.agent, "boot", "--show"}, folders(h.dir))...).CombinedOutput()
+	return string(out)
 }
 
 // assignStrict assigns a policy that requires security, and takes everything out
@@ -261,8 +321,8 @@ func TestBootFiltersHoldUntilAPolicyIsInForce(t *testing.T) {
 	h.start()
 	h.eventually("the policy has taken their place", func() bool { return h.bootMode() == "no boot filters." })
 	h.eventually("their holder has ended", func() bool { return !strings.Contains(h.commands(), "holder") })
-	if out := h.boot(); !strings.Contains(out, "nothing was changed") || h.bootMode() != "no boot filters." {
-		t.Errorf("beside a policy: %s", out)
+	if out := h.boot(); !strings.Contains(out, "nothing was changed") || h.bootMode() != "no boot filters." || !strings.Contains(h.shown(), "A policy's filters are in force.") {
+		t.Errorf("beside a policy: %s%s", out, h.shown())
 	}
 	s, err := h.client().Status(t.Context())
 	if err != nil || len(s.Problems) > 0 || s.Policy.Name != "secure-server" {
@@ -321,6 +381,41 @@ func TestBootFiltersAreCleared(t *testing.T) {
 	h.killHolder()
 	if out := h.boot("--clear"); h.bootMode() != "no boot filters." {
 		t.Errorf("after their holder was killed: %s", out)
+	}
+}
+
+// bootFails runs boot where it is to exit with a code, and returns what it said.
+func (h *hostUnderTest) bootFails(code int, args ...string) string {
+	h.t.Helper()
+	cmd := exec.Command("ip", slices.Concat([]string{"netns", "exec", h.ns, h.agent, "boot"}, args, folders(h.dir))...)
+	out, err := cmd.CombinedOutput()
+	if got := cmd.ProcessState.ExitCode(); got != code {
+		h.t.Errorf("boot %v: exit code %d (%v), want %d\n%s", args, got, err, code, out)
+	}
+	return string(out)
+}
+
+// TestBootSaysWhatItDoes: nothing of it is left to be taken for granted.
+func TestBootSaysWhatItDoes(t *testing.T) {
+	h := newHost(t, "boo-says")
+	file := filepath.Join(h.dir, "agent.yaml")
+	write(t, file, "boot:\n  mode: blok\n")
+	if out := h.bootFails(6, "--show"); !strings.Contains(out, `boot.mode "blok"`) || !strings.Contains(out, "no boot filters") || strings.Contains(out, "A policy's") || !strings.Contains(out, "At the next start: block (") {
+		t.Errorf("show, of settings that do not load: %s", out)
+	}
+	if out := h.boot(); !strings.Contains(out, `boot.mode "blok"`) || !strings.Contains(out, "Boot mode block (") || !strings.Contains(h.bootMode(), "block") {
+		t.Errorf("boot, with settings that do not load: %s", out)
+	}
+	write(t, file, "boot: {mode: permit}\n")
+	if out := h.boot(); strings.Contains(out, "passes") || !strings.Contains(out, "mode block are in force and stay") || !strings.Contains(h.bootMode(), "block") {
+		t.Errorf("permit, while boot filters hold: %s", out)
+	}
+	if out := h.bootFails(2, "--clear", "--show"); !strings.Contains(out, "give one of them") || !strings.Contains(h.bootMode(), "block") {
+		t.Errorf("clear and show: %s", out)
+	}
+	write(t, file, "boot: {mode: block\n")
+	if out := h.boot("--clear"); !strings.Contains(out, "out of force") || h.bootMode() != "no boot filters." {
+		t.Errorf("clear, with settings that do not load: %s", out)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -40,27 +41,6 @@ func (b bootSettings) validate() error {
 	}
 	_, err := b.exemptions()
 	return err
-}
-
-// orElse returns what to go by where b is of a file that does not load: b, if it
-// is whole and names a mode, else what was in force last, else what of b is right.
-func (b bootSettings) orElse(m *bootMemory, errMemory error) bootSettings {
-	if b.validate() == nil && b.Mode != bootAuto {
-		return b
-	}
-	if errMemory == nil && m != nil && m.Boot.validate() == nil {
-		return m.Boot
-	}
-	right := bootSettings{Mode: bootAuto}
-	if mode := (bootSettings{Mode: b.Mode}); mode.validate() == nil {
-		right = mode
-	}
-	for _, text := range b.Exempt {
-		if _, err := parseBootExemption(text); err == nil {
-			right.Exempt = append(right.Exempt, text)
-		}
-	}
-	return right
 }
 
 // exemptions reads the list; every mistake is reported.
@@ -147,14 +127,11 @@ func (s *settings) bootMemory() string { return filepath.Join(s.StateDir, "boot.
 
 // recall reads what the last policy was; nil: none was in force.
 func (s *settings) recall() (*bootMemory, error) {
-	text, err := os.ReadFile(s.bootMemory())
+	text, err := readBounded(s.bootMemory(), maxMemory)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	var m bootMemory
-	if err == nil && len(text) > maxMemory {
-		err = errors.New("it is too large")
-	}
 	if err == nil {
 		err = json.Unmarshal(text, &m)
 	}
@@ -162,6 +139,20 @@ func (s *settings) recall() (*bootMemory, error) {
 		return nil, fmt.Errorf("read which policy was in force last (%s): %w", s.bootMemory(), err)
 	}
 	return &m, nil
+}
+
+// readBounded reads a file of at most a number of bytes.
+func readBounded(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(text)) > most {
+		err = fmt.Errorf("it is larger than %d bytes", most)
+	}
+	return text, err
 }
 
 // remember writes what is in force for the next start of the host; no policy is
@@ -203,20 +194,4 @@ func replaceFile(path string, text []byte) error {
 	}
 	defer dir.Close()
 	return dir.Sync()
-}
-
-// bootMode returns the mode for this start, and why in words. errMemory is why
-// the memory could not be read; then nothing may pass that a policy could forbid.
-func (b bootSettings) bootMode(m *bootMemory, errMemory error) (mode, why string) {
-	switch {
-	case b.Mode != bootAuto:
-		return b.Mode, "the setting boot.mode says so"
-	case errMemory != nil:
-		return bootBlock, errMemory.Error()
-	case m == nil:
-		return bootPermit, "no policy was in force on this host"
-	case m.Strict:
-		return bootBlock, fmt.Sprintf("policy %q was in force, which blocks traffic or wants it secured", m.Policy)
-	}
-	return bootStateful, fmt.Sprintf("policy %q was in force, which blocks nothing and lets traffic pass in clear", m.Policy)
 }

@@ -43,6 +43,9 @@ type invalid struct{ error }
 // Unwrap returns the error itself.
 func (e invalid) Unwrap() error { return e.error }
 
+// misuse is an error of the command line that is seen only when it runs.
+type misuse struct{ error }
+
 // main runs a command line and returns the exit code.
 func (p *program) main(ctx context.Context, args []string) int {
 	parsed := false
@@ -56,7 +59,7 @@ func (p *program) main(ctx context.Context, args []string) int {
 	switch {
 	case errors.As(err, &invalid{}):
 		return int(control.Invalid)
-	case !parsed:
+	case !parsed, errors.As(err, &misuse{}):
 		fmt.Fprintln(p.err, "Try 'ipsecagent --help'.")
 		return int(control.Usage)
 	}
