@@ -2,6 +2,7 @@ package xfrm
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -21,6 +22,7 @@ type question struct {
 type pending struct {
 	waits wire.State // the state that the kernel made for it
 	flow  sadb.Flow
+	mode  sadb.Mode
 	clear bool // packets go in clear meanwhile
 	since time.Time
 }
@@ -52,11 +54,14 @@ func (e *engine) ask(it *item, waits wire.State) {
 	if q.remote.IsMulticast() || q.remote == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return // never negotiated
 	}
+	p := pending{flow: flowOf(waits.Selector, it.filter), mode: it.filter.Mode, clear: it.filter.Action.AllowClear, since: now(), waits: waits}
+	if slices.ContainsFunc(e.sas.byRoot[it.root], func(a *association) bool { return a.SA.Dir == sadb.Out && e.answers(a.SA, q, p) }) {
+		return // it has come since the kernel asked
+	}
 	was, again := e.asked[q]
 	if !again && len(e.asked) >= maxQuestions {
 		return // the kernel asks again
 	}
-	p := pending{flow: flowOf(waits.Selector, it.filter), clear: it.filter.Action.AllowClear, since: now(), waits: waits}
 	if again && was.clear == p.clear {
 		p.since = was.since
 		e.asked[q] = p
@@ -97,14 +102,35 @@ func flowOf(s wire.Selector, f sadb.Filter) sadb.Flow {
 
 // answered ends the questions that an association answers.
 func (e *engine) answered(root sadb.FilterID, sa sadb.SA) {
-	if sa.Bundle != (sadb.SAID{}) && e.find(sa.Bundle) == nil {
-		return // the other half is to come
-	}
 	for q, p := range e.asked {
-		if q.root == root && sa.Selector.Matches(p.flow) && (sa.Mode == sadb.Tunnel || sa.ID.Dst == q.remote) {
+		if q.root == root && e.answers(sa, q, p) {
 			delete(e.asked, q)
 		}
 	}
+}
+
+// answers reports whether an association of a question's filter is one that it
+// asks for; half of a bundle is not.
+func (e *engine) answers(sa sadb.SA, q question, p pending) bool {
+	if sa.Bundle != (sadb.SAID{}) && e.find(sa.Bundle) == nil {
+		return false
+	}
+	return serves(sa, q, p)
+}
+
+// serves reports whether an association of a question's filter is for its flow.
+func serves(sa sadb.SA, q question, p pending) bool {
+	peer := sa.ID.Dst
+	if sa.Dir == sadb.In {
+		peer = sa.Src
+	}
+	return sa.Mode == p.mode && sa.Selector.Matches(p.flow) && (sa.Mode == sadb.Tunnel || peer == q.remote)
+}
+
+// askAnew ends the questions whose association is no more, or never became
+// whole: the kernel may ask again at once.
+func (e *engine) askAnew(a *association) {
+	maps.DeleteFunc(e.asked, func(q question, p pending) bool { return q.root == a.root && serves(a.SA, q, p) })
 }
 
 // abandon drops what waits and allows a new Acquire.

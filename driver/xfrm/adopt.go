@@ -117,13 +117,13 @@ func (e *engine) repair() {
 	}
 }
 
-// putRight puts the policies in force that should be, and reports those that
-// something else has changed.
+// putRight puts in force what should be: the policies and, after a change that
+// failed, table and book. It reports what something else has changed.
 func (e *engine) putRight(have map[key]wire.Policy) error {
-	e.tampered = e.tampered || !maps.EqualFunc(have, e.have, same)
+	e.tampered = e.tampered || !e.astray && !maps.EqualFunc(have, e.have, same)
 	e.have = have
 	var err error
-	if len(plan(have, e.policiesOf(e.list))) > 0 {
+	if e.astray || len(plan(have, e.policiesOf(e.list))) > 0 {
 		err = e.enforce(e.filters, e.overlays)
 	}
 	if e.tampered {

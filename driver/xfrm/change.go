@@ -48,11 +48,17 @@ func plan(have map[key]wire.Policy, want []wire.Policy) []step {
 func (e *engine) carry(steps []step) error {
 	for i, s := range steps {
 		if err := e.send(s); err != nil {
+			e.stray()
 			return errors.Join(err, e.takeBack(steps[:i]))
 		}
 	}
 	return nil
 }
+
+// stray notes that a change has failed. Taking it back may have failed, too, and
+// what an answer says that was lost nobody knows: until all of it has been looked
+// at and put in force anew, nothing counts as in force.
+func (e *engine) stray() { e.suspect, e.astray = true, true }
 
 func (e *engine) takeBack(steps []step) error {
 	for _, s := range slices.Backward(steps) {

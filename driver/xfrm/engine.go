@@ -52,6 +52,7 @@ type engine struct {
 	suites   []sadb.Suite // the kernel's; nil: not asked yet
 	swept    bool         // states nobody knows were looked for
 	suspect  bool         // something else has changed XFRM
+	astray   bool         // a change failed: the table, the book and policies may not be what filters and overlays say; suspect, too
 	tampered bool         // it has, and that is not put right yet
 	blind    bool         // the book could not be read: what it does not say stays in force until the first list
 	edition  uint64       // of the book

@@ -23,6 +23,9 @@ func (e *engine) setFilters(filters []sadb.Filter) error {
 	if err := e.readOwn(); err != nil {
 		return err
 	}
+	if err := e.lookAgain(); err != nil {
+		return err
+	}
 	if e.swept && !e.suspect && slices.Equal(filters, e.filters) && slices.Equal(was, e.own) {
 		return nil // all of it is in force
 	}
@@ -70,13 +73,27 @@ func (e *engine) enforce(filters, overlays []sadb.Filter) error {
 	}
 	before := sadb.Splice(e.filters, e.overlays)
 	if err := e.table.Apply(sadb.Splice(filters, overlays)); err != nil {
+		e.stray()
 		return errors.Join(err, e.book.saveFilters(e.page(e.filters, e.overlays, e.list)))
 	}
 	if err := e.apply(l); err != nil {
 		return errors.Join(err, e.table.Apply(before), e.book.saveFilters(e.page(e.filters, e.overlays, e.list)))
 	}
-	e.filters, e.overlays = filters, overlays
+	e.filters, e.overlays, e.astray = filters, overlays, false
 	return nil
+}
+
+// lookAgain reads what the kernel has, if a change has failed: the next is to
+// begin with what is there, not with what the answers said.
+func (e *engine) lookAgain() error {
+	if !e.astray {
+		return nil
+	}
+	have, err := e.inForce()
+	if err == nil {
+		e.have = have
+	}
+	return err
 }
 
 // reshape puts the list in force anew after an association has come or gone,

@@ -18,7 +18,7 @@ import (
 // overlays or shapes of one group alone.
 func (e *engine) regroup(group sadb.FilterID, overlays []sadb.Filter) error {
 	begin, end, ok := e.list.span(group)
-	if e.blind || !ok {
+	if e.blind || e.astray || !ok {
 		return e.enforce(e.filters, overlays)
 	}
 	part, ok := e.composeGroup(group, overlays, begin, end)
@@ -32,6 +32,7 @@ func (e *engine) regroup(group sadb.FilterID, overlays []sadb.Filter) error {
 	forget := func() error { return e.book.saveGroup(e.groupPage(group, e.overlays, was)) }
 	before := sadb.Splice(e.filters, e.overlays)
 	if err := e.table.Apply(sadb.Splice(e.filters, overlays)); err != nil {
+		e.stray()
 		return errors.Join(err, forget())
 	}
 	if err := e.carry(plan(e.haveOf(was), part.policies())); err != nil {

@@ -25,9 +25,12 @@ import (
 type kernel struct {
 	policies map[key]wire.Policy
 	states   map[sadb.SAID]wire.State
-	filters  []sadb.Filter // of the table
+	larval   map[sadb.SAID]bool   // states that are a reservation
+	bodies   map[sadb.SAID][]byte // that states were made with: algorithms and keys
+	filters  []sadb.Filter        // of the table
 	messages int
 	fail     int
+	failing  int        // how many in a row from fail on; 0: one
 	number   unix.Errno // 0: ENOMEM
 	die      int
 	after    bool
@@ -39,13 +42,13 @@ type kernel struct {
 type death struct{}
 
 func newKernel() *kernel {
-	return &kernel{policies: map[key]wire.Policy{}, states: map[sadb.SAID]wire.State{}, spi: 0x5000}
+	return &kernel{policies: map[key]wire.Policy{}, states: map[sadb.SAID]wire.State{}, larval: map[sadb.SAID]bool{}, bodies: map[sadb.SAID][]byte{}, spi: 0x5000}
 }
 
 // obey counts a request and does it, if its process lives.
 func (k *kernel) obey(f func() unix.Errno) unix.Errno {
 	k.messages++
-	if k.messages == k.fail {
+	if k.fail > 0 && k.messages >= k.fail && k.messages < k.fail+max(k.failing, 1) {
 		if k.number == 0 {
 			return unix.ENOMEM
 		}
@@ -147,14 +150,19 @@ func (k *kernel) writeState(r netlink.Message) unix.Errno {
 	if err != nil {
 		return unix.EINVAL
 	}
-	_, there := k.states[s.ID]
+	was, there := k.states[s.ID]
 	switch {
 	case there && r.Header.Type == wire.MsgNewSA:
 		return unix.EEXIST
 	case !there && r.Header.Type == wire.MsgUpdateSA:
 		return unix.ESRCH
+	case there && !k.larval[s.ID]: // the kernel obeys in this alone
+		was.Selector, was.Lifetime, was.Encap = s.Selector, s.Lifetime, s.Encap
+		k.states[s.ID] = was
+		return 0
 	}
-	k.states[s.ID] = s
+	delete(k.larval, s.ID)
+	k.states[s.ID], k.bodies[s.ID] = s, slices.Clone(r.Data)
 	return 0
 }
 
@@ -193,7 +201,7 @@ func (k *kernel) allocate(body []byte) ([]netlink.Message, unix.Errno) {
 	}
 	k.spi++
 	s.ID.SPI = k.spi
-	k.states[s.ID] = s
+	k.states[s.ID], k.larval[s.ID] = s, true
 	return []netlink.Message{{Header: netlink.Header{Type: wire.MsgNewSA}, Data: stateBody(s)}}, 0
 }
 

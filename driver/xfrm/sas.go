@@ -66,47 +66,62 @@ func (e *engine) allocSPI(src, dst netip.Addr, p sadb.Proto) (sadb.SPI, error) {
 	return 0, errors.New("the kernel offers only SPIs that are reserved already")
 }
 
-// addSA puts an association in force: first the policies of its shape, if it has
-// one of its own, then the state. Half of a bundle carries nothing.
+// addSA puts an association in force. One of the same name ends first: of a
+// state that carries packets the kernel changes neither keys nor suite, whatever
+// it is told, and says that it has.
 func (e *engine) addSA(sa sadb.SA) error {
 	sa = plainSA(sa)
 	if err := checkSA(sa); err != nil {
 		return err
 	}
+	again := e.find(sa.ID) != nil
+	if again {
+		if err := e.deleteSA(sa.ID); err != nil {
+			return err
+		}
+	}
+	err := e.enterSA(sa)
+	if err != nil && again {
+		e.emit(driver.Expire{ID: sa.ID, Hard: true})
+	}
+	return err
+}
+
+// enterSA adds an association: first the policies of its shape, if it has one of
+// its own, then the state. Half of a bundle carries nothing.
+func (e *engine) enterSA(sa sadb.SA) error {
 	a := &association{SA: sa, Added: now(), root: rootOf(sa.Filter, e.overlays)}
 	a.SA.EncKey, a.SA.AuthKey = sadb.Secret{}, sadb.Secret{}
 	a.stamp = e.stamp(a)
-	before := e.find(sa.ID)
 	if err := e.book.saveSA(a); err != nil {
 		return err
 	}
 	e.sas.add(a)
 	err := e.reshape(a)
 	if err == nil {
-		err = refused(e.addState(a, sa, before != nil), sa.Suite)
+		err = refused(e.addState(a, sa), sa.Suite)
 	}
 	if err != nil {
-		return errors.Join(err, e.takeOut(a, before))
+		return errors.Join(err, e.takeOut(a))
 	}
 	delete(e.reserved, sa.ID)
 	if sa.Dir == sadb.Out {
 		err = e.opened(a)
 	}
 	if err != nil {
-		return errors.Join(err, e.link.deleteState(sa.ID), e.takeOut(a, nil))
+		return errors.Join(err, e.link.deleteState(sa.ID), e.takeOut(a))
 	}
 	return nil
 }
 
-// takeOut forgets an association that could not be put in force, for the one
-// that it was to replace (nil: none).
-func (e *engine) takeOut(a, before *association) error {
+// takeOut forgets an association that could not be put in force.
+func (e *engine) takeOut(a *association) error {
 	e.sas.remove(a.SA.ID)
-	if before == nil {
-		return errors.Join(e.reshape(a), e.book.dropSA(a.SA.ID))
+	err := errors.Join(e.reshape(a), e.book.dropSA(a.SA.ID))
+	if err != nil {
+		e.stray()
 	}
-	e.sas.add(before)
-	return errors.Join(e.reshape(a), e.book.saveSA(before))
+	return err
 }
 
 // stamp returns when the kernel is to take an association for added: after
@@ -123,8 +138,8 @@ func (e *engine) stamp(a *association) int64 {
 }
 
 // addState makes the state. The reservation of an inbound one has to be
-// updated, if the kernel still has it, and so has one that is replaced.
-func (e *engine) addState(a *association, keyed sadb.SA, again bool) error {
+// updated, if the kernel still has it.
+func (e *engine) addState(a *association, keyed sadb.SA) error {
 	s := e.stateOf(keyed, a.root)
 	if a.stamp > now().Unix() {
 		s.Use.Added = time.Unix(a.stamp, 0)
@@ -134,7 +149,7 @@ func (e *engine) addState(a *association, keyed sadb.SA, again bool) error {
 	if err != nil {
 		return err
 	}
-	if _, reserved := e.reserved[keyed.ID]; !reserved && !again {
+	if _, reserved := e.reserved[keyed.ID]; !reserved {
 		return e.link.request(wire.MsgNewSA, body)
 	}
 	err = e.link.request(wire.MsgUpdateSA, body)
@@ -275,10 +290,11 @@ func (e *engine) deleteSA(id sadb.SAID) error {
 // done now is done later.
 func (e *engine) forgetSA(id sadb.SAID) {
 	a := e.sas.remove(id)
+	e.askAnew(a)
 	err := errors.Join(e.reshape(a), e.book.dropSA(id))
 	if err != nil {
 		e.cfg.Log.Error("forget an association that has ended", "association", id, "error", err)
-		e.suspect = true
+		e.stray()
 	}
 }
 
