@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"reflect"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,6 +28,9 @@ const (
 	// retryNothing is how soon a policy that does not load is tried again
 	// while none is in force at all.
 	retryNothing = time.Minute
+	// longList is how many filters make it worth a collection of garbage to
+	// give memory back: 1000 take about ten megabytes for a moment.
+	longList = 1000
 	// maxProblems is how many problems of a rejected policy become events.
 	maxProblems = 50
 )
@@ -227,6 +231,7 @@ func (a *Agent) enforce(now time.Time, c candidate) (changed bool, err error) {
 	if changed {
 		a.protectAll(now)
 		a.followReport(now)
+		giveBack(c.compiled)
 	}
 	a.cfg.IKE.Submit(ike.SetPolicy{Policy: a.inForce.snapshot.ikePolicy(c.state)})
 	if a.pending != nil { // what the one before made stays until that is decided
@@ -241,6 +246,14 @@ func (a *Agent) enforce(now time.Time, c candidate) (changed bool, err error) {
 		a.cfg.IKE.Submit(ike.Close{Main: true, Reason: "no policy is assigned any more"})
 	}
 	return changed, nil
+}
+
+// giveBack returns to the system what putting a long list in force has taken
+// for a moment, which would else stay resident.
+func giveBack(c *policy.Compiled) {
+	if c != nil && len(c.Filters) >= longList {
+		debug.FreeOSMemory()
+	}
 }
 
 // keep writes what is assigned, and the policy itself for the day its source

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"strings"
 	"time"
@@ -58,20 +59,21 @@ type station struct {
 	driver  *xfrm.Driver
 	bob     bool
 	filters int
+	profile string
 }
 
 func runStation(args []string, in io.Reader, out io.Writer) error {
 	f := flag.NewFlagSet(stationCommand, flag.ContinueOnError)
 	dir := f.String("dir", "", "directory of the driver's book")
-	profile := f.String("profile", "", "file for a CPU profile")
 	var s station
+	f.StringVar(&s.profile, "profile", "", "file for a CPU profile; a profile of the heap is beside it")
 	f.BoolVar(&s.bob, "bob", false, "the far end")
 	f.IntVar(&s.filters, "filters", 0, "how many filters")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	if *profile != "" {
-		file, err := os.Create(*profile)
+	if s.profile != "" {
+		file, err := os.Create(s.profile)
 		if err != nil {
 			return err
 		}
@@ -131,7 +133,9 @@ func (s *station) obey(o order) (report, error) {
 		list := filtersOf(o.List, s.filters)
 		began := time.Now()
 		err := s.driver.SetFilters(context.Background(), list)
-		return report{Took: time.Since(began)}, err
+		took := time.Since(began)
+		debug.FreeOSMemory() // as the agent does
+		return report{Took: took}, err
 	case doAdd:
 		return s.add(o)
 	case doDelete:
@@ -141,7 +145,7 @@ func (s *station) obey(o order) (report, error) {
 		state, err := s.driver.State(context.Background())
 		return report{Took: time.Since(began), Count: len(state.SAs)}, err
 	case doMemory:
-		return memory()
+		return s.memory()
 	}
 	return report{}, fmt.Errorf("no order %q", o.Do)
 }
@@ -185,7 +189,7 @@ func (s *station) delete(o order) (report, error) {
 }
 
 // memory reads what is resident, as it is, and then what is live.
-func memory() (report, error) {
+func (s *station) memory() (report, error) {
 	raw, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		return report{}, err
@@ -196,7 +200,15 @@ func memory() (report, error) {
 	runtime.GC() // what the first one only found to be free
 	runtime.ReadMemStats(&stats)
 	r.Heap = stats.HeapAlloc
-	return r, nil
+	if s.profile == "" {
+		return r, nil
+	}
+	file, err := os.Create(s.profile + ".heap")
+	if err != nil {
+		return r, err
+	}
+	defer file.Close()
+	return r, pprof.WriteHeapProfile(file)
 }
 
 // kilobytes reads an entry of /proc/self/status, in bytes.
