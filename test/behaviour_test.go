@@ -245,7 +245,7 @@ func TestNoCommonProposalSaysWhatDiffers(t *testing.T) {
 // second.
 type transfers struct {
 	count     int
-	megabytes int // of a file, a multiple of 12
+	megabytes int // of a file, a multiple of 6
 }
 
 // TestRekeyUnderTrafficLosesNothing: neither of the file nor of the echo requests
@@ -274,7 +274,7 @@ func rekeyUnderTraffic(t *testing.T, tag string, all transfers) {
 	pings := a.start("ping", "-n", "-D", "-O", "-i", "0.05", "-c", fmt.Sprint(all.count*240), b.v4)
 	rate := fmt.Sprint(all.megabytes * 1_000_000 / 12)
 	for range all.count {
-		if out, err := a.run(40*time.Second, "curl", "-sS", "-f", "-o", "/dev/null", "--limit-rate", rate, "http://"+b.v4+":8080/file"); err != nil {
+		if out, err := a.run(patient(30*time.Second), "curl", "-sS", "-f", "-o", "/dev/null", "--limit-rate", rate, "http://"+b.v4+":8080/file"); err != nil {
 			t.Fatalf("the transfer failed: %v %s", err, out)
 		}
 	}

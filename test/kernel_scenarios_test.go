@@ -20,7 +20,7 @@ func everyday() []behaviour {
 		{"first contact", TestFirstContact},
 		{"request goes in clear and stays secured once secured", TestRequestGoesInClearAndStaysSecuredOnceSecured},
 		{"assignment survives a restart", TestAssignmentSurvivesARestart},
-		{"rekey under traffic loses nothing", func(t *testing.T) { rekeyUnderTraffic(t, "krky", transfers{1, 12}) }},
+		{"rekey under traffic loses nothing", func(t *testing.T) { rekeyUnderTraffic(t, "krky", transfers{1, 6}) }},
 		leakBehaviour("agent killed"),
 		leakBehaviour("nft flush ruleset"),
 	}

@@ -205,13 +205,19 @@ func tail(s string, n int) string {
 	return s
 }
 
-// eventually waits until ok holds, at most d; in an emulated machine, four times
-// that.
+// patient is how long what takes at most d may take here: in an emulated machine,
+// four times that.
+func patient(d time.Duration) time.Duration {
+	if os.Getenv(machineEnv) != "" {
+		return 4 * d
+	}
+	return d
+}
+
+// eventually waits until ok holds, at most d.
 func eventually(t *testing.T, d time.Duration, what string, ok func() bool) {
 	t.Helper()
-	if os.Getenv(machineEnv) != "" {
-		d *= 4
-	}
+	d = patient(d)
 	deadline := time.Now().Add(d)
 	for !ok() {
 		if time.Now().After(deadline) {
