@@ -256,7 +256,7 @@ func (c *Client) explain(err error) *Error {
 	case errors.Is(err, fs.ErrPermission):
 		return &Error{NotPermitted, fmt.Sprintf("not permitted to use socket %s: run the command as root (sudo), or join the group of the socket to look", c.socket)}
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTSOCK):
-		return &Error{NotReachable, fmt.Sprintf("the agent does not answer at %s: start it (systemctl start ipsecagent), or name its socket with --socket", c.socket)}
+		return &Error{NotReachable, fmt.Sprintf("the agent does not answer at %s: start it (systemctl start ipsecagent, or the program ipsecagent), or name its socket with --socket", c.socket)}
 	case errors.Is(err, context.DeadlineExceeded), isTimeout(err):
 		return &Error{TimedOut, fmt.Sprintf("the agent at %s did not answer within %s: look at its log (journalctl -u ipsecagent), or allow more time with --timeout", c.socket, c.timeout)}
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

@@ -92,9 +92,15 @@ func bootUnit(u Unit) []control.Check {
 	return nil
 }
 
+// UnderSystemd reports whether systemd is the service manager of this host.
+func UnderSystemd() bool {
+	_, err := os.Stat("/run/systemd/system")
+	return err == nil
+}
+
 // ReadUnits asks systemd; nil: it is not the service manager here.
 func ReadUnits(ctx context.Context) ([]Unit, error) {
-	if _, err := os.Stat("/run/systemd/system"); err != nil {
+	if !UnderSystemd() {
 		return nil, nil
 	}
 	out, err := exec.CommandContext(ctx, "systemctl", "show", "--property=Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload", AgentUnit, DataPathUnit, BootUnit).Output()

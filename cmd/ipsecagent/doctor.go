@@ -46,14 +46,17 @@ type patient struct {
 }
 
 // examine looks at everything. Settings that are not valid are a problem, and
-// what depends on them is not looked at.
+// the rest is looked at with defaults in the place of what does not load.
 func examine(ctx context.Context, s *settings, invalid error) []control.Check {
+	found := []control.Check{doctor.Fine("settings", "valid")}
 	if invalid != nil {
-		return slices.Concat(settingsChecks(invalid), independent(""))
+		found = settingsChecks(invalid)
+		usable := s.orDefaults()
+		s = &usable
 	}
 	p := &patient{settings: s}
 	return slices.Concat(
-		[]control.Check{doctor.Fine("settings", "valid")},
+		found,
 		p.agent(ctx), p.chosen(ctx), p.kernel(), p.others(), independent(s.DataPath.TUN), p.network(), p.boot(), p.identities(ctx), p.units(ctx),
 		[]control.Check{doctor.Fine("directory", "none is configured: policies come from this host")},
 	)
@@ -62,13 +65,13 @@ func examine(ctx context.Context, s *settings, invalid error) []control.Check {
 // settingsChecks makes a problem of each line of what is wrong with settings.
 func settingsChecks(invalid error) (found []control.Check) {
 	for line := range strings.SplitSeq(lines(invalid), "\n") {
-		found = append(found, doctor.Problem("settings", "correct it; nothing that depends on the settings was looked at", "%s", line))
+		found = append(found, doctor.Problem("settings", "correct it: the agent does not start with it; below, defaults stand in the place of what does not load", "%s", line))
 	}
 	return found
 }
 
 // independent makes the checks that need no settings but the name of the data
-// path's own TUN device; "": it is not known.
+// path's own TUN device.
 func independent(tun string) []control.Check {
 	links, err := net.Interfaces()
 	if err != nil {
@@ -93,26 +96,38 @@ func (p *patient) agent(ctx context.Context) []control.Check {
 	}
 	pid, err := control.Listener(ctx, p.settings.Socket)
 	if err != nil {
-		return append([]control.Check{doctor.Problem(agentName, "systemctl start ipsecagent; if it ends again, journalctl -u ipsecagent says why", "it does not run: nobody answers on %s", p.settings.Socket)}, p.assigned(ctx)...)
+		return append([]control.Check{doctor.Problem(agentName, startWords(), "it does not run: nobody answers on %s", p.settings.Socket)}, p.assigned(ctx)...)
 	}
 	p.ours = append(p.ours, pid)
 	status, err := control.NewClient(p.settings.Socket, 10*time.Second).Status(ctx)
 	if err != nil {
-		return []control.Check{doctor.Problem(agentName, "look at its log; systemctl restart ipsecagent", "process %d has its socket and does not answer: %v", pid, err)}
+		return []control.Check{doctor.Problem(agentName, "look at its log, and start it anew", "process %d has its socket and does not answer: %v", pid, err)}
 	}
 	p.status = &status
 	found := []control.Check{doctor.Fine(agentName, "runs, process %d, version %s", pid, status.Agent.Version)}
 	return slices.Concat(found, sameNamespace(pid), sameProgram(pid), capabilities(pid), policyChecks(status))
 }
 
-// assigned says what an agent would put in force. What cannot be read is said
+// startWords says how the agent is started on this host.
+func startWords() string {
+	if !doctor.UnderSystemd() {
+		return "start it (ipsecagent): what keeps it from running, it says itself"
+	}
+	return "systemctl start ipsecagent; if it ends again, journalctl -u ipsecagent says why"
+}
+
+// assigned says what an agent would put in force, and whether it is. What cannot be read is said
 // with the identities that it needs.
 func (p *patient) assigned(ctx context.Context) []control.Check {
 	inUse, err := policyInUse(ctx, p.settings)
 	if err != nil || inUse == nil {
 		return nil
 	}
-	return []control.Check{doctor.Warning("policy", "start the agent", "%s is assigned; without the agent nothing new is negotiated, and what it has put in force before stays as it is", inUse.Name)}
+	f, err := p.lookInForce()
+	if err != nil {
+		return []control.Check{doctor.Unknown("policy", fmt.Errorf("%s is assigned; whether it is in force: %w", inUse.Name, err))}
+	}
+	return []control.Check{f.check(inUse.Name)}
 }
 
 // sameNamespace finds that the command looks at another network than the agent.
@@ -131,7 +146,7 @@ func sameProgram(pid int) []control.Check {
 	if err != nil || !strings.HasSuffix(exe, " (deleted)") {
 		return nil
 	}
-	return []control.Check{doctor.Warning(agentName, "systemctl restart ipsecagent (what is in force stays in force)", "its program was replaced since it started: an older version runs")}
+	return []control.Check{doctor.Warning(agentName, "start it anew (what is in force stays in force)", "its program was replaced since it started: an older version runs")}
 }
 
 func capabilities(pid int) []control.Check {
@@ -208,7 +223,7 @@ func (p *patient) kernel() []control.Check {
 	}
 	for _, n := range needs {
 		if n.err != nil {
-			found = append(found, doctor.Problem(n.name, "mend that, then: systemctl restart ipsecagent", "%v", n.err))
+			found = append(found, doctor.Problem(n.name, "mend that, and start the agent anew", "%v", n.err))
 			continue
 		}
 		found = append(found, doctor.Fine(n.name, "there"))

@@ -16,6 +16,7 @@ import (
 
 	"ipsecagent/agent"
 	"ipsecagent/agent/control"
+	"ipsecagent/agent/doctor"
 	"ipsecagent/auth"
 	"ipsecagent/auth/kerberos"
 	"ipsecagent/driver/xfrm"
@@ -167,13 +168,18 @@ func TestDoctorOfAWholeHost(t *testing.T) {
 	has(v, control.CheckProblem, "firewall", "drops ESP in")
 	has(v, control.CheckWarning, "foreign XFRM", "out 10.0.0.0/8 -> 10.1.0.0/16, priority 7")
 	has(v, control.CheckFine, "directory", "none is configured")
+	for _, c := range v.Checks {
+		if strings.Contains(c.Do, "systemctl start") && !doctor.UnderSystemd() {
+			t.Errorf("advises systemctl where there is no systemd: %+v", c)
+		}
+	}
 
 	if err := unix.Close(other); err != nil {
 		t.Fatal(err)
 	}
 	h.inside("nft", "flush chain inet filter input")
 	h.inside("ip", "xfrm", "policy", "flush")
-	h.start()
+	agent, _ := h.start()
 	v, _ = examine() // with the settings of the agent that runs
 	for _, name := range []string{"agent", "other IKE daemons", "firewall", "foreign XFRM", "capabilities", "driver"} {
 		if i := slices.IndexFunc(v.Checks, func(c control.Check) bool { return c.Name == name }); i < 0 || v.Checks[i].State != control.CheckFine {
@@ -181,6 +187,39 @@ func TestDoctorOfAWholeHost(t *testing.T) {
 		}
 	}
 	has(v, control.CheckWarning, "policy", "none is assigned")
+
+	if _, err := h.client().Assign(t.Context(), control.AssignRequest{Policy: "secure-server", Auth: control.AuthPSKFile, Keys: aKey + "\n"}); err != nil {
+		t.Fatal(err)
+	}
+	h.stop(agent)
+	v, _ = examine("--config", settings) // with the agent stopped the data path goes on
+	has(v, control.CheckWarning, "policy", "stays as it is: the nftables table, the userspace data path (process ")
+	has(v, control.CheckFine, "other IKE daemons", "none runs")
+	h.killDataPath()
+	h.eventually("nobody listens for the agent", func() bool {
+		_, err := control.Listener(t.Context(), filepath.Join(h.dir, "run", "datapath.sock"))
+		return err != nil
+	})
+	v, _ = examine("--config", settings)
+	has(v, control.CheckProblem, "policy", "no data path runs: what it wants secured is dropped")
+
+	// Settings that do not load hide nothing that does not need them.
+	write(t, settings, "driver: usr\nrunDir: "+h.dir+"/run\nstateDir: "+h.dir+"/state\n")
+	v, _ = examine("--config", settings)
+	has(v, control.CheckProblem, "settings", "usr")
+	has(v, control.CheckProblem, "policy", "no data path runs: what it wants secured is dropped")
+	for _, name := range []string{"agent", "driver", "nftables", "other IKE daemons", "firewall", "sysctls", "rp_filter", "boot filters", "clock", "MTU", "systemd", "key table"} {
+		if !slices.ContainsFunc(v.Checks, func(c control.Check) bool { return c.Name == name }) {
+			t.Errorf("%s is not looked at where the settings do not load", name)
+		}
+	}
+	h.stopDataPath()
+	v, _ = examine("--config", settings)
+	has(v, control.CheckProblem, "policy", "secure-server is assigned and NOTHING enforces it: traffic passes in clear")
+	h.inside(append([]string{h.agent, "boot", "--config", ""}, folders(h.dir)...)...)
+	v, _ = examine("--config", settings)
+	has(v, control.CheckWarning, "boot filters", "block")
+	has(v, control.CheckWarning, "policy", "not in force: the boot filters hold")
 }
 
 // takePort has this process take a UDP port in a network namespace, as another

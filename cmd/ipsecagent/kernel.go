@@ -25,6 +25,8 @@ const (
 	driverUser   = "user"
 )
 
+func drivers() []string { return []string{driverAuto, driverKernel, driverUser} }
+
 // needed are the suites of which the kernel must have one for auto to take it:
 // those that the predefined policies offer first.
 func needed() []string { return []string{"esp-aes256gcm", "esp-aes128gcm", "esp-aes128-sha256"} }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -299,7 +300,7 @@ func (s *settings) validate() error {
 	if s.Log.Format != "text" && s.Log.Format != "json" {
 		bad("log.format %q: the formats are text and json", s.Log.Format)
 	}
-	if s.Driver != driverAuto && s.Driver != driverKernel && s.Driver != driverUser {
+	if !slices.Contains(drivers(), s.Driver) {
 		bad("driver %q: auto, kernel or user", s.Driver)
 	}
 	if s.IdleTime != 0 && (s.IdleTime < time.Minute || s.IdleTime > time.Hour) {
@@ -323,6 +324,33 @@ func (s *settings) validate() error {
 		bad("dataPath: %w", err)
 	}
 	return errors.Join(errs...)
+}
+
+// orDefaults returns settings that can be used where s is not valid: defaults in
+// the place of what is not, and what boot.json says of boot.
+func (s settings) orDefaults() settings {
+	d := defaults()
+	for _, path := range []struct {
+		own *string
+		or  string
+	}{{&s.StateDir, d.StateDir}, {&s.RunDir, d.RunDir}, {&s.PoliciesDir, d.PoliciesDir}, {&s.SecretsDir, d.SecretsDir}, {&s.Certificates.Dir, d.Certificates.Dir}} {
+		if !filepath.IsAbs(*path.own) {
+			*path.own = path.or
+		}
+	}
+	if !slices.Contains(drivers(), s.Driver) {
+		s.Driver = d.Driver
+	}
+	if s.userConfig(nil).Validate() != nil {
+		s.DataPath = d.DataPath
+	}
+	if set, err := s.Certificates.settings(nil); err != nil {
+		s.Certificates = d.Certificates
+	} else if _, err := cert.New(nil, set); err != nil {
+		s.Certificates = d.Certificates
+	}
+	s.Boot = s.Boot.orElse(s.recall())
+	return s
 }
 
 // logger logs to w as the settings say.

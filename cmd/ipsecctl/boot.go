@@ -17,6 +17,9 @@ func orBoot(err error) error {
 	}
 	words := bootLine()
 	if words == "" {
+		words = policyLeft()
+	}
+	if words == "" {
 		return err
 	}
 	return &control.Error{Code: coded.Code, Message: coded.Message + "\n" + words}
@@ -30,4 +33,17 @@ func bootLine() string {
 	}
 	return fmt.Sprintf("until a policy is in force, the boot filters (%s) hold, which have dropped %d packets out, %d in and %d forwarded; to end them: ipsecagent boot --clear",
 		b.Mode, b.Out, b.In, b.Forwarded)
+}
+
+// policyLeft says whether an agent has left filters in force; "": the caller may
+// not know.
+func policyLeft() string {
+	in, err := nft.Enforces(user.DefaultTable)
+	switch {
+	case err != nil:
+		return ""
+	case in:
+		return "what an agent has put in force before stays as it is, and nothing new is negotiated: ipsecctl doctor says more"
+	}
+	return "no policy is in force on this host: all traffic passes in clear"
 }
