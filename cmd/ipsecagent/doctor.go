@@ -30,7 +30,7 @@ changes nothing, and needs no agent that runs.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := givenSettings(cmd.Flags(), *config)
-			return json.NewEncoder(p.out).Encode(control.Doctor{SchemaVersion: control.SchemaVersion, Checks: examine(cmd.Context(), &s, err)})
+			return json.NewEncoder(p.out).Encode(control.Doctor{SchemaVersion: control.SchemaVersion, Checks: examine(cmd.Context(), s, *config, err)})
 		},
 	}
 }
@@ -38,6 +38,7 @@ changes nothing, and needs no agent that runs.`,
 // patient is what the doctor knows of the agent before it looks at the rest.
 type patient struct {
 	settings *settings
+	start    bootStart       // what the next start of the host puts in force
 	status   *control.Status // nil: the agent does not run, or does not answer
 	driver   string          // that is or would be used; "": none can be
 	refused  bool            // the driver of the settings cannot be used, which is said once
@@ -47,14 +48,14 @@ type patient struct {
 
 // examine looks at everything. Settings that are not valid are a problem, and
 // the rest is looked at with defaults in the place of what does not load.
-func examine(ctx context.Context, s *settings, invalid error) []control.Check {
+func examine(ctx context.Context, s settings, file string, invalid error) []control.Check {
 	found := []control.Check{doctor.Fine("settings", "valid")}
+	start := startOf(s, file, invalid)
 	if invalid != nil {
 		found = settingsChecks(invalid)
-		usable := s.orDefaults()
-		s = &usable
+		s = s.orDefaults()
 	}
-	p := &patient{settings: s}
+	p := &patient{settings: &s, start: start}
 	return slices.Concat(
 		found,
 		p.agent(ctx), p.chosen(ctx), p.kernel(), p.others(), independent(s.DataPath.TUN), p.network(), p.boot(), p.identities(ctx), p.units(ctx),
@@ -363,8 +364,7 @@ func (p *patient) network() []control.Check {
 // administrator wanted, and may be why nothing passes.
 func (p *patient) boot() []control.Check {
 	const name = "boot filters"
-	mode, why := p.settings.Boot.bootMode(p.settings.recall())
-	next := fmt.Sprintf("at the next start: %s (%s)", mode, why)
+	next := fmt.Sprintf("at the next start: %s (%s)", p.start.mode, p.start.why)
 	now, err := nft.Boot(p.settings.DataPath.Table)
 	switch {
 	case err != nil:

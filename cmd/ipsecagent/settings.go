@@ -326,14 +326,18 @@ func (s *settings) validate() error {
 	return errors.Join(errs...)
 }
 
-// orDefaults returns settings that can be used where s is not valid: defaults in
-// the place of what is not, and what boot.json says of boot.
+// orDefaults returns settings to look at the host with where s is not valid:
+// defaults in the place of what is not.
 func (s settings) orDefaults() settings {
-	d := defaults()
+	d, usable := defaults(), s.usable()
+	if s.RunDir != usable.RunDir && s.Socket == filepath.Join(s.RunDir, "agent.sock") {
+		s.Socket = filepath.Join(usable.RunDir, "agent.sock")
+	}
+	s.StateDir, s.RunDir, s.DataPath = usable.StateDir, usable.RunDir, usable.DataPath
 	for _, path := range []struct {
 		own *string
 		or  string
-	}{{&s.StateDir, d.StateDir}, {&s.RunDir, d.RunDir}, {&s.PoliciesDir, d.PoliciesDir}, {&s.SecretsDir, d.SecretsDir}, {&s.Certificates.Dir, d.Certificates.Dir}} {
+	}{{&s.PoliciesDir, d.PoliciesDir}, {&s.SecretsDir, d.SecretsDir}, {&s.Certificates.Dir, d.Certificates.Dir}} {
 		if !filepath.IsAbs(*path.own) {
 			*path.own = path.or
 		}
@@ -341,15 +345,13 @@ func (s settings) orDefaults() settings {
 	if !slices.Contains(drivers(), s.Driver) {
 		s.Driver = d.Driver
 	}
-	if s.userConfig(nil).Validate() != nil {
-		s.DataPath = d.DataPath
+	set, err := s.Certificates.settings(nil)
+	if err == nil {
+		_, err = cert.New(nil, set)
 	}
-	if set, err := s.Certificates.settings(nil); err != nil {
-		s.Certificates = d.Certificates
-	} else if _, err := cert.New(nil, set); err != nil {
+	if err != nil {
 		s.Certificates = d.Certificates
 	}
-	s.Boot = s.Boot.orElse(s.recall())
 	return s
 }
 
