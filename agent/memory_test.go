@@ -1,8 +1,12 @@
 package agent
 
 import (
+	"context"
+	"math"
 	"runtime"
+	"runtime/debug"
 	"testing"
+	"time"
 
 	"ipsecagent/policy"
 )
@@ -33,4 +37,38 @@ func TestMemoryOfALongListIsGivenBack(t *testing.T) {
 		t.Errorf("%d bytes are still resident", grown)
 	}
 	runtime.KeepAlive(list)
+}
+
+// The limit leaves room above what is live, however much that is.
+func TestMemoryLimit(t *testing.T) {
+	for live, want := range map[int64]int64{0: 96 << 20, 40 << 20: 96 << 20, 60 << 20: 114 << 20, 1 << 30: 1560 << 20} {
+		if got := memoryLimit(live); got != want {
+			t.Errorf("%d MiB live: %d MiB, want %d", live>>20, got>>20, want>>20)
+		}
+	}
+}
+
+// The limit is that of the process as long as it is wanted.
+func TestLimitMemory(t *testing.T) {
+	t.Setenv("GOMEMLIMIT", "")
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { LimitMemory(ctx); close(ended) }()
+	deadline := time.Now().Add(10 * time.Second)
+	for debug.SetMemoryLimit(-1) == math.MaxInt64 {
+		if time.Now().After(deadline) {
+			t.Fatal("there is no limit")
+		}
+		time.Sleep(time.Millisecond) // polling, not synchronisation
+	}
+	cancel()
+	<-ended
+	if got := debug.SetMemoryLimit(-1); got != math.MaxInt64 {
+		t.Errorf("the limit of %d bytes is left", got)
+	}
+	t.Setenv("GOMEMLIMIT", "off")
+	LimitMemory(t.Context()) // returns at once
+	if got := debug.SetMemoryLimit(-1); got != math.MaxInt64 {
+		t.Errorf("the administrator's limit became %d bytes", got)
+	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ipsecagent/agent"
 	"ipsecagent/driver/xfrm"
 	"ipsecagent/sadb"
 )
@@ -92,6 +93,7 @@ func runStation(args []string, in io.Reader, out io.Writer) error {
 		return err
 	}
 	defer s.driver.Close()
+	go agent.LimitMemory(context.Background()) // as the agent's program does
 	go func() {
 		for range s.driver.Events() { // nobody asks here what the kernel asks for
 		}

@@ -35,6 +35,7 @@ func (p *program) agent(ctx context.Context, s settings) error {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	go agent.LimitMemory(ctx)
 	w := &wiring{program: p, settings: s, log: s.logger(p.err), enforced: make(chan agent.Enforcement, 1)}
 	defer w.close()
 	if err := w.open(ctx); err != nil {
