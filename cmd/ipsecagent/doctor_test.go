@@ -49,7 +49,7 @@ func TestDoctorOnTheKernel(t *testing.T) {
 
 // One cause has one line, with one advice.
 func TestDoctorOnADriverThatCannotBe(t *testing.T) {
-	_, err := choose(driverKernel, func() ([]sadb.Suite, error) { return nil, nil })
+	_, err := choose(driverKernel, func() ([]sadb.Suite, error) { return nil, nil }, nothingLeft)
 	c := refusedCheck(err)
 	expectChecks(t, []control.Check{c}, "problem driver: would not start: driver: kernel: the kernel has neither ESP nor AH")
 	if strings.Contains(c.Says, "modprobe") || !strings.Contains(c.Do, "modprobe -a ") || !strings.Contains(c.Do, "set driver: user") {

@@ -137,3 +137,29 @@ func TestALeaseRefusesWhatIsNoHolder(t *testing.T) {
 		t.Errorf("borrow: %v after %v", err, time.Since(begin))
 	}
 }
+
+// TestALeaseOutlivesAHolderThatEnds while it is asked: another is started at once.
+func TestALeaseOutlivesAHolderThatEnds(t *testing.T) {
+	s := settings{RunDir: t.TempDir()}
+	dying, err := net.Listen("unix", s.holderSocket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		conn, err := dying.Accept()
+		if err != nil {
+			return
+		}
+		dying.Close()
+		conn.Close()
+	}()
+	started := false
+	l := newLease(&s, slog.New(slog.DiscardHandler), nil)
+	l.command = func(...string) *exec.Cmd {
+		started = true
+		return exec.Command("false")
+	}
+	if _, err := l.take(); err == nil || !strings.Contains(err.Error(), "did not start") || !started {
+		t.Errorf("another holder was started: %v (%v)", started, err)
+	}
+}

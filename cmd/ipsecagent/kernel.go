@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -44,7 +42,7 @@ func chooseDriver(ctx context.Context, s *settings) (choice, error) {
 	case !notRunning(err):
 		return choice{}, err
 	}
-	return choose(s.Driver, xfrm.Preflight)
+	return choose(s.Driver, xfrm.Preflight, s.leftInKernel)
 }
 
 // refusal is why a driver cannot be used here, and what to do about it.
@@ -73,10 +71,12 @@ func chooseBeside(setting string, pid int) (choice, error) {
 
 const settingSays = "the setting driver says so"
 
-// choose chooses where no data path runs.
-func choose(setting string, probe func() ([]sadb.Suite, error)) (choice, error) {
+// choose chooses where no data path runs. left says what a kernel driver has left
+// in force; "": nothing. The userspace driver is not started beside it: packets
+// would need associations that nobody makes.
+func choose(setting string, probe func() ([]sadb.Suite, error), left func() (string, error)) (choice, error) {
 	if setting == driverUser {
-		return choice{driverUser, settingSays}, nil
+		return chooseUser(left)
 	}
 	suites, err := probe()
 	if err == nil {
@@ -90,7 +90,25 @@ func choose(setting string, probe func() ([]sadb.Suite, error)) (choice, error) 
 	case setting == driverKernel:
 		return choice{}, refusal{fmt.Errorf("driver: kernel: %w", err), loadWords(modulesDir()) + ", start a kernel that has what is missing, or set driver: user"}
 	}
+	there, errLeft := left()
+	switch {
+	case errLeft != nil:
+		return choice{}, fmt.Errorf("driver: auto: %w; and whether a kernel driver has left something in force is not known: %w", err, errLeft)
+	case there != "":
+		return choice{driverKernel, fmt.Sprintf("driver: auto stays with the kernel, where %s are in force, although now %v. To change the driver: ipsecagent datapath --stop", there, err)}, nil
+	}
 	return choice{driverUser, "driver: auto found that " + err.Error()}, nil
+}
+
+func chooseUser(left func() (string, error)) (choice, error) {
+	there, err := left()
+	switch {
+	case err != nil:
+		return choice{}, fmt.Errorf("driver: user: whether a kernel driver has left something in force is not known: %w", err)
+	case there != "":
+		return choice{}, refusal{fmt.Errorf("driver: user: the kernel driver has left %s in force", there), "take it out of force (stop the agent; ipsecagent datapath --stop), or set driver: kernel"}
+	}
+	return choice{driverUser, settingSays}, nil
 }
 
 // enough says what a kernel lacks that carries these suites and no others; nil:
@@ -190,14 +208,4 @@ func (w *wiring) openDriver(ctx context.Context) (driver.Driver, func(context.Co
 	again := func(ctx context.Context) (driver.Driver, error) { return w.attach(ctx, data) }
 	d, err := again(ctx)
 	return d, again, err
-}
-
-// removeKernel takes out of force what a kernel driver has left: nothing where
-// none has been in this run folder.
-func removeKernel(s *settings) ([]string, error) {
-	cfg := s.xfrmConfig(nil)
-	if _, err := os.Stat(cfg.Dir); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return xfrm.Remove(cfg)
 }

@@ -2,7 +2,10 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -46,7 +49,7 @@ func TestChoiceOfDriver(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			c, err := choose(tt.setting, func() ([]sadb.Suite, error) { return tt.suites, tt.err })
+			c, err := choose(tt.setting, func() ([]sadb.Suite, error) { return tt.suites, tt.err }, nothingLeft)
 			words := c.why
 			if err != nil {
 				words = err.Error()
@@ -55,6 +58,85 @@ func TestChoiceOfDriver(t *testing.T) {
 				t.Errorf("chose %q: %s", c.driver, words)
 			}
 		})
+	}
+}
+
+func nothingLeft() (string, error) { return "", nil }
+
+// TestChoiceBesideWhatAKernelDriverHasLeft: its policies want associations that
+// the userspace driver does not make.
+func TestChoiceBesideWhatAKernelDriverHasLeft(t *testing.T) {
+	none, unknown := errors.New("out of memory"), errors.New("no answer")
+	for _, c := range []struct {
+		name, setting string
+		probe         error
+		left          string
+		errLeft       error
+		want, words   string
+	}{
+		{"auto, the kernel cannot now", driverAuto, none, "3 XFRM policies", nil, driverKernel, "3 XFRM policies are in force"},
+		{"auto, it can", driverAuto, nil, "3 XFRM policies", nil, driverKernel, "carries all"},
+		{"auto, it cannot be asked", driverAuto, none, "", unknown, "", "no answer"},
+		{"user", driverUser, nil, "3 XFRM policies", nil, "", "ipsecagent datapath --stop"},
+		{"user, it cannot be asked", driverUser, nil, "", unknown, "", "no answer"},
+		{"kernel, it cannot now", driverKernel, none, "3 XFRM policies", nil, "", "out of memory"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := choose(c.setting, func() ([]sadb.Suite, error) { return sadb.Suites(), c.probe }, func() (string, error) { return c.left, c.errLeft })
+			if words := fmt.Sprint(got.why, err); got.driver != c.want || (err == nil) != (c.want != "") || !strings.Contains(words, c.words) {
+				t.Errorf("chose %q: %s", got.driver, words)
+			}
+		})
+	}
+}
+
+// TestWhatAKernelDriverHasLeftIsFound in the kernel, where nothing else knows of
+// it: the userspace driver is not put beside it, and --stop removes it.
+func TestWhatAKernelDriverHasLeftIsFound(t *testing.T) {
+	h := newHost(t, "boo-left")
+	if out, err := exec.Command("ip", "netns", "exec", h.ns, "ip", "xfrm", "policy", "add", "dir", "out", "src", "192.0.2.1", "dst", "192.0.2.2",
+		"action", "block", "mark", "0", "mask", fmt.Sprintf("%#x", defaults().DataPath.ExemptMark)).CombinedOutput(); err != nil {
+		if _, errXFRM := xfrm.Preflight(); !withoutXFRM(errXFRM) {
+			t.Fatalf("%v %s", err, out)
+		}
+		h.inside(append([]string{h.agent, "datapath", "--stop"}, folders(h.dir)...)...) // it needs no XFRM
+		return
+	}
+	wanted := exec.Command("ip", append([]string{"netns", "exec", h.ns, h.agent, "datapath", "--wanted"}, folders(h.dir)...)...)
+	if out, _ := wanted.CombinedOutput(); wanted.ProcessState.ExitCode() != exitUndecided || !strings.Contains(string(out), "1 XFRM policy and 0 associations") {
+		t.Errorf("driver: user beside it: exit code %d, %s", wanted.ProcessState.ExitCode(), out)
+	}
+	if out := h.stopDataPath(); !strings.Contains(out, "1 XFRM policies") || !strings.Contains(out, "NOT PROTECTED") {
+		t.Errorf("datapath --stop: %s", out)
+	}
+	if left := h.inside("ip", "xfrm", "policy"); strings.Contains(left, "192.0.2.1") {
+		t.Errorf("left: %s", left)
+	}
+}
+
+// TestWantedTellsAnErrorFromAnAnswer: systemd passes over a unit at every exit
+// code of its condition from 1 to 254.
+func TestWantedTellsAnErrorFromAnAnswer(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		code int
+		said string
+	}{
+		{"driver: kernel", 1, "no data path is needed"},
+		{"driver: kernal", 0, "it is to be started"},
+		{"{", 0, "it is to be started"},
+	} {
+		var said strings.Builder
+		p := &program{out: &said, err: &said, getenv: func(string) string { return "" }}
+		file := write(t, filepath.Join(t.TempDir(), "agent.yaml"), c.text+"\n")
+		if code := p.main(t.Context(), []string{"datapath", "--wanted", "--config", file, "--run-dir", t.TempDir()}); code != c.code || !strings.Contains(said.String(), c.said) {
+			t.Errorf("%s: %d, %s", c.text, code, said.String())
+		}
+	}
+	var said strings.Builder
+	p := &program{out: &said, err: &said, getenv: func(string) string { return "" }}
+	if code := p.main(t.Context(), []string{"datapath", "--wanted", "--stop", "--config", ""}); code != 2 || !strings.Contains(said.String(), "give one of them") {
+		t.Errorf("two that exclude each other: %d, %s", code, said.String())
 	}
 }
 
@@ -73,11 +155,11 @@ func TestChoiceOnThisKernel(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: asks XFRM")
 	}
-	auto, err := choose(driverAuto, xfrm.Preflight)
+	auto, err := choose(driverAuto, xfrm.Preflight, nothingLeft)
 	if err != nil {
 		t.Fatal(err)
 	}
-	kernel, err := choose(driverKernel, xfrm.Preflight)
+	kernel, err := choose(driverKernel, xfrm.Preflight, nothingLeft)
 	if (auto.driver == driverKernel) != (err == nil) || err == nil && kernel.driver != driverKernel {
 		t.Errorf("auto %+v, kernel %+v, %v", auto, kernel, err)
 	}

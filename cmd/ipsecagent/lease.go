@@ -43,14 +43,15 @@ func thisProgram(args ...string) *exec.Cmd {
 // where none runs (nft.Config.Socket).
 func (l *lease) take() (int, error) {
 	fd, err := l.borrow()
+	if err != nil && !notRunning(err) {
+		fd, err = l.await(nil)
+	}
 	if notRunning(err) {
 		var ended <-chan error
 		if ended, err = l.start(); err != nil {
 			return -1, err
 		}
 		fd, err = l.await(ended)
-	} else if err != nil {
-		fd, err = l.await(nil)
 	}
 	if err != nil {
 		return -1, fmt.Errorf("holder: %w", err)
@@ -60,7 +61,8 @@ func (l *lease) take() (int, error) {
 }
 
 // await asks until the holder gives the socket: one that was just started
-// listens in a moment, and a data path that was killed leaves it in a moment.
+// listens in a moment, and a data path that was killed leaves it in a moment. With
+// none started (ended is nil) one that ends meanwhile is not waited for.
 func (l *lease) await(ended <-chan error) (int, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
@@ -68,6 +70,9 @@ func (l *lease) await(ended <-chan error) (int, error) {
 		fd, err := l.borrow()
 		if err == nil {
 			return fd, nil
+		}
+		if ended == nil && notRunning(err) {
+			return -1, err
 		}
 		select {
 		case <-ended:

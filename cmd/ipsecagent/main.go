@@ -43,6 +43,12 @@ type invalid struct{ error }
 // Unwrap returns the error itself.
 func (e invalid) Unwrap() error { return e.error }
 
+// undecided is an error that keeps a question from being answered by the exit
+// code. Service managers take the lower codes for answers.
+type undecided struct{ error }
+
+const exitUndecided = 255
+
 // misuse is an error of the command line that is seen only when it runs.
 type misuse struct{ error }
 
@@ -59,6 +65,8 @@ func (p *program) main(ctx context.Context, args []string) int {
 	switch {
 	case errors.As(err, &invalid{}):
 		return int(control.Invalid)
+	case errors.As(err, &undecided{}):
+		return exitUndecided
 	case !parsed, errors.As(err, &misuse{}):
 		fmt.Fprintln(p.err, "Try 'ipsecagent --help'.")
 		return int(control.Usage)
@@ -156,18 +164,22 @@ nftables table, the ip rule, the routes and the TUN device. Traffic is not
 protected afterwards. Stop the agent first.
 
 With --wanted it runs nothing and exits with 0 where the data path is needed, and
-with 1 where the kernel carries the associations instead (the setting driver).`,
+with 1 where the kernel carries the associations instead (the setting driver), or
+with 255 where that cannot be found out. With settings that do not load it exits
+with 0: the data path, when it is started, says what is wrong with them.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := givenSettings(cmd.Flags(), *config)
-			if err != nil {
-				return invalid{err}
+			if stop && wanted {
+				return misuse{errors.New("datapath: --stop ends what --wanted only asks about: give one of them")}
 			}
+			s, err := givenSettings(cmd.Flags(), *config)
 			switch {
+			case wanted:
+				return p.wantDataPath(cmd.Context(), &s, err)
+			case err != nil:
+				return invalid{err}
 			case stop:
 				return p.stopDataPath(cmd.Context(), &s)
-			case wanted:
-				return wantDataPath(cmd.Context(), &s)
 			}
 			return p.dataPath(cmd.Context(), &s)
 		},
@@ -175,7 +187,6 @@ with 1 where the kernel carries the associations instead (the setting driver).`,
 	given.dataPathFlags(c.Flags())
 	c.Flags().BoolVar(&stop, "stop", false, "end the running data path and take everything out of force")
 	c.Flags().BoolVar(&wanted, "wanted", false, "only say by the exit code whether the data path is needed; for service managers")
-	c.MarkFlagsMutuallyExclusive("stop", "wanted")
 	return c
 }
 

@@ -45,11 +45,21 @@ func (p *program) dataPath(ctx context.Context, s *settings) error {
 	return nil
 }
 
-// wantDataPath is an error where the kernel carries the associations instead.
-func wantDataPath(ctx context.Context, s *settings) error {
+// wantDataPath is an error where the kernel carries the associations instead,
+// and an undecided one where that is not known. With settings that do not load
+// the data path is wanted: when it is started it says what is wrong and fails,
+// instead of being passed over.
+func (p *program) wantDataPath(ctx context.Context, s *settings, errSettings error) error {
+	if errSettings != nil {
+		fmt.Fprintln(p.err, "ipsecagent: the settings do not load; whether a data path is needed is not known, so it is to be started, and says so:\n"+lines(errSettings))
+		return nil
+	}
+	if s.Driver == driverKernel {
+		return errors.New("no data path is needed: the kernel carries the associations (" + settingSays + ")")
+	}
 	c, err := chooseDriver(ctx, s)
 	if err != nil {
-		return err
+		return undecided{err}
 	}
 	if c.driver == driverKernel {
 		return fmt.Errorf("no data path is needed: the kernel carries the associations (%s)", c.why)
@@ -76,7 +86,7 @@ func (p *program) stopDataPath(ctx context.Context, s *settings) error {
 	case notRunning(err):
 		removed, err = p.removeLeft(s)
 	case err == nil:
-		err = p.takeDown(ctx, s, pid)
+		err = errors.Join(p.takeDown(ctx, s, pid), p.removeBeside(s))
 	}
 	if err != nil {
 		return err
@@ -122,6 +132,16 @@ func (p *program) takeDown(ctx context.Context, s *settings, pid int) error {
 	}
 	fmt.Fprintf(p.out, "The data path (process %d) has ended. It has taken out of force, in %s: %s.\n", pid, where, strings.Join(removed, ", "))
 	return nil
+}
+
+// removeBeside takes out of force what a kernel driver has left in this network
+// namespace beside the data path.
+func (p *program) removeBeside(s *settings) error {
+	removed, err := removeKernel(s)
+	if len(removed) > 0 {
+		fmt.Fprintf(p.out, "What a kernel driver had left beside it in this network namespace is removed: %s.\n", strings.Join(removed, ", "))
+	}
+	return err
 }
 
 // whereRuns says in words whether a process is in this network namespace.

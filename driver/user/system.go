@@ -56,7 +56,7 @@ func refuseKernelStates() error {
 	}
 	for _, st := range states {
 		if st.Proto == netlink.XFRM_PROTO_ESP || st.Proto == netlink.XFRM_PROTO_AH {
-			return fmt.Errorf("the kernel holds IPsec states (the first: SPI 0x%08x to %s): stop the other IPsec service or clear them with 'ip xfrm state flush'", st.Spi, st.Dst)
+			return fmt.Errorf("the kernel holds IPsec states (the first: SPI 0x%08x to %s): those of this agent's kernel driver go with 'ipsecagent datapath --stop'; of another IPsec service: stop it, or clear them with 'ip xfrm state flush'", st.Spi, st.Dst)
 		}
 	}
 	return nil
