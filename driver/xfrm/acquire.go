@@ -75,15 +75,20 @@ func (e *engine) ask(it *item, waits wire.State) {
 // resume raises the questions of states that wait: when the kernel's were lost
 // or an earlier process had them. It would ask again after half a minute only.
 func (e *engine) resume(states []wire.State) {
+	byReqID := map[uint32][]*item{}
+	for _, it := range e.list.items {
+		byReqID[it.reqid] = append(byReqID[it.reqid], it)
+	}
 	for _, s := range states {
 		if s.ID.SPI != 0 || s.Selector.Family() == 0 || !e.oursState(s) {
 			continue
 		}
-		i := slices.IndexFunc(e.list.items, func(it *item) bool {
-			return it.reqid == s.ReqID && it.filter.Action.Kind == sadb.Negotiate && matches(it.filter.Selector, flowOf(s.Selector, it.filter))
+		all := byReqID[s.ReqID]
+		i := slices.IndexFunc(all, func(it *item) bool {
+			return it.filter.Action.Kind == sadb.Negotiate && matches(it.filter.Selector, flowOf(s.Selector, it.filter))
 		})
 		if i >= 0 {
-			e.ask(e.list.items[i], s)
+			e.ask(all[i], s)
 		}
 	}
 }

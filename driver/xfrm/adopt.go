@@ -45,7 +45,9 @@ func unexpired(overlays []sadb.Filter) []sadb.Filter {
 	return slices.DeleteFunc(overlays, func(o sadb.Filter) bool { return !o.Expires.IsZero() && !now().Before(o.Expires) })
 }
 
-// adoptSAs matches the book's associations with the kernel's states.
+// adoptSAs matches the book's associations with the kernel's states. One whose
+// state has not the request ID of its filter serves another or none, and stays
+// until the first SetFilters; until then no filter gets its request ID.
 func (e *engine) adoptSAs() error {
 	saved, err := e.book.loadSAs()
 	if err != nil {
@@ -55,19 +57,21 @@ func (e *engine) adoptSAs() error {
 	if err != nil {
 		return err
 	}
-	alive := map[sadb.SAID]bool{}
+	serves := map[sadb.SAID]uint32{} // which request ID a state has
 	for _, s := range states {
-		alive[s.ID] = e.oursState(s)
+		if e.oursState(s) {
+			serves[s.ID] = s.ReqID
+			e.reqids.avoid(s.ReqID)
+		}
 	}
 	slices.SortStableFunc(saved, func(a, b *association) int { return a.Added.Compare(b.Added) })
 	for _, a := range saved {
-		if !alive[a.SA.ID] {
+		if reqid, ok := e.reqids.of[a.root]; !ok || serves[a.SA.ID] != reqid {
 			if err := e.book.dropSA(a.SA.ID); err != nil {
 				return err
 			}
 			continue
 		}
-		a.root = rootOf(a.SA.Filter, e.overlays)
 		e.sas.add(a)
 	}
 	return nil

@@ -129,6 +129,7 @@ type savedSA struct {
 	EncKey, AuthKey *struct{} `json:",omitempty"`
 	Added           time.Time
 	Stamp           int64
+	Root            sadb.FilterID
 }
 
 func saFile(id sadb.SAID) string {
@@ -136,7 +137,7 @@ func saFile(id sadb.SAID) string {
 }
 
 func (b book) saveSA(a *association) error {
-	return b.write(saFile(a.SA.ID), savedSA{SA: a.SA, Added: a.Added, Stamp: a.stamp})
+	return b.write(saFile(a.SA.ID), savedSA{SA: a.SA, Added: a.Added, Stamp: a.stamp, Root: a.root})
 }
 
 func (b book) dropSA(id sadb.SAID) error {
@@ -158,7 +159,7 @@ func (b book) loadSAs() ([]*association, error) {
 			damaged = append(damaged, err)
 			return nil
 		}
-		out = append(out, &association{SA: s.SA, Added: s.Added, stamp: s.Stamp})
+		out = append(out, &association{SA: s.SA, Added: s.Added, stamp: s.Stamp, root: s.Root})
 		return nil
 	})
 	return out, errors.Join(append(damaged, err)...)

@@ -3,6 +3,7 @@ package xfrm
 import (
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -14,8 +15,8 @@ import (
 
 // What the feed sends besides the events of package wire.
 type (
-	// overrun: the kernel had more to say than fits.
-	overrun struct{}
+	// overrun: events were lost.
+	overrun struct{ why string }
 	// changed: a policy or state was changed or deleted, or all of them.
 	changed struct {
 		by     uint32       // the port of the socket whose request it was
@@ -49,23 +50,45 @@ func (f *feed) close() error {
 	return f.c.Close()
 }
 
+// feedPause is between two attempts to read what cannot be read.
+const feedPause = time.Second
+
 // read passes events on until the socket is closed. It waits for the engine,
-// and the socket's buffer for it.
+// and the socket's buffer for it. Whatever else goes wrong counts as lost events.
 func (f *feed) read(to chan<- any) {
 	for {
 		messages, err := f.c.Receive()
-		if err != nil && !errors.Is(err, unix.ENOBUFS) {
-			return
-		}
 		if err != nil {
 			messages = nil
-			f.pass(to, overrun{})
+			if !f.failed(to, err) {
+				return
+			}
 		}
 		for _, m := range messages {
 			if ev := parse(m); ev != nil {
 				f.pass(to, ev)
 			}
 		}
+	}
+}
+
+// failed says that events were lost, and why; false: the socket is closed.
+func (f *feed) failed(to chan<- any, err error) bool {
+	why, pause := "the kernel had more events than fit", time.Duration(0)
+	if !errors.Is(err, unix.ENOBUFS) {
+		why, pause = "events of the kernel could not be read: "+err.Error(), feedPause
+	}
+	select {
+	case <-f.done:
+		return false
+	default:
+		f.pass(to, overrun{why})
+	}
+	select {
+	case <-f.done:
+		return false
+	case <-time.After(pause):
+		return true
 	}
 }
 
@@ -92,11 +115,11 @@ func parse(m netlink.Message) any {
 		ev, err = wire.ParseMapping(m.Data)
 	case wire.MsgDelPolicy, wire.MsgUpdatePolicy, wire.MsgDelSA, wire.MsgFlushPolicy, wire.MsgFlushSA:
 		ev, err = parseChange(m)
-	case wire.MsgNewSA:
+	case wire.MsgNewSA, wire.MsgUpdateSA:
 		clear(m.Data) // keys
 	}
 	if err != nil {
-		return overrun{}
+		return overrun{"an event of the kernel could not be read: " + err.Error()}
 	}
 	return ev
 }
@@ -149,7 +172,7 @@ func (e *engine) handle(ev any) {
 		e.suspect = e.suspect || e.concerns(ev)
 	case overrun:
 		e.suspect = true
-		e.emit(driver.Resync{Reason: "the kernel had more events than fit"})
+		e.emit(driver.Resync{Reason: ev.why})
 	}
 }
 
@@ -167,17 +190,24 @@ func (e *engine) reached(ev wire.Expire) {
 	}
 }
 
-// policyEnded: the kernel ended a policy of an overlay before our clock did.
+// policyEnded: the kernel ended a policy of an overlay before our clock did. The
+// notice may be of the policy as it was before the overlay was renewed: then the
+// kernel is looked at, and the policy stays or is put back.
 func (e *engine) policyEnded(ev wire.PolicyExpire) {
 	k := keyOf(ev.Policy)
 	it := e.list.byKey[k]
 	if it == nil || !ev.Hard {
 		return
 	}
+	if it.filter.Expires.IsZero() || now().Before(it.filter.Expires.Add(-endSlack)) {
+		e.suspect = true
+		return
+	}
 	delete(e.have, k)
 	ended := slices.DeleteFunc(slices.Clone(e.overlays), func(o sadb.Filter) bool { return o.ID != it.filter.ID })
 	if err := e.regroup(it.group, without(e.overlays, it.filter.ID)); err != nil {
 		e.cfg.Log.Error("end a temporary filter", "filter", it.filter.ID, "error", err)
+		e.stray()
 		return
 	}
 	e.report(ended)

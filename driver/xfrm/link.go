@@ -86,7 +86,8 @@ func explained(err error) error {
 	return fmt.Errorf("the kernel refuses: %w", op.Err)
 }
 
-// policies returns the policies of the namespace but those of sockets.
+// policies returns the policies of the namespace but those of sockets and those
+// that cannot be read: another's, of a kind that this driver never makes.
 func (l link) policies() ([]wire.Policy, error) {
 	all, err := l.dump(wire.MsgGetPolicy)
 	if err != nil {
@@ -95,17 +96,15 @@ func (l link) policies() ([]wire.Policy, error) {
 	var out []wire.Policy
 	for _, m := range all {
 		p, err := wire.ParsePolicy(m.Data)
-		if err != nil {
-			return nil, fmt.Errorf("list policies: %w", err)
-		}
-		if p.Dir < wire.SocketIn && !p.Sub {
+		if err == nil && p.Dir < wire.SocketIn && !p.Sub {
 			out = append(out, p)
 		}
 	}
 	return out, nil
 }
 
-// states returns the states of the namespace.
+// states returns the states of the namespace but those that cannot be read, which
+// are another's.
 func (l link) states() ([]wire.State, error) {
 	all, err := l.dump(wire.MsgGetSA)
 	if err != nil {
@@ -115,10 +114,9 @@ func (l link) states() ([]wire.State, error) {
 	for _, m := range all {
 		s, err := wire.ParseState(m.Data)
 		clear(m.Data) // keys
-		if err != nil {
-			return nil, fmt.Errorf("list states: %w", err)
+		if err == nil {
+			out = append(out, s)
 		}
-		out = append(out, s)
 	}
 	return out, nil
 }

@@ -59,10 +59,11 @@ func (e *engine) compose(filters, overlays []sadb.Filter) (*list, error) {
 	}
 	priorities, ok := prioritise(slots)
 	if !ok {
-		return nil, fmt.Errorf("%d filters leave no room for more priorities", len(l.items))
+		priorities = spread(len(slots))
+		err = e.claimBelow(l, priorities)
 	}
 	l.stand(priorities)
-	return l, nil
+	return l, err
 }
 
 // itemsOf makes the items of a list, or of a part of one below others that
@@ -145,6 +146,30 @@ func (e *engine) claimAll(l *list) error {
 	for _, it := range fresh {
 		if !e.claimFree(l, it, 0) {
 			return fmt.Errorf("filter %s (%s): too many filters and temporary ones have its selector: the kernel driver tells %d apart", it.filter.ID, it.filter.Name, variants)
+		}
+	}
+	return nil
+}
+
+// claimBelow gives the items of a list that is to stand lower than before their
+// variants anew. Those that would move down get one that is not in force: their
+// policies come as new ones, and what is in force decides until it goes, last.
+func (e *engine) claimBelow(l *list, priorities []uint32) error {
+	l.byKey = map[key]*item{}
+	var fresh []*item
+	for i, it := range l.items {
+		was, known := e.places[it.name]
+		if !known || was.Priority < priorities[i] || !e.claim(l, it, was.Variant) {
+			fresh = append(fresh, it)
+		}
+	}
+	for _, it := range fresh {
+		name := it.name
+		it.name = "" // of no policy in force
+		ok := e.claimFree(l, it, 0)
+		it.name = name
+		if !ok {
+			return fmt.Errorf("filter %s (%s): no room for more priorities, and too many filters and temporary ones have its selector for all to be put in force anew", it.filter.ID, it.filter.Name)
 		}
 	}
 	return nil

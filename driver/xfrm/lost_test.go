@@ -2,6 +2,7 @@ package xfrm
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/mdlayher/netlink"
 	"github.com/mdlayher/netlink/nltest"
@@ -117,16 +119,7 @@ func TestAfterAnOverrunAllIsCompared(t *testing.T) {
 	w := waiting(e, "lab")
 	k.states[w.ID] = w
 
-	lost := errors.New("the socket is closed")
-	next := []error{unix.ENOBUFS, lost}
-	f := &feed{c: nltest.Dial(func([]netlink.Message) ([]netlink.Message, error) {
-		err := next[0]
-		next = next[1:]
-		return nil, os.NewSyscallError("recvmsg", err)
-	}), done: make(chan struct{})}
-	heard := make(chan any, 10)
-	f.read(heard)
-	close(heard)
+	heard := heardAfter(unix.ENOBUFS)
 	n := 0
 	for ev := range heard {
 		n++
@@ -154,6 +147,42 @@ func TestAfterAnOverrunAllIsCompared(t *testing.T) {
 	if again := taken(e); len(again) != 1 {
 		t.Errorf("a second time: %v, want the resync alone", again)
 	}
+}
+
+// heardAfter returns what a feed passes on whose socket fails so, one after the
+// other, and is then closed.
+func heardAfter(failures ...error) chan any {
+	var f *feed
+	f = &feed{c: nltest.Dial(func([]netlink.Message) ([]netlink.Message, error) {
+		if len(failures) == 0 {
+			close(f.done)
+			return nil, os.ErrClosed
+		}
+		err := failures[0]
+		failures = failures[1:]
+		return nil, os.NewSyscallError("recvmsg", err)
+	}), done: make(chan struct{})}
+	heard := make(chan any, 10)
+	f.read(heard)
+	close(heard)
+	return heard
+}
+
+// No error but its own end makes the feed deaf, and each is said.
+func TestTheFeedGoesOnAfterAnyError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel()
+		e := situation{}.begin(t, k, t.TempDir())
+		n := 0
+		for ev := range heardAfter(unix.ENOMEM, errors.New("a short message"), unix.ENOBUFS) {
+			n++
+			e.handle(ev)
+		}
+		events := taken(e)
+		if n != 3 || !e.suspect || len(events) != 3 || !strings.Contains(fmt.Sprint(events[0]), "cannot allocate") {
+			t.Errorf("%d losses, events %v", n, events)
+		}
+	})
 }
 
 // What an earlier process was asked for is asked for again by the next, when it

@@ -16,7 +16,7 @@ type slot struct {
 }
 
 // prioritise returns ascending priorities for the slots of a list, and false
-// when there is no room left above those in force. An entry keeps its priority
+// when there is no room left above those in force: see spread. An entry keeps its priority
 // or moves up, never down: a policy that moved down would uncover for a moment
 // what stands between.
 func prioritise(slots []slot) ([]uint32, bool) {
@@ -96,4 +96,11 @@ func renumber(slots []slot) ([]uint32, bool) {
 		out[i] = top - uint32(len(slots)-i)*gap
 	}
 	return out, true
+}
+
+// spread returns priorities for a list of n entries as if none were in force: as
+// low as a first list's.
+func spread(n int) []uint32 {
+	out, _ := fit(make([]slot, n), priorityTop, priorityBottom)
+	return out
 }

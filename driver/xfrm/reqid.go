@@ -44,6 +44,10 @@ func (r *requestIDs) id(root sadb.FilterID) uint32 {
 	return r.last
 }
 
+// avoid keeps a number that a state has from being given to a filter that has
+// none yet: the state is not its.
+func (r *requestIDs) avoid(n uint32) { r.taken[n] = true }
+
 // keep forgets all filters but those for which stays holds.
 func (r *requestIDs) keep(stays func(sadb.FilterID) bool) {
 	for id, n := range r.of {

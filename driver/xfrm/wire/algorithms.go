@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"slices"
 
 	"ipsecagent/sadb"
 )
@@ -61,14 +62,21 @@ func (s State) algorithms() ([]byte, error) {
 		return nil, fmt.Errorf("wire: keys of %d and %d bytes for %s", s.EncKey.Len(), s.AuthKey.Len(), s.Suite)
 	}
 	if s.Suite.Encryption == sadb.AESGCM {
-		return appendAttr(nil, attrAlgAEAD, algorithm(nameGCM, s.EncKey, bitsGCM)), nil
+		return appendKeyed(nil, attrAlgAEAD, algorithm(nameGCM, s.EncKey, bitsGCM)), nil
 	}
-	var b []byte
+	b := make([]byte, 0, 2*(attrHeader+sizeName+8+attrAlign)+s.EncKey.Len()+s.AuthKey.Len())
 	if name := cipherName(s.Suite.Encryption); name != "" {
-		b = appendAttr(b, attrAlgCrypt, algorithm(name, s.EncKey))
+		b = appendKeyed(b, attrAlgCrypt, algorithm(name, s.EncKey))
 	}
 	integrity := s.Suite.Integrity
-	return appendAttr(b, attrAlgAuthTrunc, algorithm(integrityName(integrity), s.AuthKey, uint32(integrity.ICVLen()*8))), nil
+	return appendKeyed(b, attrAlgAuthTrunc, algorithm(integrityName(integrity), s.AuthKey, uint32(integrity.ICVLen()*8))), nil
+}
+
+// appendKeyed appends an attribute and clears what it was made of.
+func appendKeyed(b []byte, typ uint16, algorithm []byte) []byte {
+	b = appendAttr(slices.Grow(b, attrHeader+len(algorithm)+attrAlign), typ, algorithm)
+	clear(algorithm)
+	return b
 }
 
 // algorithm returns struct xfrm_algo or, with the ICV's length in bits,

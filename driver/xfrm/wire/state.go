@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"time"
 
 	"ipsecagent/sadb"
@@ -62,15 +63,19 @@ const (
 	sizeEncap   = 24
 	sizeESN     = 24
 	sizeReplay  = 12
-	encapInUDP  = 2 // UDP_ENCAP_ESPINUDP
+	sizeOptions = 256 // more than the attributes besides algorithms and the window's bits
+	encapInUDP  = 2   // UDP_ENCAP_ESPINUDP
 )
 
 // Append appends the body of a request that adds or updates s.
 func (s State) Append(b []byte) ([]byte, error) {
 	algorithms, err := s.algorithms()
+	defer clear(algorithms)
 	if err != nil {
 		return b, err
 	}
+	// Room for all of it, so that no copy of the keys is left behind.
+	b = slices.Grow(b, sizeState+len(algorithms)+sizeOptions+int(s.Window)/8)
 	b = s.appendInfo(b)
 	b = append(b, algorithms...)
 	b = s.appendEncap(b)
