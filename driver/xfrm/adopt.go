@@ -3,6 +3,7 @@ package xfrm
 import (
 	"fmt"
 	"maps"
+	"math/bits"
 	"slices"
 
 	"ipsecagent/driver"
@@ -20,7 +21,7 @@ func (e *engine) adopt() error {
 		p = page{}
 	}
 	e.filters, e.overlays = p.Filters, unexpired(p.Overlays)
-	e.reqids, e.edition = newRequestIDs(p.ReqIDs), p.Edition
+	e.reqids, e.edition, e.marks = newRequestIDs(p.ReqIDs), p.Edition, exemptMarks(p.Marks)
 	for name, s := range p.Places {
 		e.places[name] = s
 	}
@@ -39,6 +40,11 @@ func (e *engine) adopt() error {
 	}
 	// Temporary filters that ended meanwhile are still in the table.
 	return e.table.Apply(sadb.Splice(e.filters, e.overlays))
+}
+
+// exemptMarks returns those that an exempt mark can be.
+func exemptMarks(marks []uint32) []uint32 {
+	return slices.DeleteFunc(slices.Clone(marks), func(m uint32) bool { return bits.OnesCount32(m) != 1 || m&variantBits != 0 })
 }
 
 func unexpired(overlays []sadb.Filter) []sadb.Filter {

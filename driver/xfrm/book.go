@@ -30,6 +30,9 @@ type page struct {
 	Places   map[string]standing
 	ReqIDs   map[sadb.FilterID]uint32
 	Edition  uint64 // groupPages of another one are void
+	// Marks are those by which policies in force are known: Config.Exempt of
+	// this process and, until theirs have gone, of earlier ones.
+	Marks []uint32
 }
 
 // groupPage says of one group what has changed since its page was written.
@@ -52,7 +55,18 @@ const (
 // page writes down a list of filters and overlays, in an edition of its own.
 func (e *engine) page(filters, overlays []sadb.Filter, l *list) page {
 	e.edition++
-	return page{Filters: filters, Overlays: overlays, Places: placesOf(l.items), ReqIDs: e.reqids.of, Edition: e.edition}
+	return page{Filters: filters, Overlays: overlays, Places: placesOf(l.items), ReqIDs: e.reqids.of, Edition: e.edition, Marks: e.marksInForce()}
+}
+
+// marksInForce returns the marks of Config.Exempt and of the policies in force.
+func (e *engine) marksInForce() []uint32 {
+	out := []uint32{e.cfg.Exempt}
+	for k := range e.have {
+		if m := k.mark.Mask &^ variantBits; !slices.Contains(out, m) {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 func (e *engine) groupPage(group sadb.FilterID, overlays []sadb.Filter, items []*item) groupPage {

@@ -104,9 +104,10 @@ func describe(p wire.Policy) string {
 }
 
 // ours reports whether a policy was made by this driver: it looks at the exempt
-// mark and stands where none of another program's does.
+// mark, or at that of an earlier process whose policies are in force.
 func (e *engine) ours(p wire.Policy) bool {
-	return p.Mark.Value == 0 && p.Mark.Mask&^variantBits == e.cfg.Exempt && p.IfID == 0
+	mark := p.Mark.Mask &^ variantBits
+	return p.Mark.Value == 0 && p.IfID == 0 && (mark == e.cfg.Exempt || slices.Contains(e.marks, mark))
 }
 
 // policiesOf returns all policies that are in force with a list, in order.

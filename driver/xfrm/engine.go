@@ -56,6 +56,7 @@ type engine struct {
 	tampered bool         // it has, and that is not put right yet
 	blind    bool         // the book could not be read: what it does not say stays in force until the first list
 	edition  uint64       // of the book
+	marks    []uint32     // by which policies of ours are known besides Config.Exempt's
 	turn     int          // of the fresh associations that are asked about in turn
 	retry    time.Time    // not before, after what failed
 	closing  bool

@@ -3,6 +3,7 @@ package xfrm
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"ipsecagent/driver/xfrm/wire"
 	"ipsecagent/sadb"
@@ -11,6 +12,9 @@ import (
 // maxPieces bounds the policies that one filter may become in one direction:
 // ranges of addresses and ports are cut into what masks can say.
 const maxPieces = 4096
+
+// maxPolicies bounds those of a whole list.
+const maxPolicies = 1 << 18
 
 // selectors returns the selectors that together match, from this host, exactly
 // what s does: Local is the source.
@@ -158,15 +162,19 @@ func lastOf(p netip.Prefix) netip.Addr {
 }
 
 // covering returns one selector that matches at least what s does, in the
-// family of its addresses: states hold one, and the policies above them say the
-// rest exactly.
-func covering(s sadb.Selector) wire.Selector {
+// family of its addresses, or in one of two: states hold one, and the policies
+// above them say the rest exactly.
+func covering(s sadb.Selector, rather wire.Family) wire.Selector {
 	fs := families(s)
 	if len(fs) == 0 {
 		return wire.Selector{}
 	}
+	f := fs[0]
+	if slices.Contains(fs, rather) {
+		f = rather
+	}
 	src, dst := portPieces(s)
-	out := wire.Selector{Src: cover(s.Local, fs[0]), Dst: cover(s.Remote, fs[0]), Proto: s.Proto}
+	out := wire.Selector{Src: cover(s.Local, f), Dst: cover(s.Remote, f), Proto: s.Proto}
 	if len(src) == 1 {
 		out.SrcPort = src[0]
 	}

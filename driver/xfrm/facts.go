@@ -4,21 +4,23 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
+	mdnetlink "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"ipsecagent/driver/nft"
+	"ipsecagent/driver/xfrm/wire"
 	"ipsecagent/sadb"
 )
 
 // facts asks the network namespace it was opened in what the kernel driver's
 // limits depend on.
 type facts struct {
-	forward []*os.File // sysctls that say whether this host forwards
+	routing *mdnetlink.Conn // of the kernel's settings by interface
 	links   *netlink.Handle
 	remote  nft.RemoteAccess
 }
@@ -29,38 +31,64 @@ func openFacts(remote nft.RemoteAccess) (*facts, error) {
 	if f.links, err = netlink.NewHandle(); err != nil {
 		return nil, fmt.Errorf("open a netlink socket of routing: %w", err)
 	}
-	for _, path := range []string{"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"} {
-		file, err := os.Open(path)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // no such family
-		}
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("ask whether this host forwards: %w", err), f.close())
-		}
-		f.forward = append(f.forward, file)
+	if f.routing, err = mdnetlink.Dial(unix.NETLINK_ROUTE, nil); err != nil {
+		f.links.Close()
+		return nil, fmt.Errorf("open a netlink socket of routing: %w", err)
 	}
 	return f, nil
 }
 
 func (f *facts) close() error {
 	f.links.Close()
-	var errs []error
-	for _, file := range f.forward {
-		errs = append(errs, file.Close())
-	}
-	return errors.Join(errs...)
+	return f.routing.Close()
 }
 
-// forwards reports whether this host forwards packets of others.
-func (f *facts) forwards() bool {
-	for _, file := range f.forward {
-		b := make([]byte, 16)
-		n, _ := file.ReadAt(b, 0)
-		if strings.TrimSpace(string(b[:n])) != "0" {
-			return true
+// Of struct netconfmsg and its attributes (linux/netconf.h).
+const (
+	netconfHeader     = 4 // the family, padded
+	netconfIfIndex    = 1
+	netconfForwarding = 2
+	netconfDefault    = -2 // the index of what new interfaces begin with
+)
+
+// forwards reports whether this host forwards packets of others, all of its
+// interfaces or one: that can be set by interface alone.
+func (f *facts) forwards() (bool, error) {
+	for _, family := range []wire.Family{wire.IPv4, wire.IPv6} {
+		request := mdnetlink.Message{Data: []byte{byte(family), 0, 0, 0},
+			Header: mdnetlink.Header{Type: unix.RTM_GETNETCONF, Flags: mdnetlink.Request | mdnetlink.Dump}}
+		all, err := f.routing.Execute(request)
+		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // it is: no such family
+			return false, fmt.Errorf("ask whether this host forwards: %w", err)
+		}
+		for _, m := range all {
+			if yes, err := forwarding(m.Data); yes || err != nil {
+				return yes, err
+			}
 		}
 	}
-	return false
+	return false, nil
+}
+
+// forwarding reads from one answer whether an interface forwards, or all do.
+func forwarding(b []byte) (yes bool, err error) {
+	if len(b) < netconfHeader {
+		return false, fmt.Errorf("settings of an interface in %d bytes", len(b))
+	}
+	d, err := mdnetlink.NewAttributeDecoder(b[netconfHeader:])
+	if err != nil {
+		return false, fmt.Errorf("settings of an interface: %w", err)
+	}
+	newInterfaces := false
+	for d.Next() {
+		switch d.Type() {
+		case netconfIfIndex:
+			newInterfaces = d.Int32() == netconfDefault
+		case netconfForwarding:
+			yes = d.Int32() != 0
+		}
+	}
+	return yes && !newInterfaces, d.Err()
 }
 
 // dialUp returns an interface of the connection type remote access, "" if there
@@ -96,8 +124,8 @@ func (f *facts) allow(filters []sadb.Filter) error {
 // own returns the addresses of a host that forwards, ascending; nil of one that
 // does not.
 func (f *facts) own() ([]netip.Addr, error) {
-	if !f.forwards() {
-		return nil, nil
+	if yes, err := f.forwards(); !yes || err != nil {
+		return nil, err
 	}
 	all, err := f.links.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {

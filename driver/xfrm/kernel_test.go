@@ -36,6 +36,8 @@ type kernel struct {
 	after    bool
 	done     func() // called when a message has been obeyed; may be nil
 	spi      sadb.SPI
+	conf     [][]byte // settings of interfaces
+	odd      [][]byte // listed beside policies and states
 }
 
 // death is what ends a process of a kernel's.
@@ -107,7 +109,7 @@ func (k *kernel) take(r netlink.Message) ([]netlink.Message, unix.Errno) {
 			binary.NativeEndian.PutUint64(b[136:], uint64(p.Use.Added.Unix()))
 			all = append(all, b)
 		}
-		return dumped(wire.MsgNewPolicy, all), 0
+		return dumped(wire.MsgNewPolicy, append(all, k.odd...)), 0
 	case wire.MsgGetSA:
 		if r.Header.Flags&netlink.Dump != netlink.Dump {
 			return k.get(r.Data)
@@ -116,7 +118,7 @@ func (k *kernel) take(r netlink.Message) ([]netlink.Message, unix.Errno) {
 		for _, s := range k.states {
 			all = append(all, stateBody(s))
 		}
-		return dumped(wire.MsgNewSA, all), 0
+		return dumped(wire.MsgNewSA, append(all, k.odd...)), 0
 	}
 	return nil, unix.EINVAL
 }
@@ -217,6 +219,15 @@ func stateBody(s wire.State) []byte {
 	return b
 }
 
+// settings answers questions about interfaces.
+func (k *kernel) settings(reqs []netlink.Message) ([]netlink.Message, error) {
+	all := dumped(unix.RTM_NEWNETCONF, k.conf)
+	for i := range all {
+		all[i].Header.Sequence, all[i].Header.PID = reqs[0].Header.Sequence, reqs[0].Header.PID
+	}
+	return all, nil
+}
+
 // dumped makes a listing.
 func dumped(typ uint16, bodies [][]byte) []netlink.Message {
 	var out []netlink.Message
@@ -251,7 +262,7 @@ func (t table) Close() error                                  { return nil }
 // dir.
 func (k *kernel) engine(dir string) *engine {
 	return &engine{cfg: Config{Exempt: DefaultExempt, Log: slog.New(slog.DiscardHandler)}, link: link{nltest.Dial(k.answer)}, book: book{dir},
-		table: table{k}, facts: &facts{}, out: make(chan driver.Event, eventRoom), places: map[string]standing{}, have: map[key]wire.Policy{},
+		table: table{k}, facts: &facts{routing: nltest.Dial(k.settings)}, out: make(chan driver.Event, eventRoom), places: map[string]standing{}, have: map[key]wire.Policy{},
 		reqids: newRequestIDs(nil), reserved: map[sadb.SAID]time.Time{}, asked: map[question]pending{}, sas: newAssociations(), carried: map[sadb.FilterID]tally{}, exempt: exemptPolicies(DefaultExempt)}
 }
 

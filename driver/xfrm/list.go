@@ -115,9 +115,13 @@ func shadowed(seen map[sadb.Selector]sadb.Directions, f sadb.Filter) bool {
 // the list.
 func (e *engine) fill(l *list) ([]slot, error) {
 	slots := make([]slot, len(l.items))
+	n := 0
 	for i, it := range l.items {
 		if err := it.expand(now(), e.cfg.Exempt, e.own); err != nil {
 			return nil, fmt.Errorf("filter %s (%s): %w", it.filter.ID, it.filter.Name, err)
+		}
+		if n += len(it.policies); n > maxPolicies {
+			return nil, fmt.Errorf("filter %s (%s), the %d. of %d: the list needs more than %d policies (this host forwards and has %d addresses, each of which is Me; 0: it does not): use fewer filters, or prefixes instead of Me and of ranges", it.filter.ID, it.filter.Name, i+1, len(l.items), maxPolicies, len(e.own))
 		}
 		slots[i] = slot{now: e.places[it.name].Priority, overlay: it.filter.Overlay() || it.shape != nil}
 	}
@@ -240,6 +244,9 @@ func (it *item) expand(at time.Time, exempt uint32, own []netip.Addr) error {
 		life.Hard.Time = max(f.Expires.Sub(at), time.Second)
 	}
 	for _, s := range sels {
+		if len(it.policies) > maxPolicies {
+			break // the caller says so
+		}
 		for _, d := range it.directions() {
 			it.policies = append(it.policies, it.policiesOf(d, s, own)...)
 		}

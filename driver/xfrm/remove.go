@@ -22,6 +22,9 @@ func Remove(c Config) (removed []string, err error) {
 	}
 	defer conn.Close()
 	e := &engine{cfg: c, link: link{conn}}
+	if p, err := (book{c.Dir}).loadFilters(); err == nil { // else the exempt mark alone says what is ours
+		e.marks = exemptMarks(p.Marks)
+	}
 	policies, states, err := e.removeAll()
 	if policies > 0 {
 		removed = append(removed, fmt.Sprintf("%d XFRM policies", policies))

@@ -177,7 +177,7 @@ func (e *engine) stateOf(sa sadb.SA, root sadb.FilterID) wire.State {
 	if sa.ID.Proto == sadb.AH && sa.Bundle != (sadb.SAID{}) {
 		s.Mode = sadb.Transport // see templates
 	}
-	sel := covering(sa.Selector)
+	sel := covering(sa.Selector, wire.FamilyOf(sa.ID.Dst))
 	if sel.Family() == wire.FamilyOf(sa.ID.Dst) {
 		s.Selector = sel
 	} else {
@@ -233,6 +233,8 @@ func checkSA(sa sadb.SA) error {
 		return errors.New("it belongs to no filter")
 	case !sa.ID.Dst.IsValid() || wire.FamilyOf(sa.Src) != wire.FamilyOf(sa.ID.Dst):
 		return fmt.Errorf("addresses %s and %s", sa.Src, sa.ID.Dst)
+	case sa.Mode == sadb.Transport && covering(sa.Selector, wire.FamilyOf(sa.ID.Dst)).Family() != wire.FamilyOf(sa.ID.Dst):
+		return fmt.Errorf("its traffic (%s) is not of its peers' family, in transport mode", sa.Selector)
 	case sa.ID.SPI < lowestSPI:
 		return fmt.Errorf("SPI %s is reserved (RFC 4303 §2.1)", sa.ID.SPI)
 	case sa.Dir == sadb.In && sa.Replay == 0:
@@ -247,7 +249,7 @@ func checkSA(sa sadb.SA) error {
 // look for it again, and packets that wait go, when their policy is written.
 func (e *engine) opened(a *association) error {
 	e.answered(a.root, a.SA)
-	sel := covering(a.SA.Selector)
+	sel := covering(a.SA.Selector, wire.FamilyOf(a.SA.ID.Dst))
 	for _, it := range e.list.byRoot[a.root] {
 		if it.filter.Action.Kind != sadb.Negotiate {
 			continue

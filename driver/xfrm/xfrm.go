@@ -33,6 +33,11 @@
 // therefore each of its addresses there, read every second; until then the table
 // drops what leaves from a new one though a filter wants it secured.
 //
+// The kernel keeps the packets that wait in one queue for each policy. When a
+// negotiation fails all of it is dropped, what waits for other peers of the same
+// filter too: left there, the packets of the one that does not answer would hold
+// up the others behind them. Applications send again.
+//
 // A delay before clear traffic is refused: whose traffic has waited that long
 // the agent decides, by an overlay. Policies do not know by which connection a
 // packet goes: filters for one type of connection are refused on a host with an
