@@ -17,6 +17,10 @@ type association struct {
 	stamp  int64
 	root   sadb.FilterID // that it serves: of an overlay the filter it narrows
 	serial uint64        // of two, the older has the smaller
+	// packets are those it had carried when it was last looked at, moved when
+	// they were first seen to be so many.
+	packets uint64
+	moved   time.Time
 }
 
 // associations are those in force, found by name and by filter.

@@ -3,6 +3,8 @@ package xfrm
 import (
 	"fmt"
 	"maps"
+	"slices"
+	"time"
 
 	"ipsecagent/driver"
 	"ipsecagent/driver/xfrm/wire"
@@ -26,7 +28,7 @@ func (e *engine) state() (driver.State, error) {
 	}
 	for _, a := range e.sas.all() {
 		if st, ok := byID[a.SA.ID]; ok {
-			s.SAs = append(s.SAs, saState(a, st))
+			s.SAs = append(s.SAs, saState(a, st, now()))
 			count(&s.Counters, a.SA.Dir, st)
 		}
 	}
@@ -86,16 +88,23 @@ func (e *engine) tableState(s *driver.State) error {
 	return err
 }
 
-func saState(a *association, st wire.State) driver.SAState {
-	out := driver.SAState{SA: a.SA, Added: a.Added, LastUsed: st.LastUsed, Bytes: st.Use.Bytes, Packets: st.Use.Packets,
+// saState returns what the agent is told of a state. Most kernels keep the time of
+// its first packet and no later one: its last is as late as the last look that has
+// found more of them.
+func saState(a *association, st wire.State, now time.Time) driver.SAState {
+	if st.Use.Packets > a.packets {
+		a.packets, a.moved = st.Use.Packets, now
+	}
+	out := driver.SAState{SA: a.SA, Added: a.Added, LastUsed: latest(st.LastUsed, st.Use.First, a.moved), Bytes: st.Use.Bytes, Packets: st.Use.Packets,
 		Seq: st.SeqIn, Replayed: uint64(st.Replayed), BadICV: uint64(st.BadIntegrity)}
 	if a.SA.Dir == sadb.Out {
 		out.Seq = st.SeqOut
 	}
-	if out.LastUsed.IsZero() {
-		out.LastUsed = st.Use.First
-	}
 	return out
+}
+
+func latest(all ...time.Time) time.Time {
+	return slices.MaxFunc(all, time.Time.Compare)
 }
 
 func count(c *driver.Counters, d sadb.Directions, st wire.State) {
