@@ -53,7 +53,7 @@ func TestUnits(t *testing.T) {
 	startUnits(t, unitsCase{"userspace", "driver: user\n",
 		append(atOnce(), "Id=ipsecagent-datapath.service\nActiveState=active", "Data path  userspace"), []string{"ActiveState=failed"}})
 	startUnits(t, unitsCase{"settings that do not load", "driver: moon\n", []string{
-		"at network time\ntable inet ipsecagent-boot\nIn force now: boot filters of mode block",
+		"at network time\ntable inet ipsecagent-boot\n", "In force now: boot filters of mode block",
 		`driver "moon": auto, kernel or user`, "the boot filters (block) hold",
 		"Result=exit-code\nId=ipsecagent-datapath.service\nActiveState=failed",
 	}, []string{"State      fine", "table inet ipsecagent\n"}})
