@@ -67,15 +67,15 @@ func bindLog(nl *netlink.Conn, group uint16) error {
 	})
 }
 
-// readLog hands reports to f until the socket is closed.
-func readLog(nl *netlink.Conn, f func(Asked)) {
+// readLog hands reports to f until the reader is to end.
+func readLog(r reader, f func(Asked)) {
 	for {
-		msgs, err := nl.Receive()
-		if errors.Is(err, unix.ENOBUFS) {
-			continue // reports were lost; packets ask again
+		msgs, err := r.next()
+		if errors.Is(err, errDone) {
+			return
 		}
 		if err != nil {
-			return
+			continue // reports were lost; packets ask again
 		}
 		for _, m := range msgs {
 			if m.Header.Type != logPacket {

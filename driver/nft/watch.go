@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -24,13 +25,13 @@ func (t *Table) start(e *engine) error {
 	}
 	t.feeds = []closer{e.conn.nl, log, changes}
 	asked, changed := make(chan Asked), make(chan struct{}, 1)
-	go readLog(log, func(a Asked) {
+	go readLog(reader{log, t.done}, func(a Asked) {
 		select {
 		case asked <- a:
 		case <-t.done:
 		}
 	})
-	go readChanges(changes, e.cfg.Table, e.conn.nl.PID(), func() {
+	go readChanges(reader{changes, t.done}, e.cfg.Table, e.conn.nl.PID(), func() {
 		select {
 		case changed <- struct{}{}:
 		default: // one is enough: the table is looked through
@@ -181,17 +182,42 @@ func openChanges() (*netlink.Conn, error) {
 	return nl, nil
 }
 
+// reader reads a socket that listens until the table is closed. No error but that
+// end makes it deaf.
+type reader struct {
+	nl   *netlink.Conn
+	done <-chan struct{}
+}
+
+// readPause is between two attempts to read what cannot be read.
+const readPause = time.Second
+
+var errDone = errors.New("the table is closed")
+
+// next returns messages, or why some were lost: errDone at the end.
+func (r reader) next() ([]netlink.Message, error) {
+	msgs, err := r.nl.Receive()
+	if err == nil || errors.Is(err, unix.ENOBUFS) {
+		return msgs, err
+	}
+	select {
+	case <-r.done:
+		return nil, errDone
+	case <-time.After(readPause):
+		return nil, err
+	}
+}
+
 // readChanges calls f when a process other than pid may have changed the
-// table, until the socket is closed.
-func readChanges(nl *netlink.Conn, table string, pid uint32, f func()) {
+// table, until the reader is to end. What could not be read may have said so.
+func readChanges(r reader, table string, pid uint32, f func()) {
 	for {
-		msgs, err := nl.Receive()
-		if errors.Is(err, unix.ENOBUFS) {
-			f()
-			continue
-		}
-		if err != nil {
+		msgs, err := r.next()
+		switch {
+		case errors.Is(err, errDone):
 			return
+		case err != nil:
+			f()
 		}
 		for _, m := range msgs {
 			if m.Header.PID != pid && concerns(m, table) {

@@ -148,6 +148,37 @@ func TestKernelLinkLocalAddresses(t *testing.T) {
 	}
 }
 
+// An association in the place of its namesake has its own keys: the kernel keeps
+// those of a state that is only updated, and says nothing.
+func TestKernelNamesakesHaveTheirOwnKeys(t *testing.T) {
+	l := newLab(t)
+	alice, bob := l.alice.open(), l.bob.open()
+	setAll(t, alice, between("f", l.bob.v4))
+	setAll(t, bob, between("f", l.alice.v4))
+	at := netip.AddrPortFrom(l.bob.v4, 7000)
+	ch := l.bob.listen(t, at)
+	sa := connect(t, alice, bob, l.alice.v4, l.bob.v4)
+	key := sampleKey(sa.Suite.EncKeyLen()).Bytes()
+	for i := range key {
+		key[i] ^= 0x5a
+	}
+	sa.EncKey = sadb.NewSecret(key)
+	if err := alice.AddSA(context.Background(), sa); err != nil {
+		t.Fatal(err)
+	}
+	// The other end has it for the first time.
+	in := sa
+	in.Dir, in.Selector = sadb.In, sa.Selector.Mirror()
+	if err := bob.DeleteSA(context.Background(), in.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := bob.AddSA(context.Background(), in); err != nil {
+		t.Fatal(err)
+	}
+	l.alice.send(netip.AddrPortFrom(l.alice.v4, 7001), at, []byte("hello"))
+	receive(t, ch, "hello")
+}
+
 // A question that a process heard and did not live to answer is put to the next
 // one.
 func TestKernelQuestionsOutliveAProcess(t *testing.T) {
