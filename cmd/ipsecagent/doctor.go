@@ -38,6 +38,7 @@ changes nothing, and needs no agent that runs.`,
 // patient is what the doctor knows of the agent before it looks at the rest.
 type patient struct {
 	settings *settings
+	file     string          // of the settings
 	start    bootStart       // what the next start of the host puts in force
 	status   *control.Status // nil: the agent does not run, or does not answer
 	driver   string          // that is or would be used; "": none can be
@@ -55,7 +56,7 @@ func examine(ctx context.Context, s settings, file string, invalid error) []cont
 		found = settingsChecks(invalid)
 		s = s.orDefaults()
 	}
-	p := &patient{settings: &s, start: start}
+	p := &patient{settings: &s, file: file, start: start}
 	return slices.Concat(
 		found,
 		p.agent(ctx), p.chosen(ctx), p.kernel(), p.others(), independent(s.DataPath.TUN), p.network(), p.boot(), p.identities(ctx), p.units(ctx),
@@ -106,7 +107,7 @@ func (p *patient) agent(ctx context.Context) []control.Check {
 	}
 	p.status = &status
 	found := []control.Check{doctor.Fine(agentName, "runs, process %d, version %s", pid, status.Agent.Version)}
-	return slices.Concat(found, sameNamespace(pid), sameProgram(pid), capabilities(pid), policyChecks(status))
+	return slices.Concat(found, newerSettings(p.file, status.Agent.Started), sameNamespace(pid), sameProgram(pid), capabilities(pid), policyChecks(status))
 }
 
 // startWords says how the agent is started on this host.
@@ -183,7 +184,8 @@ func policyChecks(s control.Status) []control.Check {
 func (p *patient) chosen(ctx context.Context) []control.Check {
 	if p.status != nil && p.status.DataPath.Driver != "" {
 		p.driver = map[string]string{"xfrm": driverKernel, "user": driverUser}[p.status.DataPath.Driver]
-		return []control.Check{doctor.Fine("driver", "%s, because %s", p.driver, p.status.DataPath.Why)}
+		_, refused := choose(p.settings.Driver, xfrm.Preflight)
+		return append([]control.Check{doctor.Fine("driver", "%s, because %s", p.driver, p.status.DataPath.Why)}, nextDriver(p.settings.Driver, p.driver, refused)...)
 	}
 	c, err := chooseDriver(ctx, p.settings)
 	if err != nil {
@@ -196,12 +198,21 @@ func (p *patient) chosen(ctx context.Context) []control.Check {
 
 // refusedCheck says why no driver can be used, and what to do in one place.
 func refusedCheck(err error) control.Check {
-	why, do := err, "mend that, or set driver: auto"
+	do := "mend that, or set driver: auto"
 	var r refusal
 	if errors.As(err, &r) {
-		why, do = r.error, r.do
+		do = r.do
 	}
-	return doctor.Problem("driver", do, "the agent would not start: %v", why)
+	return doctor.Problem("driver", do, "the agent would not start: %v", why(err))
+}
+
+// why is an error without what to do about it.
+func why(err error) error {
+	var r refusal
+	if errors.As(err, &r) {
+		return r.error
+	}
+	return err
 }
 
 // kernel says what the kernel of this host can do. What the driver does not need

@@ -63,6 +63,15 @@ func TestDoctorOnADriverThatCannotBe(t *testing.T) {
 	}
 }
 
+func TestDoctorOnTheDriverOfTheNextStart(t *testing.T) {
+	expectChecks(t, nextDriver(driverAuto, driverUser, nil))
+	expectChecks(t, nextDriver(driverUser, driverUser, nil))
+	expectChecks(t, nextDriver(driverUser, driverKernel, nil), "warning driver: the settings say driver: user, and the agent runs with driver kernel")
+	expectChecks(t, nextDriver(driverKernel, driverUser, nil), "warning driver: the settings say driver: kernel")
+	_, refused := choose(driverKernel, func() ([]sadb.Suite, error) { return nil, nil })
+	expectChecks(t, nextDriver(driverKernel, driverUser, refused), "problem driver: its next start fails: driver: kernel: the kernel has neither")
+}
+
 // modprobe takes one module and its options, unless it is told that there are
 // more: without -a the others are not loaded, and nothing says so.
 func TestModulesAreLoadedByOneCommandThatLoadsThemAll(t *testing.T) {
@@ -191,6 +200,25 @@ func TestDoctorOfAWholeHost(t *testing.T) {
 	if _, err := h.client().Assign(t.Context(), control.AssignRequest{Policy: "secure-server", Auth: control.AuthPSKFile, Keys: aKey + "\n"}); err != nil {
 		t.Fatal(err)
 	}
+	// What the next start will meet is said while the agent runs.
+	own := filepath.Join(h.dir, "agent.yaml")
+	write(t, own, "driver: auto\n")
+	v, _ = examine()
+	has(v, control.CheckWarning, "settings", "changed since the agent was started, and not read since: "+own)
+	reload := func(warning string, problem bool) {
+		t.Helper()
+		r, err := h.client().Reload(t.Context())
+		s, errStatus := h.client().Status(t.Context())
+		if err != nil || errStatus != nil || !strings.Contains(strings.Join(r.Warnings, "\n"), warning) || strings.Contains(strings.Join(s.Problems, "\n"), "the settings do not load") != problem {
+			t.Errorf("reload: %+v, %v; problems %q, %v; want %q", r.Warnings, err, s.Problems, errStatus, warning)
+		}
+	}
+	reload("count from its next start on", false)
+	write(t, own, "driver: usr\n")
+	reload("its next start fails", true)
+	write(t, own, "driver: user\n")
+	reload("", false)
+
 	h.stop(agent)
 	v, _ = examine("--config", settings) // with the agent stopped the data path goes on
 	has(v, control.CheckWarning, "policy", "stays as it is: the nftables table, the userspace data path (process ")

@@ -95,7 +95,7 @@ changes nothing of what is in force.`,
 			if err != nil || onlyCheck {
 				return p.check(cmd.Context(), &s, err)
 			}
-			return p.agent(cmd.Context(), s)
+			return p.agent(cmd.Context(), s, func() (settings, error) { return givenSettings(cmd.Flags(), config) })
 		},
 	}
 	root.SetOut(p.out)

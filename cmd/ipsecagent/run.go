@@ -26,7 +26,8 @@ import (
 )
 
 // agent runs the agent until ctx ends. What is in force then stays in force.
-func (p *program) agent(ctx context.Context, s settings) error {
+// again reads the settings as the next start will.
+func (p *program) agent(ctx context.Context, s settings, again func() (settings, error)) error {
 	if err := needCapabilities(); err != nil {
 		return err
 	}
@@ -36,7 +37,7 @@ func (p *program) agent(ctx context.Context, s settings) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	go agent.LimitMemory(ctx)
-	w := &wiring{program: p, settings: s, log: s.logger(p.err), enforced: make(chan agent.Enforcement, 1)}
+	w := &wiring{program: p, settings: s, next: settingsNext{s, again}, log: s.logger(p.err), enforced: make(chan agent.Enforcement, 1)}
 	defer w.close()
 	if err := w.open(ctx); err != nil {
 		return err
@@ -59,6 +60,7 @@ func makeFolders(s *settings) error {
 type wiring struct {
 	*program
 	settings settings
+	next     settingsNext
 	log      *slog.Logger
 
 	keys       *keys
@@ -239,12 +241,14 @@ type backend struct {
 	*agent.Agent
 	keys       *keys
 	identities *identities
+	next       settingsNext
 }
 
 // keysProblem is the kind of the problem that the preshared keys do not load.
 const keysProblem = "keys"
 
-// Reload reads the keys, then what the agent reads.
+// Reload reads the keys, then what the agent reads. Settings are for the next
+// start: what it will meet is said.
 func (b backend) Reload(ctx context.Context) (control.AssignResult, error) {
 	warnings, err := b.keys.load()
 	if err != nil {
@@ -258,6 +262,16 @@ func (b backend) Reload(ctx context.Context) (control.AssignResult, error) {
 		warnings = append(warnings, err.Error())
 	}
 	b.identities.hint()
+	words, broken := b.next.words()
+	if words != "" {
+		warnings = append(warnings, words)
+	}
+	if !broken {
+		words = ""
+	}
+	if err := b.Problem(ctx, settingsProblem, words); err != nil {
+		return control.AssignResult{}, err
+	}
 	result, err := b.Agent.Reload(ctx)
 	result.Warnings = append(result.Warnings, warnings...)
 	return result, err
@@ -272,7 +286,7 @@ func (b backend) Assign(ctx context.Context, r control.AssignRequest) (control.A
 
 // run runs all parts until ctx ends or one of them fails.
 func (w *wiring) run(ctx context.Context) error {
-	b := backend{w.agent, w.keys, w.identities}
+	b := backend{w.agent, w.keys, w.identities, w.next}
 	systemd := newNotifier(w.getenv)
 	boot := &bootFollower{settings: &w.settings, backend: b, enforced: w.enforced, looked: make(chan struct{})}
 	hangup := make(chan os.Signal, 1) // before anybody can know that the agent runs
