@@ -184,7 +184,7 @@ func policyChecks(s control.Status) []control.Check {
 func (p *patient) chosen(ctx context.Context) []control.Check {
 	if p.status != nil && p.status.DataPath.Driver != "" {
 		p.driver = map[string]string{"xfrm": driverKernel, "user": driverUser}[p.status.DataPath.Driver]
-		_, refused := choose(p.settings.Driver, xfrm.Preflight)
+		_, refused := choose(p.settings.Driver, xfrm.Preflight, p.settings.leftInKernel)
 		return append([]control.Check{doctor.Fine("driver", "%s, because %s", p.driver, p.status.DataPath.Why)}, nextDriver(p.settings.Driver, p.driver, refused)...)
 	}
 	c, err := chooseDriver(ctx, p.settings)

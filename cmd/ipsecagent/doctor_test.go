@@ -68,7 +68,7 @@ func TestDoctorOnTheDriverOfTheNextStart(t *testing.T) {
 	expectChecks(t, nextDriver(driverUser, driverUser, nil))
 	expectChecks(t, nextDriver(driverUser, driverKernel, nil), "warning driver: the settings say driver: user, and the agent runs with driver kernel")
 	expectChecks(t, nextDriver(driverKernel, driverUser, nil), "warning driver: the settings say driver: kernel")
-	_, refused := choose(driverKernel, func() ([]sadb.Suite, error) { return nil, nil })
+	_, refused := choose(driverKernel, func() ([]sadb.Suite, error) { return nil, nil }, nothingLeft)
 	expectChecks(t, nextDriver(driverKernel, driverUser, refused), "problem driver: its next start fails: driver: kernel: the kernel has neither")
 }
 
