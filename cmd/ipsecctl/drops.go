@@ -53,7 +53,7 @@ drops, and what the firewall table drops beside the kernel driver, status shows.
 
 func printDrops(p *printer, v drops) {
 	if len(v.Drops) == 0 {
-		p.line("The kernel's IPsec has dropped nothing.")
+		p.line("The kernel's IPsec (XFRM) has dropped nothing. What the userspace driver and the agent's table have dropped: ipsecctl status")
 		return
 	}
 	rows := [][]string{{"COUNTER", "PACKETS", "MEANING", "LOOK AT"}}

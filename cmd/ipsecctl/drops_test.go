@@ -12,7 +12,7 @@ func TestDropsForPeople(t *testing.T) {
 		printDrops(p, v)
 		return p.text.String()
 	}
-	if got := print(drops{}); got != "The kernel's IPsec has dropped nothing.\n" {
+	if got := print(drops{}); !strings.Contains(got, "ipsecctl status") {
 		t.Errorf("nothing dropped: %q", got)
 	}
 	got := print(drops{Drops: []drop{{"XfrmInNoStates", 12, "no association", "the peer"}, {"XfrmNew", 1, "", ""}}})

@@ -241,7 +241,7 @@ func counterWords() [][2]string {
 		{"replayed", "dropped: replayed"},
 		{"noSA", "dropped: no such association (SPI)"},
 		{"malformed", "dropped: malformed"},
-		{"ikeDropped", "IKE datagrams dropped: malformed or out of place"},
+		{"ikeDropped", "IKE datagrams not acted on: late, repeated, of strangers, malformed"},
 		{"ikeInternalErrors", "mistakes of the key exchange itself, each survived: please report them"},
 	}
 }
