@@ -53,9 +53,10 @@ type Server struct {
 	Port uint16
 }
 
-// Tickets returns a ticket of this host for a service: "ldap/dc1.example.com"
-// or, for a domain controller, "ldap/dc1.example.com/example.com".
-type Tickets func(ctx context.Context, service string) (*gss.Credential, error)
+// Tickets returns a ticket for a service: "ldap/dc1.example.com"
+// or, for a domain controller, "ldap/dc1.example.com/example.com". Fresh asks for
+// one that was just fetched: the one so far may be under a key of before.
+type Tickets func(ctx context.Context, service string, fresh bool) (*gss.Credential, error)
 
 // Config says where a directory is and how to speak with it.
 type Config struct {

@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"fmt"
 	"time"
 
 	"ipsecagent/policy"
@@ -30,16 +31,6 @@ func (r *Result) Won() *Candidate {
 		return nil
 	}
 	return &r.Considered[r.Winner]
-}
-
-// Computer is a host as the directory knows it.
-type Computer struct {
-	DN string
-	// Account is the name of the account ("HOST1$"); "" in other directories.
-	Account string
-	// Groups are the security identifiers of the account and its groups, or
-	// the names of the groups' entries.
-	Groups []string
 }
 
 // Candidate is a place that can assign a policy: in Active Directory a link to
@@ -82,7 +73,21 @@ type Answer struct {
 	Warnings []string
 	// Objects is how many objects of the directory the policy is made of.
 	Objects int
+
+	seen seen
 }
 
 // Origin says in words where the policy comes from.
 func (a *Answer) Origin() string { return a.Result.origin() }
+
+// origin says where the winner of a result comes from.
+func (r *Result) origin() string {
+	w := r.Won()
+	if w == nil {
+		return fmt.Sprintf("no policy is assigned in the directory (%s)", r.Server)
+	}
+	if w.GPO != "" {
+		return fmt.Sprintf("group policy object %q, linked to the %s %q, from %s", w.title(), w.Scope, w.At, r.Server)
+	}
+	return fmt.Sprintf("%s %q, from %s", w.Scope, w.At, r.Server)
+}

@@ -2,45 +2,124 @@ package directory
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/go-ldap/ldap/v3"
+
+	"ipsecagent/auth/gss"
 )
 
 // Session is a bound and protected connection to one server. It is used by one
 // goroutine at a time, but for Close.
-type Session struct{}
-
-// Connect finds a server, connects and binds; one after the other until one
-// does. The error is ErrUnreachable and says why for each.
-func Connect(ctx context.Context, c Config) (*Session, error)
-
-// Server returns the name of the server.
-func (s *Session) Server() string
-
-// Base, Configuration and Container return the names of the entries: the
-// domain's, that of the forest's configuration ("" elsewhere than in Active
-// Directory), and the one below which policies are written.
-func (s *Session) Base() string
-func (s *Session) Configuration() string
-func (s *Session) Container() string
-
-// Close ends the connection and whatever waits for it.
-func (s *Session) Close()
-
-// Entry is an entry as it was read: what the account may not read is not there.
-type Entry struct {
-	DN         string
-	Attributes []Attribute
+type Session struct {
+	config *Config
+	server string
+	gate   *gate
+	conn   *ldap.Conn
+	self   gss.Principal // whom the bind was for; zero: bound by password
+	root   root
+	cost   uint64 // operations
 }
 
-// Attribute is an attribute with its values. Names tell no case.
-type Attribute struct {
-	Name   string
-	Values [][]byte
+// root is what the server says of itself.
+type root struct {
+	base, configuration string
+	usn                 uint64 // of its last change (Active Directory)
+	site                string // in which it sees this host
+}
+
+// Server returns the name of the server.
+func (s *Session) Server() string { return s.server }
+
+// Base returns the DN that all of the policy is below.
+func (s *Session) Base() string { return s.root.base }
+
+// Configuration returns the DN of the forest's configuration; "" elsewhere than
+// in Active Directory.
+func (s *Session) Configuration() string { return s.root.configuration }
+
+// Site returns the site in which the server sees this connection; "": it knows
+// none.
+func (s *Session) Site() string { return s.root.site }
+
+// Container returns the DN that policies are written below.
+func (s *Session) Container() string {
+	if s.config.Container != "" {
+		return s.config.Container
+	}
+	return "CN=IP Security,CN=System," + s.root.base
+}
+
+// Cost is what a session has cost since it was bound, protection not counted.
+type Cost struct{ Operations, Sent, Received uint64 }
+
+// Cost returns the operations and bytes so far.
+func (s *Session) Cost() Cost {
+	return Cost{s.cost, s.gate.sent.Load(), s.gate.received.Load()}
+}
+
+// Close ends the connection and whatever waits for it.
+func (s *Session) Close() {
+	s.gate.Close() // first, so that nothing below waits for the server
+	s.conn.Close()
+}
+
+// readRoot reads what the server says of itself and checks that it is what the
+// settings mean.
+func (s *Session) readRoot(ctx context.Context) error {
+	e, err := s.Read(ctx, "", "defaultNamingContext", "configurationNamingContext", "namingContexts", "highestCommittedUSN")
+	if err != nil {
+		return fmt.Errorf("read the root: %w", err)
+	}
+	s.root.base = s.config.Base
+	if s.config.Kind == LDAP {
+		if s.root.base == "" {
+			s.root.base, err = onlyOne(e.all("namingContexts"))
+		}
+		return err
+	}
+	s.root.configuration = e.get("configurationNamingContext")
+	if s.root.usn, err = e.number("highestCommittedUSN"); err != nil {
+		return err
+	}
+	domain := e.get("defaultNamingContext")
+	if !sameDN(domain, domainDN(s.config.Domain)) {
+		return fmt.Errorf("it serves the domain %q, not %s", domain, s.config.Domain)
+	}
+	if s.root.base == "" {
+		s.root.base = domain
+	}
+	s.root.site, err = s.readSite(ctx)
+	return err
+}
+
+func onlyOne(bases []string) (string, error) {
+	if len(bases) != 1 {
+		return "", fmt.Errorf("it holds %d trees (%s): name the one to use (base)", len(bases), strings.Join(bases, ", "))
+	}
+	return bases[0], nil
+}
+
+// readSite asks again what the ping by datagram has said, over the protected
+// connection: policy can hang on it.
+func (s *Session) readSite(ctx context.Context) (string, error) {
+	e, err := s.one(ctx, Query{Filter: pingFilter(s.config.Domain), Attributes: []string{"netlogon"}})
+	if err != nil {
+		return "", fmt.Errorf("ask for the site of this host: %w", err)
+	}
+	n, err := parseNetlogon([]byte(e.get("netlogon")))
+	if err != nil {
+		return "", fmt.Errorf("ask for the site of this host: %w", err)
+	}
+	return n.clientSite, nil
 }
 
 // Scope of a search.
 type Scope uint8
 
-// The entry itself, those right below it, or all of them.
+// The entry itself, those right below it, or it and all below it.
 const (
 	BaseObject Scope = iota
 	OneLevel
@@ -51,20 +130,171 @@ const (
 type Query struct {
 	Base       string
 	Scope      Scope
-	Filter     string   // RFC 4515; values escaped by Escape
+	Filter     string   // RFC 4515, with values escaped by Escape; "": all
 	Attributes []string // nil: all that are no operational ones
 	// Limit bounds the entries; more are ErrTooLarge. 0: 10 000.
 	Limit int
-	// Security asks for nTSecurityDescriptor without its audit part (Active
-	// Directory, LDAP_SERVER_SD_FLAGS).
+	// Security asks for nTSecurityDescriptor without its audit part, which only
+	// auditors may read (Active Directory).
 	Security bool
+	// AllPartitions searches whatever partitions the server has below Base,
+	// beyond that of Base (Active Directory).
+	AllPartitions bool
 }
 
-// Search returns the entries of a query, in pages. Referrals are an error.
-func (s *Session) Search(ctx context.Context, q Query) ([]Entry, error)
+// Bounds of one search.
+const (
+	maxEntries = 10_000
+	maxBytes   = 32 << 20 // of values and names
+	pageSize   = 500
+)
 
-// Read returns one entry; ErrNotFound: it is not there, or not to be seen.
-func (s *Session) Read(ctx context.Context, dn string, attributes ...string) (Entry, error)
+// Controls of Active Directory ([MS-ADTS] 3.1.1.3.4.1).
+const (
+	controlDomainScope   = "1.2.840.113556.1.4.1339" // no references to other servers
+	controlSearchOptions = "1.2.840.113556.1.4.1340"
+	phantomRoot          = "\x30\x03\x02\x01\x02" // its value: all partitions below
+	// ownerGroupDACL is the value of LDAP_SERVER_SD_FLAGS.
+	ownerGroupDACL = 7
+)
+
+// Escape escapes a value for a filter (RFC 4515 §3).
+func Escape(value string) string { return ldap.EscapeFilter(value) }
+
+// Search returns the entries of a query, fetched in pages. Referrals are an
+// error: what they name has proven nothing.
+func (s *Session) Search(ctx context.Context, q Query) ([]Entry, error) {
+	c := collector{limit: q.Limit}
+	if c.limit == 0 {
+		c.limit = maxEntries
+	}
+	if q.Filter == "" {
+		q.Filter = "(objectClass=*)"
+	}
+	request := &ldap.SearchRequest{BaseDN: q.Base, Scope: int(q.Scope), Filter: q.Filter, Attributes: q.Attributes, Controls: s.controls(q)}
+	var paging *ldap.ControlPaging
+	if q.Scope != BaseObject {
+		paging = ldap.NewControlPaging(pageSize)
+		request.Controls = append(request.Controls, paging)
+	}
+	for {
+		cookie, err := s.page(ctx, request, &c)
+		if err != nil {
+			return nil, s.fail(ctx, q.Base, err)
+		}
+		if len(cookie) == 0 {
+			return c.entries, nil
+		}
+		paging.SetCookie(cookie)
+	}
+}
+
+func (s *Session) controls(q Query) []ldap.Control {
+	var all []ldap.Control
+	if q.Security {
+		all = append(all, &ldap.ControlMicrosoftSDFlags{Criticality: true, ControlValue: ownerGroupDACL})
+	}
+	switch {
+	case s.config.Kind != ActiveDirectory || q.Scope == BaseObject:
+	case q.AllPartitions:
+		all = append(all, ldap.NewControlString(controlSearchOptions, true, phantomRoot))
+	default:
+		all = append(all, ldap.NewControlString(controlDomainScope, true, ""))
+	}
+	return all
+}
+
+// page fetches one page and returns the cookie for the next; nil: it was the
+// last.
+func (s *Session) page(ctx context.Context, request *ldap.SearchRequest, c *collector) (cookie []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	s.cost++
+	r := s.conn.SearchAsync(ctx, request, 1)
+	for r.Next() {
+		if r.Referral() != "" {
+			return nil, fmt.Errorf("%w: %s", ErrReferral, r.Referral())
+		}
+		if e := r.Entry(); e != nil {
+			if err := c.take(e); err != nil {
+				return nil, err
+			}
+		}
+		if p, ok := ldap.FindControl(r.Controls(), ldap.ControlTypePaging).(*ldap.ControlPaging); ok {
+			cookie = p.Cookie
+		}
+	}
+	if err := r.Err(); err != nil {
+		return nil, err
+	}
+	return cookie, ctx.Err()
+}
+
+// collector gathers entries within bounds.
+type collector struct {
+	entries []Entry
+	limit   int
+	bytes   int
+}
+
+func (c *collector) take(e *ldap.Entry) error {
+	taken := Entry{DN: e.DN}
+	c.bytes += len(e.DN)
+	for _, a := range e.Attributes {
+		taken.Attributes = append(taken.Attributes, Attribute{a.Name, a.ByteValues})
+		for _, v := range a.ByteValues {
+			c.bytes += len(v)
+		}
+	}
+	c.entries = append(c.entries, taken)
+	if len(c.entries) > c.limit || c.bytes > maxBytes {
+		return fmt.Errorf("%w: %d entries of %d bytes", ErrTooLarge, len(c.entries), c.bytes)
+	}
+	return nil
+}
+
+// fail says what became of an operation on an entry. After anything but an
+// answer of the server, the connection is of no use any more: what was asked may
+// still come.
+func (s *Session) fail(ctx context.Context, dn string, err error) error {
+	var said *ldap.Error
+	if ctx.Err() != nil || !errors.As(err, &said) || said.ResultCode >= ldap.ErrorNetwork {
+		s.Close()
+	}
+	what := "the root"
+	if dn != "" {
+		what = fmt.Sprintf("%q", dn)
+	}
+	switch {
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject):
+		err = ErrNotFound
+	case ldap.IsErrorWithCode(err, ldap.LDAPResultReferral):
+		err = ErrReferral
+	case ldap.IsErrorAnyOf(err, ldap.LDAPResultSizeLimitExceeded, ldap.LDAPResultAdminLimitExceeded):
+		err = fmt.Errorf("%w: %w", ErrTooLarge, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// Read returns one entry. ErrNotFound: it is not there, or not to be seen.
+func (s *Session) Read(ctx context.Context, dn string, attributes ...string) (Entry, error) {
+	return s.one(ctx, Query{Base: dn, Attributes: attributes})
+}
+
+// one returns the one entry that a query finds.
+func (s *Session) one(ctx context.Context, q Query) (Entry, error) {
+	q.Limit = 1
+	found, err := s.Search(ctx, q)
+	switch {
+	case err != nil:
+		return Entry{}, err
+	case len(found) == 0:
+		return Entry{}, fmt.Errorf("%q: %w", q.Base, ErrNotFound)
+	}
+	return found[0], nil
+}
 
 // Change is one change of an entry.
 type Change struct {
@@ -82,26 +312,52 @@ const (
 	ReplaceValues
 )
 
-// Add makes an entry, Modify changes one, Delete removes one without others
-// below it.
-func (s *Session) Add(ctx context.Context, dn string, attributes []Attribute) error
-func (s *Session) Modify(ctx context.Context, dn string, changes ...Change) error
-func (s *Session) Delete(ctx context.Context, dn string) error
-
-// Resolve returns the resultant set of policy of a computer; "": this host.
-// Names are as of Config.Computer.
-func (s *Session) Resolve(ctx context.Context, computer string) (*Result, error)
-
-// Fetch resolves what is assigned to this host and reads it.
-func (s *Session) Fetch(ctx context.Context) (*Answer, error)
-
-// Stored is an object of the policy container as it stands there.
-type Stored struct {
-	DN string
-	// Entry is what was read of it.
-	Entry
+// Add makes an entry.
+func (s *Session) Add(ctx context.Context, dn string, attributes []Attribute) error {
+	r := ldap.NewAddRequest(dn, nil)
+	for _, a := range attributes {
+		r.Attribute(a.Name, text(a.Values))
+	}
+	return s.write(ctx, dn, func() error { return s.conn.Add(r) })
 }
 
-// Objects returns all policy objects below the container, those that this
-// account may see but not read among them.
-func (s *Session) Objects(ctx context.Context) ([]Stored, error)
+// Modify changes an entry: all of the changes, or none.
+func (s *Session) Modify(ctx context.Context, dn string, changes ...Change) error {
+	r := ldap.NewModifyRequest(dn, nil)
+	for _, c := range changes {
+		switch c.Kind {
+		case AddValues:
+			r.Add(c.Name, text(c.Values))
+		case DeleteValues:
+			r.Delete(c.Name, text(c.Values))
+		case ReplaceValues:
+			r.Replace(c.Name, text(c.Values))
+		}
+	}
+	return s.write(ctx, dn, func() error { return s.conn.Modify(r) })
+}
+
+// Delete removes an entry that has none below it.
+func (s *Session) Delete(ctx context.Context, dn string) error {
+	return s.write(ctx, dn, func() error { return s.conn.Del(ldap.NewDelRequest(dn, nil)) })
+}
+
+// write runs an operation that has no context of its own.
+func (s *Session) write(ctx context.Context, dn string, operation func() error) error {
+	stop := context.AfterFunc(ctx, func() { s.gate.Close() })
+	defer stop()
+	s.cost++
+	if err := operation(); err != nil {
+		return s.fail(ctx, dn, err)
+	}
+	return nil
+}
+
+// text returns values as the library takes them.
+func text(values [][]byte) []string {
+	all := make([]string, len(values))
+	for i, v := range values {
+		all[i] = string(v)
+	}
+	return all
+}

@@ -1,0 +1,114 @@
+package directory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Changed reports whether anything that an answer of this session was made of
+// has changed since. While nothing has, it costs at most three operations.
+func (s *Session) Changed(ctx context.Context, a *Answer) (bool, error) {
+	var changed bool
+	var err error
+	if s.config.Kind == LDAP {
+		changed, err = s.pointersChanged(ctx, &a.seen)
+	} else {
+		changed, err = s.groupPolicyChanged(ctx, &a.seen)
+	}
+	if err != nil {
+		return false, fmt.Errorf("directory: look for changes: %w", err)
+	}
+	return changed, nil
+}
+
+// groupPolicyChanged asks for what has changed since the answer, over all
+// partitions, and whether the assignment is still there: what was deleted is not
+// shown to a computer. Then it looks at the computer and its groups, which
+// change without a change of its entry.
+func (s *Session) groupPolicyChanged(ctx context.Context, w *seen) (bool, error) {
+	found, err := s.Search(ctx, Query{Scope: Subtree, AllPartitions: true, Filter: w.changeFilter(), Attributes: []string{attrUSN}})
+	if err != nil {
+		return false, err
+	}
+	last, there := w.version.usn, w.assignment == ""
+	for i := range found {
+		e := &found[i]
+		usn, err := e.number(attrUSN)
+		if err != nil {
+			return false, err
+		}
+		if usn > w.version.usn && w.isOurs(e.DN) {
+			return true, nil
+		}
+		there = there || sameDN(e.DN, w.assignment)
+		last = max(last, usn)
+	}
+	if !there {
+		return true, nil
+	}
+	groups, err := s.token(ctx, w.computer)
+	if err != nil {
+		return false, err
+	}
+	w.version.usn = last // what changed so far is none of ours
+	return !slices.Equal(groups, w.groups), nil
+}
+
+// changeFilter finds the objects of the policy model, group policy objects and
+// the entries with links that have changed, and the assignment in any case.
+func (w *seen) changeFilter() string {
+	var b strings.Builder
+	b.WriteString("(|")
+	if w.assignment != "" {
+		b.WriteString("(distinguishedName=" + Escape(w.assignment) + ")")
+	}
+	b.WriteString("(&(" + attrUSN + ">=" + strconv.FormatUint(w.version.usn+1, 10) + ")(|(objectClass=ipsecBase)(objectClass=groupPolicyContainer)")
+	for _, dn := range w.scopes {
+		b.WriteString("(distinguishedName=" + Escape(dn) + ")")
+	}
+	b.WriteString(")))")
+	return b.String()
+}
+
+// pointersChanged compares how far the changes of the whole tree go.
+func (s *Session) pointersChanged(ctx context.Context, w *seen) (bool, error) {
+	now, err := s.contextVersion(ctx)
+	return now != w.version, err
+}
+
+// movedMeanwhile reports whether anything that an answer was made of has changed
+// while it was read. Of what was deleted then, the next poll hears.
+func (s *Session) movedMeanwhile(ctx context.Context, a *Answer) (bool, error) {
+	if s.config.Kind == ActiveDirectory {
+		return s.Changed(ctx, a)
+	}
+	w := &a.seen
+	now, err := s.contextVersion(ctx)
+	if err != nil || now == w.version {
+		return false, err
+	}
+	since, _, _ := strings.Cut(w.version.csn, " ") // of several servers, the one that was written to longest ago
+	dn, csn := Escape(w.computer), Escape(since)
+	_, err = s.one(ctx, Query{Base: s.root.base, Scope: Subtree, Attributes: []string{"1.1"},
+		Filter: "(&(entryCSN>=" + csn + ")(!(entryCSN=" + csn + "))(|(objectClass=ipsecBase)(member=" + dn + ")(uniqueMember=" + dn + ")" + w.named() + "))"})
+	switch {
+	case err == nil, errors.Is(err, ErrTooLarge):
+		return true, nil
+	case errors.Is(err, ErrNotFound):
+		return false, nil
+	}
+	return false, err
+}
+
+// named is a filter for the entries of the answer by name.
+func (w *seen) named() string {
+	var b strings.Builder
+	for _, dn := range append([]string{w.computer}, w.scopes...) {
+		b.WriteString("(entryDN=" + Escape(dn) + ")")
+	}
+	return b.String()
+}
