@@ -198,7 +198,7 @@ func (s *Session) judge(ctx context.Context, c *Candidate, gpo *Entry, token []s
 
 // refusal returns why a group policy object does not apply; "": it does.
 func refusal(gpo *Entry, token []string) (string, error) {
-	if gpo == nil {
+	if gpo == nil || gpo.get("gPCFunctionalityVersion") == "" {
 		return "it is not in this domain, not there at all, or this computer may not read it", nil
 	}
 	flags, errFlags := gpo.number("flags")
