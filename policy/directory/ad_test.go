@@ -101,4 +101,3 @@ func connect(t *testing.T, c directory.Config) *directory.Session {
 	t.Cleanup(s.Close)
 	return s
 }
-

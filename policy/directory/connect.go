@@ -134,9 +134,8 @@ func bindTo(ctx context.Context, c *Config, server Server, fresh bool) (*Session
 		return nil, err
 	}
 	l := ldap.NewConn(g, state != nil)
-	l.SetTimeout(requestTimeout)
-	l.Start()
-	s := &Session{config: c, server: server.Name, gate: g, conn: l}
+	l.Start() // its own timeout would end searches that wait for changes, too
+	s := &Session{config: c, server: server.Name, gate: g, conn: l, hints: make(chan struct{}, 1), watched: map[place]bool{}}
 	if err := s.bind(ctx, state, fresh); err != nil {
 		s.Close()
 		return nil, err

@@ -15,7 +15,8 @@ import (
 const maxReads = 3
 
 // Fetch resolves what is assigned to this host and reads it: all of it as it
-// stood at one moment.
+// stood at one moment. With ErrUnreadable there is an answer too, for Watch,
+// which says as much as could be read.
 func (s *Session) Fetch(ctx context.Context) (*Answer, error) {
 	for range maxReads {
 		before, err := s.version(ctx)
@@ -24,7 +25,7 @@ func (s *Session) Fetch(ctx context.Context) (*Answer, error) {
 		}
 		a, err := s.fetch(ctx)
 		if err != nil {
-			return nil, err
+			return a, err
 		}
 		a.seen.version = before
 		moved, err := s.movedMeanwhile(ctx, a)
@@ -41,25 +42,25 @@ func (s *Session) Fetch(ctx context.Context) (*Answer, error) {
 // fetch reads once.
 func (s *Session) fetch(ctx context.Context) (*Answer, error) {
 	r, err := s.Resolve(ctx, "", "")
-	if err != nil {
-		return nil, fmt.Errorf("directory: resolve: %w", err)
-	}
 	a := &Answer{Result: r, State: policy.None}
 	a.seen.of(r)
 	w := r.Won()
+	if err != nil {
+		return a, fmt.Errorf("directory: resolve: %w", err)
+	}
 	if w == nil {
 		return a, nil
 	}
 	entries, err := s.policyEntries(ctx, w.Policy)
 	if err != nil {
-		return nil, fmt.Errorf("directory: read policy of %s: %w", r.origin(), err)
+		return a, fmt.Errorf("directory: read policy of %s: %w", r.origin(), err)
 	}
 	for _, e := range entries {
 		a.seen.entries = append(a.seen.entries, e.DN)
 	}
 	a.Objects = len(entries)
 	if err := a.decode(w.Policy, entries); err != nil {
-		return nil, fmt.Errorf("directory: read policy of %s: %w", r.origin(), err)
+		return a, fmt.Errorf("directory: read policy of %s: %w", r.origin(), err)
 	}
 	return a, nil
 }

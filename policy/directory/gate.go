@@ -29,10 +29,12 @@ type gate struct {
 	last  bool // that message was sent
 	// What went over the connection, as the layers above see it.
 	sent, received atomic.Uint64
+	ended          chan struct{} // closed when nothing more can come
+	once           sync.Once
 }
 
 func newGate(c net.Conn) *gate {
-	g := &gate{Conn: c}
+	g := &gate{Conn: c, ended: make(chan struct{})}
 	g.from, g.to = io.Reader(g.Conn), io.Writer(g.Conn)
 	return g
 }
@@ -43,6 +45,7 @@ func (g *gate) Read(p []byte) (int, error) {
 	if len(g.rest) == 0 {
 		m, err := readMessage(g.from)
 		if err != nil {
+			g.once.Do(func() { close(g.ended) })
 			return 0, err
 		}
 		if l := g.layer.Load(); l != nil {

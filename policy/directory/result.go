@@ -2,6 +2,7 @@ package directory
 
 import (
 	"fmt"
+	"reflect"
 	"time"
 
 	"ipsecagent/policy"
@@ -90,4 +91,12 @@ func (r *Result) origin() string {
 		return fmt.Sprintf("group policy object %q, linked to the %s %q, from %s", w.title(), w.Scope, w.At, r.Server)
 	}
 	return fmt.Sprintf("%s %q, from %s", w.Scope, w.At, r.Server)
+}
+
+// same reports whether two answers say the same of what is assigned, and why.
+func (a *Answer) same(b *Answer) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.State == b.State && a.Origin() == b.Origin() && reflect.DeepEqual(a.Policy, b.Policy)
 }

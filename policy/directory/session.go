@@ -21,6 +21,9 @@ type Session struct {
 	self   gss.Principal // whom the bind was for; zero: bound by password
 	root   root
 	cost   uint64 // operations
+
+	hints   chan struct{}  // of changes
+	watched map[place]bool // where the server tells of them
 }
 
 // root is what the server says of itself.
@@ -59,6 +62,9 @@ type Cost struct{ Operations, Sent, Received uint64 }
 func (s *Session) Cost() Cost {
 	return Cost{s.cost, s.gate.sent.Load(), s.gate.received.Load()}
 }
+
+// Ended is closed when the connection has ended.
+func (s *Session) Ended() <-chan struct{} { return s.gate.ended }
 
 // Close ends the connection and whatever waits for it.
 func (s *Session) Close() {

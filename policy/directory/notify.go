@@ -1,0 +1,89 @@
+package directory
+
+import (
+	"context"
+	"slices"
+
+	"github.com/go-ldap/ldap/v3"
+)
+
+// maxNotifications is how many searches for changes a controller of Windows
+// takes on one connection (MaxNotificationPerConn).
+const maxNotifications = 5
+
+// place is where a server watches for changes.
+type place struct {
+	dn    string
+	scope Scope
+}
+
+// Watch has the server tell of changes near what an answer was made of, beside
+// what it already watches on this connection, until the connection ends. The
+// channel, always the same one, has a value when there was a change. It is a
+// hint: what was deleted, and what is elsewhere, polling finds.
+func (s *Session) Watch(ctx context.Context, a *Answer) <-chan struct{} {
+	if s.config.Kind == LDAP {
+		if root := (place{s.root.base, Subtree}); !s.watched[root] {
+			s.watched[root] = true
+			go s.follow(ctx)
+		}
+		return s.hints
+	}
+	for _, p := range s.places(a) {
+		if !s.watched[p] && len(s.watched) < maxNotifications {
+			s.watched[p] = true
+			go s.listen(ctx, p)
+		}
+	}
+	return s.hints
+}
+
+// places returns where to watch: where policies are, where group policy objects
+// are, the assignment, and the entries with links, the nearest first.
+func (s *Session) places(a *Answer) []place {
+	container := s.Container()
+	if w := a.Result.Won(); w != nil {
+		_, container = cutRDN(w.Policy)
+	}
+	all := []place{{container, OneLevel}, {policiesPath + s.root.base, OneLevel}}
+	if a.seen.assignment != "" {
+		all = append(all, place{a.seen.assignment, BaseObject})
+	}
+	for _, c := range a.Result.Considered {
+		if p := (place{c.At, BaseObject}); !slices.Contains(all, p) {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// listen asks for notifications ([MS-ADTS] 3.1.1.3.4.1.9) and hints at each.
+func (s *Session) listen(ctx context.Context, p place) {
+	r := s.conn.SearchAsync(ctx, &ldap.SearchRequest{BaseDN: p.dn, Scope: int(p.scope), Filter: "(objectClass=*)", Attributes: []string{"1.1"},
+		Controls: []ldap.Control{ldap.NewControlMicrosoftNotification()}}, 1)
+	for r.Next() {
+		hint(s.hints)
+	}
+}
+
+// follow keeps a search of the objects and pointers up to date (RFC 4533,
+// refreshAndPersist), and hints at what comes after their first state.
+func (s *Session) follow(ctx context.Context) {
+	request := &ldap.SearchRequest{BaseDN: s.root.base, Scope: int(Subtree), Filter: "(|(objectClass=ipsecBase)(" + attrPointer + "=*))", Attributes: []string{"1.1"}}
+	r := s.conn.Syncrepl(ctx, request, 1, ldap.SyncRequestModeRefreshAndPersist, nil, false)
+	refreshed := false
+	for r.Next() {
+		if refreshed {
+			hint(s.hints)
+		}
+		refreshed = refreshed || ldap.FindControl(r.Controls(), ldap.ControlTypeSyncInfo) != nil
+	}
+}
+
+// hint says that something has changed, unless that was said already.
+func hint(to chan<- struct{}) {
+	select {
+	case to <- struct{}{}:
+	default:
+	}
+}
