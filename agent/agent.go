@@ -54,6 +54,15 @@ type Config struct {
 	Reconnect func(ctx context.Context) (driver.Driver, error)
 	IKE       IKE
 	Library   Library
+	// Directory says what a directory assigns to this host, which overrides what
+	// is assigned on the host itself. Its Fetch must not wait. nil: this host
+	// takes no policy from a directory.
+	Directory PolicySource
+	// DirectoryStatus says how it stands with the directory; nil: there is none.
+	DirectoryStatus func() control.DirectoryStatus
+	// Persistent names the policy that is in force where nothing else is
+	// assigned; "": none.
+	Persistent string
 	// StateFile is the path of the state (bbolt), made if it is not there.
 	StateFile string
 	// Source returns the address of this host that packets to a tunnel endpoint
@@ -121,8 +130,11 @@ type Agent struct {
 	source   *localSource
 	assigned *assignment // nil: never said
 	last     *lastGood
-	pending  *pending  // nil: nothing waits to be confirmed
-	previous *previous // one step back from what was applied; nil: none
+	domain   *lastGood // what the directory assigned last; nil: nothing
+	// directoryState is how it stood with the directory when last looked.
+	directoryState string
+	pending        *pending  // nil: nothing waits to be confirmed
+	previous       *previous // one step back from what was applied; nil: none
 	// unconfirmed is what an earlier process had applied and nobody has
 	// confirmed; said at the start.
 	unconfirmed *pendingMark
@@ -173,6 +185,8 @@ type inForce struct {
 	name     string
 	auth     string
 	compat   string
+	from     string // as of assignment
+	cached   bool   // it is a kept copy: its source could not be asked
 	origin   string
 	applied  time.Time
 	policy   *policy.Policy
@@ -204,7 +218,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{cfg: cfg, calls: make(chan func(time.Time), maxCalls), done: make(chan struct{}),
-		started: now, store: st, source: &localSource{library: cfg.Library}, assigned: kept.Assigned, last: kept.Last,
+		started: now, store: st, source: &localSource{library: cfg.Library}, assigned: kept.Assigned, last: kept.Last, domain: kept.Domain,
 		previous: kept.Previous, unconfirmed: kept.Pending, earlier: kept.Reports,
 		journal: newJournal(cfg.Log), book: sadb.NewBook(), talks: newTalks(), proven: proven{},
 		halves: map[sadb.PairID]half{}, overlays: map[sadb.FilterID]overlay{}, lastEnds: lastEnds{}, returned: map[sadb.FilterID]returned{},
@@ -264,6 +278,8 @@ func (a *Agent) step(ctx context.Context) error {
 		a.namesChanged(time.Now())
 	case _, ok := <-a.cfg.IdentitiesChanged:
 		a.identitiesChanged(time.Now(), ok)
+	case <-a.directoryChanged():
+		a.followDirectory(time.Now())
 	case <-a.source.Changed():
 		a.reload(time.Now(), "the policies have changed")
 	case <-wake.C:

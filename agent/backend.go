@@ -179,8 +179,18 @@ func (a *Agent) candidate(as assignment) (candidate, error) {
 
 // putAssigned puts a candidate in force as what is assigned from now on.
 func (a *Agent) putAssigned(now time.Time, c candidate, cause string) (control.AssignResult, error) {
-	if err := a.put(now, c, cause); err != nil {
+	if a.inForce.from == fromDirectory {
+		return a.below(now, c), nil
+	}
+	enforced, err := a.persistentInstead(c)
+	if err == nil {
+		err = a.put(now, enforced, cause)
+	}
+	if err != nil {
 		return control.AssignResult{}, err
+	}
+	if enforced.as.From != "" {
+		a.keepLocal(now, c)
 	}
 	a.assigned = &c.as
 	a.problem("state", "")

@@ -95,8 +95,7 @@ func (a *Agent) recompile(now time.Time, cause string) {
 // enforceAnew compiles and enforces the policy in force once more.
 func (a *Agent) enforceAnew(now time.Time, cause string) error {
 	former, rejected := a.inForce, a.problems["policy"]
-	c := candidate{state: former.state, origin: former.origin, policy: former.policy,
-		as: assignment{Name: former.name, Auth: former.auth, Compat: former.compat}}
+	c := candidate{state: former.state, origin: former.origin, cached: former.cached, policy: former.policy, as: former.as()}
 	if err := a.compile(&c); err != nil {
 		return err
 	}

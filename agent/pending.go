@@ -107,7 +107,7 @@ func (a *Agent) refusePending() error {
 
 func (a *Agent) apply(now time.Time, r control.ApplyRequest) (control.ApplyResult, error) {
 	var none control.ApplyResult
-	if err := a.refusePending(); err != nil {
+	if err := errors.Join(a.refusePending(), a.refuseUnderDirectory()); err != nil {
 		return none, err
 	}
 	c, err := a.applied(now, r)
@@ -289,7 +289,7 @@ func (a *Agent) reloadAfter(now time.Time) {
 // formerly returns what was in force, for what the host is now. Where it cannot
 // be compiled any more, its former filters are as good as ever.
 func (a *Agent) formerly(f inForce) candidate {
-	c := candidate{state: f.state, as: assignment{Name: f.name, Auth: f.auth, Compat: f.compat}, origin: f.origin,
+	c := candidate{state: f.state, as: f.as(), origin: f.origin, cached: f.cached,
 		policy: f.policy, compiled: f.compiled, warnings: f.warnings}
 	if f.state != policy.Assigned {
 		return c

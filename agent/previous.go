@@ -27,7 +27,10 @@ func (a *Agent) beforeApply(p *pending) (*previous, error) {
 	if p.former.state == 0 {
 		return nil, nil
 	}
-	b := &previous{Assigned: assignment{Name: p.former.name, Auth: p.former.auth, Compat: p.former.compat}, Last: a.last, Applied: p.as.Name}
+	b := &previous{Assigned: p.former.as(), Last: a.last, Applied: p.as.Name}
+	if p.former.from != "" { // nothing was assigned on this host
+		b.Assigned = assignment{}
+	}
 	text, _, err := a.cfg.Library.Document(p.as.Name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

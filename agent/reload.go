@@ -40,6 +40,7 @@ type candidate struct {
 	state    policy.State
 	as       assignment
 	origin   string
+	cached   bool
 	policy   *policy.Policy
 	compiled *policy.Compiled
 	warnings []string
@@ -50,7 +51,8 @@ type candidate struct {
 // the last good policy stays in force and the status says why.
 func (a *Agent) reload(now time.Time, cause string) error {
 	defer a.lookAtLibrary(now) // it has to know what is in force
-	if a.assigned == nil && a.pending == nil {
+	as, got, known, err := a.decided()
+	if !known && a.pending == nil {
 		return nil // nobody has assigned or unassigned anything yet
 	}
 	if a.lost != "" {
@@ -61,10 +63,8 @@ func (a *Agent) reload(now time.Time, cause string) error {
 		a.recompile(now, cause) // what is assigned has its turn when that is decided
 		return nil
 	}
-	a.source.assigned = *a.assigned
-	err := a.fetchAndPut(now, cause)
-	if err != nil {
-		a.reject(now, a.assigned.Name, err)
+	if err = a.putFetched(now, as, got, err, cause); err != nil {
+		a.reject(now, as.Name, err)
 		if a.inForce.state == 0 {
 			a.retryLater(now, retryNothing)
 		}
@@ -72,12 +72,13 @@ func (a *Agent) reload(now time.Time, cause string) error {
 	return err
 }
 
-func (a *Agent) fetchAndPut(now time.Time, cause string) error {
-	got, err := a.source.Fetch(a.ctx)
+// putFetched puts in force what a source has answered to the question what is
+// assigned.
+func (a *Agent) putFetched(now time.Time, as assignment, got policy.Assignment, err error, cause string) error {
 	if err != nil {
-		return unreadable(a.assigned.Name, err)
+		return unreadable(as.Name, err)
 	}
-	c, err := a.prepare(*a.assigned, got)
+	c, err := a.prepare(as, got)
 	if err != nil {
 		return err
 	}
@@ -132,7 +133,7 @@ func flatten(err error) []string {
 
 // prepare validates and compiles what a source gave. Nothing is changed.
 func (a *Agent) prepare(as assignment, got policy.Assignment) (candidate, error) {
-	c := candidate{state: got.State, as: as, origin: got.Origin, policy: got.Policy}
+	c := candidate{state: got.State, as: as, origin: got.Origin, cached: got.Cached, policy: got.Policy}
 	switch {
 	case got.State == policy.None:
 		c.compiled = &policy.Compiled{}
@@ -259,15 +260,34 @@ func giveBack(c *policy.Compiled) {
 // keep writes what is assigned, and the policy itself for the day its source
 // does not load.
 func (a *Agent) keep(now time.Time, c candidate) {
-	var last *lastGood
-	if c.state == policy.Assigned && a.cfg.Library.Marshal != nil {
-		document, err := a.cfg.Library.Marshal(c.policy)
-		if err != nil {
-			a.event(now, control.EventAgent, "warning", "the policy has no copy for a restart without its source: "+err.Error(), nil)
-		} else {
-			last = &lastGood{Name: c.as.Name, Auth: c.as.Auth, Compat: c.as.Compat, Origin: c.origin, Document: document, Applied: now}
+	switch c.as.From {
+	case "":
+		a.keepLocal(now, c)
+	case fromDirectory:
+		if !c.cached {
+			a.domain = a.copyOf(now, c)
+			a.keepDirectory(a.domain)
 		}
 	}
+}
+
+// copyOf is the copy of a policy for the day its source does not load; nil: there
+// is none.
+func (a *Agent) copyOf(now time.Time, c candidate) *lastGood {
+	if c.state != policy.Assigned || a.cfg.Library.Marshal == nil {
+		return nil
+	}
+	document, err := a.cfg.Library.Marshal(c.policy)
+	if err != nil {
+		a.event(now, control.EventAgent, "warning", "the policy has no copy for a restart without its source: "+err.Error(), nil)
+		return nil
+	}
+	return &lastGood{Name: c.as.Name, Auth: c.as.Auth, Compat: c.as.Compat, Origin: c.origin, Document: document, Applied: now}
+}
+
+// keepLocal writes what is assigned on this host.
+func (a *Agent) keepLocal(now time.Time, c candidate) {
+	last := a.copyOf(now, c)
 	a.problem("assigned", "")
 	if err := a.store.assign(c.as, last); err != nil {
 		a.problem("assigned", "what is assigned could not be written and would be forgotten at a restart: "+err.Error())
@@ -302,7 +322,7 @@ func enforced(spd []sadb.Filter) []sadb.Filter {
 
 // adopt makes c what is in force and reports whether that is a change.
 func (a *Agent) adopt(now time.Time, c candidate) (changed bool) {
-	changed = a.inForce.state != c.state || a.inForce.name != c.as.Name || a.inForce.auth != c.as.Auth || a.inForce.compat != c.as.Compat ||
+	changed = a.inForce.state != c.state || a.inForce.as() != c.as ||
 		!reflect.DeepEqual(a.inForce.compiled, c.compiled)
 	a.held = ""
 	a.problem("policy", "")
@@ -313,14 +333,20 @@ func (a *Agent) adopt(now time.Time, c candidate) (changed bool) {
 			a.inForce.snapshot = newSnapshot(a.inForce.compiled, a.cfg.Unusable).at(a.facts)
 		}
 		a.inForce.policy, a.inForce.warnings, a.inForce.rejected, a.inForce.origin = c.policy, c.warnings, "", c.origin
+		a.inForce.cached = c.cached
 		a.noteUnprovable(now) // a key may be there now
 		return false
 	}
-	a.inForce = inForce{state: c.state, name: c.as.Name, auth: c.as.Auth, compat: c.as.Compat, origin: c.origin, applied: now, policy: c.policy, host: c.host,
+	a.inForce = inForce{state: c.state, name: c.as.Name, auth: c.as.Auth, compat: c.as.Compat, from: c.as.From, cached: c.cached, origin: c.origin, applied: now, policy: c.policy, host: c.host,
 		compiled: c.compiled, snapshot: newSnapshot(c.compiled, a.cfg.Unusable).at(a.facts), warnings: c.warnings, reloads: a.inForce.reloads}
 	a.forgiveAll(now)
 	a.noteUnprovable(now)
 	return true
+}
+
+// as is the assignment by which a policy came in force.
+func (f inForce) as() assignment {
+	return assignment{Name: f.name, Auth: f.auth, Compat: f.compat, From: f.from}
 }
 
 // ikePolicy returns what the key exchange may agree to; nothing at all when no

@@ -28,7 +28,11 @@ func (a *Agent) start(now time.Time) {
 	a.event(now, control.EventAgentStarted, "info", "the agent has started", map[string]string{"version": a.cfg.Version})
 	a.readHost(now)
 	a.reportLost(now, a.unconfirmed)
-	if a.assigned == nil {
+	if a.cfg.Directory == nil && a.domain != nil { // this host takes none any more
+		a.domain = nil
+		a.keepDirectory(nil)
+	}
+	if _, _, known, _ := a.decided(); !known {
 		a.lookAtLibrary(now)
 		a.startUnknown(now)
 		return
@@ -64,7 +68,7 @@ func (a *Agent) startUnknown(now time.Time) {
 // startRestored puts the kept copy of the assigned policy in force after its
 // source failed with cause.
 func (a *Agent) startRestored(now time.Time, cause error) {
-	if a.last == nil || a.last.Name != a.assigned.Name || a.last.Auth != a.assigned.Auth || a.last.Compat != a.assigned.Compat || a.lost != "" {
+	if a.assigned == nil || a.last == nil || a.last.Name != a.assigned.Name || a.last.Auth != a.assigned.Auth || a.last.Compat != a.assigned.Compat || a.lost != "" {
 		a.held = "the policy that is assigned cannot be put in force, and there is no kept copy of it: what the data path enforces stays as it is"
 		return
 	}

@@ -43,7 +43,7 @@ func (a *Agent) status(now time.Time) control.Status {
 	return control.Status{SchemaVersion: control.SchemaVersion,
 		Agent:  control.AgentStatus{Version: a.cfg.Version, PID: os.Getpid(), Started: a.started, Host: a.cfg.Hostname},
 		Policy: a.policyStatus(), DataPath: a.dataPath(state), Secured: a.secured(state), InClear: a.inClear(now, state),
-		Pending: a.pendingStatus(), Report: a.reportStatus(),
+		Pending: a.pendingStatus(), Report: a.reportStatus(), Directory: a.directoryStatus(),
 		Negotiating: a.negotiating(), Failures: a.lastFailures(), Problems: problems, Warnings: a.warnings()}
 }
 
@@ -92,7 +92,7 @@ func (a *Agent) pairedWith(remote netip.Addr) bool {
 
 func (a *Agent) policyStatus() control.PolicyStatus {
 	f := a.inForce
-	s := control.PolicyStatus{State: "none", Name: f.name, Origin: f.origin, Applied: f.applied, Error: f.rejected,
+	s := control.PolicyStatus{State: "none", Name: f.name, Origin: f.origin, Applied: f.applied, Error: f.rejected, From: f.from, Cached: f.cached,
 		DefaultResponse: f.snapshot.response != nil}
 	if f.state == policy.Assigned {
 		s.State = "assigned"

@@ -35,6 +35,9 @@ type assignment struct {
 	Auth string `json:"auth,omitempty"`
 	// Compat: the predefined policy as that system has it; "": the modern one.
 	Compat string `json:"compat,omitempty"`
+	// From says that it is not the administrator's of this host: fromDirectory
+	// or fromPersistent. Such a one is never kept as what is assigned.
+	From string `json:"from,omitempty"`
 }
 
 // lastGood is the last policy that was put in force, as a document, for the
@@ -52,7 +55,9 @@ type lastGood struct {
 type kept struct {
 	Assigned *assignment // nil: never said
 	Last     *lastGood
-	Pairs    []sadb.Pair
+	// Domain is the last policy that a directory assigned; nil: none.
+	Domain *lastGood
+	Pairs  []sadb.Pair
 	// Previous is one step back from what was applied, Pending what waited to
 	// be confirmed; nil: nothing.
 	Previous *previous
@@ -74,6 +79,7 @@ func previousKey() []byte  { return []byte("previous") }
 func pendingKey() []byte   { return []byte("pending") }
 func reportsKey() []byte   { return []byte("reports") }
 func lookupsKey() []byte   { return []byte("lookups") }
+func domainKey() []byte    { return []byte("directory") }
 func idKey(id sadb.PairID) []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(id))
 }
@@ -155,6 +161,9 @@ func (k *kept) read(tx *bbolt.Tx) error {
 	if err := decode(state.Get(lastGoodKey()), &k.Last); err != nil {
 		return err
 	}
+	if err := decode(state.Get(domainKey()), &k.Domain); err != nil {
+		return err
+	}
 	if err := decode(state.Get(lookupsKey()), &k.Lookups); err != nil {
 		return err
 	}
@@ -214,6 +223,9 @@ func (s *store) assign(as assignment, last *lastGood) error {
 
 // keepPending keeps that a policy waits to be confirmed; nil: none does.
 func (s *store) keepPending(p *pendingMark) error { return keepOrForget(s, pendingKey(), p) }
+
+// keepDirectory keeps what a directory assigned; nil: it assigns nothing.
+func (s *store) keepDirectory(last *lastGood) error { return keepOrForget(s, domainKey(), last) }
 
 // keepPrevious keeps one step back; nil: there is none.
 func (s *store) keepPrevious(p *previous) error { return keepOrForget(s, previousKey(), p) }

@@ -78,7 +78,7 @@ func (a *Agent) viewed(name string) (candidate, error) {
 		if f.state != policy.Assigned {
 			return candidate{}, &control.Error{Code: control.NotFound, Message: "no policy is assigned: ipsecctl policy list shows what can be"}
 		}
-		return candidate{as: assignment{Name: f.name, Auth: f.auth, Compat: f.compat}, origin: f.origin, policy: f.policy, compiled: f.compiled}, nil
+		return candidate{as: f.as(), origin: f.origin, policy: f.policy, compiled: f.compiled}, nil
 	}
 	p, origin, err := a.source.find(name)
 	if err != nil {

@@ -33,6 +33,7 @@ const (
 	EventConfirmed       = "policy-confirmed"
 	EventRolledBack      = "policy-rolled-back"
 	EventReport          = "report-mode"
+	EventDirectory       = "directory"
 	EventName            = "name-resolution"
 	EventMainModeUp      = "main-mode-up"
 	EventMainModeDown    = "main-mode-down"
@@ -79,6 +80,7 @@ func EventTypes() []EventType {
 		{EventConfirmed, 206, 615, 5460, "a policy that waited is confirmed"},
 		{EventRolledBack, 207, 615, 5460, "what was in force before an apply is in force again, or could not be put in force"},
 		{EventReport, 208, 615, 0, "rules are in report mode: each day, and when they begin and end"},
+		{EventDirectory, 209, 616, 5466, "the directory that policy comes from cannot be asked, or not read, or answers again"},
 		{EventMainModeUp, 301, 541, 4650, "a peer has proven its identity"},
 		{EventMainModeDown, 302, 543, 4655, "an ISAKMP security association has ended"},
 		{EventIdentityChanged, 303, 0, 0, "the peer at an address has proven another identity than before"},

@@ -123,6 +123,42 @@ type Status struct {
 	Pending *Pending `json:"pending,omitempty"`
 	// Report is nil unless a rule is in report mode.
 	Report *ReportStatus `json:"report,omitempty"`
+	// Directory is nil unless this host takes policy from a directory.
+	Directory *DirectoryStatus `json:"directory,omitempty"`
+}
+
+// How it can stand with a directory.
+const (
+	DirectoryPending     = "pending"     // it has not answered yet, or its "none" waits to be confirmed
+	DirectoryFresh       = "fresh"       // it has answered
+	DirectoryUnreachable = "unreachable" // it cannot be asked; what it said last counts
+	DirectoryUnreadable  = "unreadable"  // a policy is assigned that cannot be read; what it said last counts
+)
+
+// DirectoryStatus is how it stands with the directory that policy comes from.
+type DirectoryStatus struct {
+	State string `json:"state"` // one of the Directory constants
+	// Assigned is the policy that the directory assigns; empty: none, or that is
+	// not known. Origin says by what.
+	Assigned string `json:"assigned,omitempty"`
+	Origin   string `json:"origin,omitempty"`
+	// GPO is the group policy object that assigns it and Link the entry that it
+	// is linked to, or in other directories the entry that points to it.
+	GPO  string `json:"gpo,omitempty"`
+	Link string `json:"link,omitempty"`
+	// Server and Site are those of the connection; empty: there is none.
+	Server string `json:"server,omitempty"`
+	Site   string `json:"site,omitempty"`
+	// Since is since when it says so, Confirmed when it last did, Next when it
+	// is asked again at the latest.
+	Since     time.Time `json:"since,omitzero"`
+	Confirmed time.Time `json:"confirmed,omitzero"`
+	Next      time.Time `json:"next,omitzero"`
+	// Copied is when the policy in force was kept for the day that the directory
+	// is away.
+	Copied time.Time `json:"copied,omitzero"`
+	// Problem is what is to be mended, in words; empty: nothing.
+	Problem string `json:"problem,omitempty"`
 }
 
 // ReportStatus is what report mode amounts to.
@@ -155,6 +191,11 @@ type PolicyStatus struct {
 	// Error is why the last reload did not take; the policy named above is
 	// the last good one and still in force.
 	Error string `json:"error,omitempty"`
+	// From is "directory" if the directory assigned it, "persistent" if nothing
+	// else is assigned; empty: it is assigned on this host.
+	From string `json:"from,omitempty"`
+	// Cached: it is the kept copy, its source could not be asked.
+	Cached bool `json:"cached,omitempty"`
 	// DefaultResponse: the rule is active.
 	DefaultResponse bool `json:"defaultResponse"`
 }

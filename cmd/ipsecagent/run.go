@@ -23,6 +23,7 @@ import (
 	"ipsecagent/ike"
 	"ipsecagent/ike/udp"
 	"ipsecagent/policy"
+	"ipsecagent/policy/directory"
 )
 
 // agent runs the agent until ctx ends. What is in force then stays in force.
@@ -65,7 +66,8 @@ type wiring struct {
 
 	keys       *keys
 	identities *identities
-	badKeys    string // why the keys did not load at start; "": they did
+	directory  *directory.Source // nil: this host takes no policy from a directory
+	badKeys    string            // why the keys did not load at start; "": they did
 	socket     net.Listener
 	transport  *udp.Transport
 	driver     driver.Driver
@@ -91,13 +93,16 @@ func (w *wiring) open(ctx context.Context) (err error) {
 	if err = w.openIdentities(); err != nil {
 		return err
 	}
+	if w.directory, err = openDirectory(s, w.identities); err != nil {
+		return err
+	}
 	var reconnect func(context.Context) (driver.Driver, error)
 	if w.driver, reconnect, err = w.openDriver(ctx); err != nil {
 		return err
 	}
 	machine := ike.New(ike.Config{Rand: rand.Reader, Auth: w.identities.authenticators(), ForceEncap: s.ForceEncapsulation})
 	w.ike = ike.NewServer(ike.ServerConfig{Machine: machine, Transport: w.transport})
-	w.agent, err = agent.New(w.agentConfig(ctx, reconnect))
+	w.agent, err = agent.New(w.withDirectory(w.agentConfig(ctx, reconnect)))
 	return err
 }
 
@@ -177,6 +182,7 @@ func (w *wiring) agentConfig(ctx context.Context, reconnect func(context.Context
 		NoKey:             w.keys.missing,
 		IdentitiesChanged: w.identities.changed,
 		Exempt:            w.identities.exempted,
+		Persistent:        w.settings.PersistentPolicy,
 		Exemptions:        w.exemptions(),
 		Enforced:          newest(w.enforced),
 		Remembered:        w.remembered(),
@@ -242,6 +248,7 @@ type backend struct {
 	keys       *keys
 	identities *identities
 	next       settingsNext
+	directory  *directory.Source // nil: none
 }
 
 // keysProblem is the kind of the problem that the preshared keys do not load.
@@ -272,6 +279,7 @@ func (b backend) Reload(ctx context.Context) (control.AssignResult, error) {
 	if err := b.Problem(ctx, settingsProblem, words); err != nil {
 		return control.AssignResult{}, err
 	}
+	warnings = append(warnings, refreshDirectory(ctx, b.directory)...)
 	result, err := b.Agent.Reload(ctx)
 	result.Warnings = append(result.Warnings, warnings...)
 	return result, err
@@ -286,7 +294,7 @@ func (b backend) Assign(ctx context.Context, r control.AssignRequest) (control.A
 
 // run runs all parts until ctx ends or one of them fails.
 func (w *wiring) run(ctx context.Context) error {
-	b := backend{w.agent, w.keys, w.identities, w.next}
+	b := backend{w.agent, w.keys, w.identities, w.next, w.directory}
 	systemd := newNotifier(w.getenv)
 	boot := &bootFollower{settings: &w.settings, backend: b, enforced: w.enforced, looked: make(chan struct{})}
 	hangup := make(chan os.Signal, 1) // before anybody can know that the agent runs
@@ -303,6 +311,7 @@ func (w *wiring) run(ctx context.Context) error {
 		func(ctx context.Context) error { w.identities.watchCertificates(ctx, w.agent, w.log); return nil },
 		func(ctx context.Context) error { w.identities.watchExpiry(ctx, w.agent, w.log); return nil },
 		func(ctx context.Context) error { w.identities.watchKerberos(ctx); return nil },
+		w.runDirectory,
 		boot.follow,
 		func(ctx context.Context) error {
 			<-boot.looked // what waits for the agent finds no boot filters

@@ -21,6 +21,7 @@ import (
 	"ipsecagent/auth/kerberos"
 	"ipsecagent/driver/user"
 	"ipsecagent/policy"
+	"ipsecagent/policy/directory"
 )
 
 // defaultConfig is the settings file. That it is not there is no error.
@@ -62,7 +63,13 @@ type settings struct {
 	// driverUser.
 	Driver string `yaml:"driver"`
 
-	Boot         bootSettings     `yaml:"boot"`
+	Boot bootSettings `yaml:"boot"`
+	// PersistentPolicy names the policy that is in force where nothing else is
+	// assigned; "": none.
+	PersistentPolicy string `yaml:"persistentPolicy"`
+	// Directory is where policy comes from, beside this host.
+	Directory directory.Settings `yaml:"directory"`
+
 	Certificates certificates     `yaml:"certificates"`
 	Kerberos     kerberosSettings `yaml:"kerberos"`
 	Log          logging          `yaml:"log"`
@@ -104,6 +111,7 @@ func defaults() settings {
 		SilentTime:      30 * time.Second,
 		RemoteAccess:    []string{},
 		Driver:          driverAuto,
+		Directory:       directory.DefaultSettings(),
 		Boot:            bootSettings{Mode: bootAuto, Exempt: []string{}},
 		Kerberos:        kerberosSettings{Keytab: kerberos.DefaultKeytab, Krb5Conf: kerberos.DefaultKrb5Conf, Realms: []string{}},
 		Log:             logging{Level: slog.LevelInfo, Format: "text"},
@@ -318,6 +326,9 @@ func (s *settings) validate() error {
 		_, err = cert.New(nil, set)
 	}
 	if err != nil {
+		errs = append(errs, err)
+	}
+	if err := s.Directory.Validate(); err != nil {
 		errs = append(errs, err)
 	}
 	if err := s.userConfig(nil).Validate(); err != nil {

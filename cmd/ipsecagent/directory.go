@@ -1,0 +1,144 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"ipsecagent/agent"
+	"ipsecagent/agent/control"
+	"ipsecagent/host"
+	"ipsecagent/policy"
+	"ipsecagent/policy/directory"
+)
+
+// openDirectory makes the source of policy from a directory; nil: the settings
+// name none.
+func openDirectory(s *settings, i *identities) (*directory.Source, error) {
+	d := &s.Directory
+	if !d.Used() {
+		return nil, nil
+	}
+	c, err := d.Config()
+	if err != nil {
+		return nil, fmt.Errorf("settings: %w", err)
+	}
+	dialer := s.dialer()
+	c.Dial, c.Resolver, c.AllowRC4 = dialer.DialContext, dialer.Resolver, s.Kerberos.AllowRC4
+	if c.BindDN == "" {
+		c.Tickets = i.kerberos.Ticket
+	}
+	if c.Kind == directory.ActiveDirectory && c.Domain == "" {
+		if c.Domain, err = realmOf(i); err != nil {
+			return nil, err
+		}
+	}
+	return directory.NewSource(directory.SourceConfig{Config: c, Refresh: d.Refresh, Jitter: d.RefreshJitter, NoWatch: !d.Watch})
+}
+
+// realmOf returns the domain that this host's key table is of.
+func realmOf(i *identities) (string, error) {
+	self, err := i.kerberos.Identity()
+	if err != nil {
+		return "", fmt.Errorf("settings: directory.domain is not set, and this host has no key table that would say: %w", err)
+	}
+	_, realm, _ := strings.Cut(string(self), "@")
+	return strings.ToLower(realm), nil
+}
+
+// refreshWithin bounds how long a reload waits for the directory.
+const refreshWithin = 20 * time.Second
+
+// refreshDirectory asks the directory now.
+func refreshDirectory(ctx context.Context, source *directory.Source) (warnings []string) {
+	if source == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, refreshWithin)
+	defer cancel()
+	if err := source.Refresh(ctx); err != nil {
+		return []string{"the directory is still being asked: ipsecctl status says what it has said"}
+	}
+	return nil
+}
+
+// directoryStatus puts what a source knows into the words of the status.
+func directoryStatus(source *directory.Source) control.DirectoryStatus {
+	now := source.Status()
+	s := control.DirectoryStatus{State: control.DirectoryFresh, Server: now.Server, Site: now.Site, Since: now.Since, Confirmed: now.Confirmed, Next: now.Next}
+	switch {
+	case errors.Is(now.Err, directory.ErrPending):
+		s.State = control.DirectoryPending
+	case errors.Is(now.Err, directory.ErrUnreadable), errors.Is(now.Err, directory.ErrChanging):
+		s.State, s.Problem = control.DirectoryUnreadable, fmt.Sprintf("%v; what the directory said last stays in force", now.Err)
+	case now.Err != nil:
+		s.State, s.Problem = control.DirectoryUnreachable, fmt.Sprintf("%v; what the directory said last stays in force", now.Err)
+	}
+	if now.Answer == nil || now.Answer.State != policy.Assigned {
+		return s
+	}
+	s.Assigned, s.Origin = now.Answer.Policy.Name, now.Answer.Origin()
+	if w := now.Answer.Result.Won(); w != nil {
+		s.GPO, s.Link = cmp.Or(w.Name, w.GPO), w.At
+	}
+	return s
+}
+
+// directoryExempt lists the connections to the directory that the policy does
+// not touch.
+func directoryExempt(source *directory.Source) string {
+	where := "the servers of the settings, or that DNS names"
+	if now := source.Status(); now.Server != "" {
+		where = now.Server
+	}
+	return fmt.Sprintf("LDAP: the agent's own connections to %s and their answers", where)
+}
+
+// withDirectory gives the agent the directory, if there is one.
+func (w *wiring) withDirectory(c agent.Config) agent.Config {
+	source := w.directory
+	if source == nil {
+		return c
+	}
+	c.Directory = source
+	c.DirectoryStatus = func() control.DirectoryStatus { return directoryStatus(source) }
+	c.Exempt = func() []string { return append(w.identities.exempted(), directoryExempt(source)) }
+	return c
+}
+
+// runDirectory asks the directory until ctx ends.
+func (w *wiring) runDirectory(ctx context.Context) error {
+	if w.directory == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return together(ctx, w.directory.Run, func(ctx context.Context) error {
+		watchDirectory(ctx, w.directory, w.log)
+		<-ctx.Done()
+		return nil
+	})
+}
+
+// watchDirectory asks a directory that is away again when the addresses of this
+// host change, until ctx ends: it may be in reach now.
+func watchDirectory(ctx context.Context, source *directory.Source, log *slog.Logger) {
+	changed, err := host.Watch(ctx)
+	if err != nil {
+		log.Warn("changes of addresses are not watched; 'ipsecctl reload' asks the directory", "error", err.Error())
+		return
+	}
+	for range changed {
+		if source.Status().Err == nil {
+			continue
+		}
+		sleep(ctx, addressesSettle)
+		_ = source.Refresh(ctx) // it ends with ctx alone
+	}
+}
+
+// addressesSettle is how long after a change of addresses a route may be there.
+const addressesSettle = 2 * time.Second
