@@ -32,13 +32,14 @@ func (a *Agent) start(now time.Time) {
 		a.domain = nil
 		a.keepDirectory(nil)
 	}
-	if _, _, known, _ := a.decided(); !known {
+	as, _, known, _ := a.decided()
+	if !known {
 		a.lookAtLibrary(now)
 		a.startUnknown(now)
 		return
 	}
 	if err := a.reload(now, "started"); err != nil && a.inForce.state == 0 {
-		a.startRestored(now, err)
+		a.startRestored(now, as, err)
 	}
 }
 
@@ -67,22 +68,29 @@ func (a *Agent) startUnknown(now time.Time) {
 
 // startRestored puts the kept copy of the assigned policy in force after its
 // source failed with cause.
-func (a *Agent) startRestored(now time.Time, cause error) {
-	if a.assigned == nil || a.last == nil || a.last.Name != a.assigned.Name || a.last.Auth != a.assigned.Auth || a.last.Compat != a.assigned.Compat || a.lost != "" {
+func (a *Agent) startRestored(now time.Time, as assignment, cause error) {
+	last := a.last
+	if as.From == fromDirectory { // whatever it assigned then
+		last = a.domain
+		if last != nil {
+			as.Name = last.Name
+		}
+	}
+	if last == nil || last.Name != as.Name || last.Auth != as.Auth || last.Compat != as.Compat || a.lost != "" {
 		a.held = "the policy that is assigned cannot be put in force, and there is no kept copy of it: what the data path enforces stays as it is"
 		return
 	}
-	got, err := a.source.restore(a.last)
+	got, err := a.source.restore(last)
 	if err == nil {
 		var c candidate
-		if c, err = a.prepare(*a.assigned, got); err == nil {
+		if c, err = a.prepare(as, got); err == nil {
 			err = a.put(now, c, "the kept copy, its source does not load")
 		}
 	}
 	if err != nil {
 		cause = errors.Join(cause, fmt.Errorf("nor was its kept copy put in force: %w", err))
 	}
-	a.reject(now, a.assigned.Name, cause)
+	a.reject(now, as.Name, cause)
 }
 
 // reportDamage says that the state file was set aside.

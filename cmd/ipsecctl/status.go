@@ -58,6 +58,12 @@ func printStatus(p *printer, s control.Status) {
 
 func headFacts(p *printer, s control.Status) [][2]string {
 	rows := [][2]string{{"Policy", policyLine(p, s.Policy)}}
+	if words := sourceWords(p, s); words != "" {
+		rows = append(rows, [2]string{"", words})
+	}
+	if s.Directory != nil {
+		rows = append(rows, [2]string{"Directory", directoryLine(p, s.Directory)})
+	}
 	if s.Pending != nil {
 		rows = append(rows, [2]string{"", pendingLine(p, s.Pending)})
 	}
