@@ -142,6 +142,7 @@ func (a *Agent) below(now time.Time, c candidate) control.AssignResult {
 	a.keepLocal(now, c)
 	a.assigned = &c.as
 	r := a.result()
+	r.Warnings = nil // they are of another policy
 	words := "no policy is assigned on this host now"
 	if c.state == policy.Assigned {
 		words = fmt.Sprintf("policy %q is assigned on this host and waits", c.as.Name)

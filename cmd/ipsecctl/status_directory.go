@@ -28,9 +28,12 @@ func directoryLine(p *printer, d *control.DirectoryStatus) string {
 		}
 		return fmt.Sprintf("%s%s answers: %s, confirmed %s%s", server, site, assigns, p.ago(d.Confirmed), next)
 	case control.DirectoryPending:
-		return "it has not said yet what is assigned" + next
+		if d.Server == "" {
+			return "it has not been heard yet" + next
+		}
+		return d.Server + " assigns no policy; that counts when it says so again" + next
 	}
-	said := "nothing is known of what it assigns"
+	said := "not heard since the agent has started"
 	if !d.Since.IsZero() {
 		said = fmt.Sprintf("last heard %s", p.ago(d.Confirmed))
 	}

@@ -106,11 +106,8 @@ type seen struct {
 
 // of takes what a result was made of.
 func (w *seen) of(r *Result) {
-	w.computer, w.groups = r.Computer.DN, r.Computer.Groups
+	w.computer, w.groups, w.scopes = r.Computer.DN, r.Computer.Groups, r.scopes
 	for _, c := range r.Considered {
-		if !containsDN(w.scopes, c.At) {
-			w.scopes = append(w.scopes, c.At)
-		}
 		if c.GPO != "" && !containsDN(w.entries, c.GPO) {
 			w.entries = append(w.entries, c.GPO, assignmentPath+c.GPO)
 		}

@@ -2,7 +2,6 @@ package directory
 
 import (
 	"context"
-	"slices"
 
 	"github.com/go-ldap/ldap/v3"
 )
@@ -49,10 +48,8 @@ func (s *Session) places(a *Answer) []place {
 	if a.seen.assignment != "" {
 		all = append(all, place{a.seen.assignment, BaseObject})
 	}
-	for _, c := range a.Result.Considered {
-		if p := (place{c.At, BaseObject}); !slices.Contains(all, p) {
-			all = append(all, p)
-		}
+	for _, dn := range a.seen.scopes {
+		all = append(all, place{dn, BaseObject})
 	}
 	return all
 }

@@ -71,7 +71,7 @@ func (r *Result) consider(scope string, e *Entry) {
 	if c.Applies = c.Policy != ""; !c.Applies {
 		c.Why = "it points to no policy"
 	}
-	r.Considered = append(r.Considered, c)
+	r.Considered, r.scopes = append(r.Considered, c), append(r.scopes, e.DN)
 	r.place(len(r.Considered) - 1)
 }
 

@@ -106,14 +106,14 @@ func (s *Session) scopes(ctx context.Context, r *Result) ([]som, error) {
 		if scope == "" {
 			continue // containers have no group policy
 		}
-		if all, err = s.addScope(ctx, all, scope, dn); err != nil {
+		if all, err = s.addScope(ctx, r, all, scope, dn); err != nil {
 			return nil, err
 		}
 	}
 	if r.Site == "" {
 		return all, nil
 	}
-	return s.addScope(ctx, all, "site", s.siteDN(r.Site))
+	return s.addScope(ctx, r, all, "site", s.siteDN(r.Site))
 }
 
 // siteDN is the DN of a site.
@@ -121,7 +121,8 @@ func (s *Session) siteDN(site string) string {
 	return "CN=" + escapeRDN(site) + ",CN=Sites," + s.root.configuration
 }
 
-func (s *Session) addScope(ctx context.Context, to []som, scope, dn string) ([]som, error) {
+// addScope reads the links of one scope.
+func (s *Session) addScope(ctx context.Context, r *Result, to []som, scope, dn string) ([]som, error) {
 	e, err := s.Read(ctx, dn, "gPLink", "gPOptions")
 	if err != nil {
 		return nil, unreadable(err, "which group policy is linked to the %s is not known", scope)
@@ -130,6 +131,7 @@ func (s *Session) addScope(ctx context.Context, to []som, scope, dn string) ([]s
 	if err != nil {
 		return nil, unreadable(err, "the links of %q to group policy cannot be read", dn)
 	}
+	r.scopes = append(r.scopes, e.DN)
 	return append(to, som{scope: scope, dn: e.DN, blocks: e.get("gPOptions") == "1", links: links}), nil
 }
 

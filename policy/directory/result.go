@@ -24,6 +24,8 @@ type Result struct {
 	Server, Site string
 	// At is when it was read.
 	At time.Time
+
+	scopes []string // the entries that links or pointers can stand at, with or without
 }
 
 // Won returns the candidate that won; nil: no policy is assigned.
