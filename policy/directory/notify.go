@@ -6,9 +6,9 @@ import (
 	"github.com/go-ldap/ldap/v3"
 )
 
-// maxNotifications is how many searches for changes a controller of Windows
-// takes on one connection (MaxNotificationPerConn).
-const maxNotifications = 5
+// maxNotifications is how many searches for changes a controller takes on one
+// connection: Windows 5 (MaxNotificationPerConn), and Samba one less.
+const maxNotifications = 4
 
 // place is where a server watches for changes.
 type place struct {

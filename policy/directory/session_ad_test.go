@@ -196,7 +196,7 @@ func TestEveryChangeIsNoticed(t *testing.T) {
 			}
 		}, false},
 		{"the link", func(s *scene, _ string) { s.set(s.inner, "gPLink", " ") }, true},
-		{"a new link further up", func(s *scene, gpo string) { s.link(s.ou, gpo, "2") }, true},
+		{"a new link further up", func(s *scene, gpo string) { s.link(s.ou, gpo, "2") }, false},
 		{"inheritance", func(s *scene, _ string) { s.set(s.inner, "gPOptions", "1") }, true},
 		{"the policy", func(s *scene, _ string) { s.set(secureServer, "description", s.name) }, true},
 		{"a filter list", func(s *scene, _ string) {
