@@ -161,7 +161,7 @@ func (s Server) port(p Protection) uint16 {
 // without.
 func protect(ctx context.Context, c *Config, server Server, conn net.Conn) (*gate, *tls.ConnectionState, error) {
 	if c.Protection == Sealed {
-		return newGate(conn), nil, nil
+		return newGate(conn, conn), nil, nil
 	}
 	if c.Protection == StartTLS {
 		if err := startTLS(conn); err != nil {
@@ -173,7 +173,7 @@ func protect(ctx context.Context, c *Config, server Server, conn net.Conn) (*gat
 		return nil, nil, err
 	}
 	state := t.ConnectionState()
-	return newGate(t), &state, nil
+	return newGate(t, conn), &state, nil
 }
 
 // startTLS has the server begin TLS (RFC 4511 §4.14). Exactly its answer is

@@ -20,6 +20,7 @@ const writeTimeout = 20 * time.Second
 // reads and one writes.
 type gate struct {
 	net.Conn
+	raw  net.Conn // below TLS, or the same
 	from io.Reader
 	to   io.Writer
 	rest []byte // of the message that is being handed up
@@ -33,11 +34,15 @@ type gate struct {
 	once           sync.Once
 }
 
-func newGate(c net.Conn) *gate {
-	g := &gate{Conn: c, ended: make(chan struct{})}
+func newGate(c, raw net.Conn) *gate {
+	g := &gate{Conn: c, raw: raw, ended: make(chan struct{})}
 	g.from, g.to = io.Reader(g.Conn), io.Writer(g.Conn)
 	return g
 }
+
+// Close ends the connection without a farewell, which a peer that does not read
+// would hold up.
+func (g *gate) Close() error { return g.raw.Close() }
 
 // Read hands up what was read as one message. The answer to the last message of
 // a bind is the first that comes after the layer was set, and the last in clear.

@@ -98,6 +98,7 @@ func found(dn, attribute string, values ...[]byte) []byte {
 func (s *toy) serve(raw net.Conn) {
 	defer raw.Close()
 	if s.before != "" {
+		go io.Copy(io.Discard, raw) //nolint:errcheck // it ends with the connection
 		_, _ = io.WriteString(raw, s.before)
 		return
 	}
