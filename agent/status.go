@@ -49,6 +49,14 @@ func (a *Agent) status(now time.Time) control.Status {
 
 // warnings are what may become a problem.
 func (a *Agent) warnings() []string {
+	if d := a.directoryStatus(); d != nil {
+		return slices.Concat(a.ownWarnings(), d.Warnings)
+	}
+	return a.ownWarnings()
+}
+
+// ownWarnings are those of this host.
+func (a *Agent) ownWarnings() []string {
 	if a.inForce.compiled == nil {
 		return a.broken
 	}

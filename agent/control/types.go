@@ -159,6 +159,8 @@ type DirectoryStatus struct {
 	Copied time.Time `json:"copied,omitzero"`
 	// Problem is what is to be mended, in words; empty: nothing.
 	Problem string `json:"problem,omitempty"`
+	// Warnings are what is wrong in the directory without harm to the policy.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // ReportStatus is what report mode amounts to.

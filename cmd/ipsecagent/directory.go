@@ -81,6 +81,7 @@ func directoryStatus(source *directory.Source) control.DirectoryStatus {
 	if now.Answer == nil || now.Answer.State != policy.Assigned {
 		return s
 	}
+	s.Warnings = now.Answer.Warnings
 	s.Assigned, s.Origin = now.Answer.Policy.Name, now.Answer.Origin()
 	if w := now.Answer.Result.Won(); w != nil {
 		s.GPO, s.Link = cmp.Or(w.Name, w.GPO), w.At

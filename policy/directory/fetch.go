@@ -90,6 +90,9 @@ func (a *Answer) decode(dn string, entries []Entry) error {
 	}
 	a.State, a.Policy = policy.Assigned, &got.Store.Policies[i]
 	a.Secrets = slices.DeleteFunc(got.Secrets, func(s gpipsec.Secret) bool { return s.Policy != a.Policy.Name })
+	for _, s := range a.Secrets {
+		a.Warnings = append(a.Warnings, fmt.Sprintf("rule %q of policy %q has its preshared key in the directory, where everyone who may read the policy can read it: it is not taken from there; keep it as %q with the secrets of the hosts, or use another method", s.Rule, s.Policy, s.Name))
+	}
 	return nil
 }
 

@@ -37,18 +37,32 @@ func newScene(t *testing.T) *scene {
 	t.Helper()
 	ad := domain(t)
 	s := &scene{t: t, ad: ad, admin: connect(t, config(t, ad, ad.Administrator()))}
-	s.name = "t" + strings.ToLower(rand.Text()[:8])
-	s.ou = "OU=" + s.name + "," + dirtest.Base
+	s.ou = "OU=" + rand.Text() + "," + dirtest.Base
 	s.inner = "OU=inner," + s.ou
 	for _, dn := range []string{s.ou, s.inner} {
 		s.add(dn, "organizationalUnit")
 	}
-	keytab, err := ad.Host(s.name, s.inner)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.config = config(t, ad, keytab)
+	s.host()
 	return s
+}
+
+// in is the same scene for a subtest.
+func (s *scene) in(t *testing.T) *scene {
+	t.Helper()
+	inner := *s
+	inner.t = t
+	return &inner
+}
+
+// host makes another host in the scene.
+func (s *scene) host() {
+	s.t.Helper()
+	s.name = "t" + strings.ToLower(rand.Text()[:8])
+	keytab, err := s.ad.Host(s.name, s.inner)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.config = config(s.t, s.ad, keytab)
 }
 
 func values(v ...string) [][]byte {
@@ -108,6 +122,14 @@ func (s *scene) gpo(name, assigned string, more ...string) string {
 		s.set(at, "ipsecOwnersReference", assigned)
 		s.set(at, "ipsecName", name)
 	}
+	return dn
+}
+
+// object makes a policy object without attributes and returns its DN.
+func (s *scene) object(class string, more ...string) string {
+	s.t.Helper()
+	dn := fmt.Sprintf("CN=%s{5EC0FFEE-0000-4000-8000-%012X},%s", class, newNumber(s.t), container)
+	s.add(dn, class, more...)
 	return dn
 }
 
@@ -188,6 +210,7 @@ func why(t *testing.T, r *directory.Result, name string) string {
 const siteDN = "CN=Default-First-Site-Name,CN=Sites,CN=Configuration," + dirtest.Base
 
 func TestGroupPolicyIsResolvedAsByWindows(t *testing.T) {
+	s := newScene(t)
 	type links map[string][]string // by the entry; GPO names, each followed by its options
 	for _, c := range []struct {
 		name    string
@@ -223,7 +246,7 @@ func TestGroupPolicyIsResolvedAsByWindows(t *testing.T) {
 		{name: "with a WMI filter", links: links{"outer": {"outer", "0"}, "inner": {"inner", "0"}}, gpo: []string{"gPCWQLFilter: [example.test;{A1B2C3D4-0000-4000-8000-000000000000};0]"}, wins: "outer", why: "WMI filter"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := newScene(t)
+			s := s.in(t)
 			entries := map[string]string{"domain": dirtest.Base, "site": siteDN, "outer": s.ou, "inner": s.inner}
 			for at, list := range c.links {
 				list = slices.Clone(list)
@@ -238,6 +261,7 @@ func TestGroupPolicyIsResolvedAsByWindows(t *testing.T) {
 			}
 			if c.blocked != "" {
 				s.set(entries[c.blocked], "gPOptions", "1")
+				t.Cleanup(func() { s.set(entries[c.blocked], "gPOptions") })
 			}
 			r := s.resolve()
 			if got := won(r); got != c.wins {
@@ -251,6 +275,7 @@ func TestGroupPolicyIsResolvedAsByWindows(t *testing.T) {
 }
 
 func TestSecurityFilteringDecidesWhoAGPOIsFor(t *testing.T) {
+	s := newScene(t)
 	const none = "O:DAG:DAD:P(A;;RPWPCCDCLCLORCWOWDSDDTSW;;;DA)"
 	const apply = ";edacfd8f-ffb3-11d1-b41d-00a0c968f939;;"
 	for _, c := range []struct{ name, sddl, wins, why string }{
@@ -267,7 +292,7 @@ func TestSecurityFilteringDecidesWhoAGPOIsFor(t *testing.T) {
 		{"for what is below alone", none + "(A;CI;LCRPLORC;;;AU)(OA;CIIO;CR" + apply + "AU)", "outer", "no right to apply"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := newScene(t)
+			s := s.in(t)
 			sid, err := s.ad.Ask("sid", strings.ToUpper(s.name)+"$")
 			if err != nil {
 				t.Fatal(err)
@@ -297,9 +322,8 @@ func TestThePredefinedPoliciesAreReadAsMicrosoftShippedThem(t *testing.T) {
 	s := newScene(t)
 	for _, c := range []struct{ dn, name string }{{client, "client"}, {server, "server"}, {secureServer, "secure-server"}} {
 		t.Run(c.name, func(t *testing.T) {
-			inner := *s
-			inner.t = t
-			inner.link(s.inner, inner.gpo("the one", c.dn), "0")
+			s := s.in(t)
+			s.link(s.inner, s.gpo("the one", c.dn), "0")
 			a, err := connect(t, s.config).Fetch(deadline(t))
 			if err != nil {
 				t.Fatal(err)
@@ -324,6 +348,7 @@ func TestThePredefinedPoliciesAreReadAsMicrosoftShippedThem(t *testing.T) {
 }
 
 func TestAssignedButNotReadableIsNeitherNoneNorAway(t *testing.T) {
+	s := newScene(t)
 	fetch := func(s *scene) error {
 		_, err := connect(s.t, s.config).Fetch(deadline(s.t))
 		return err
@@ -334,8 +359,7 @@ func TestAssignedButNotReadableIsNeitherNoneNorAway(t *testing.T) {
 		says string
 	}{
 		{"the policy is not there", func(s *scene) {
-			dn := "CN=ipsecPolicy{00000000-0000-4000-8000-000000000001}," + container
-			s.add(dn, "ipsecPolicy")
+			dn := s.object("ipsecPolicy")
 			s.link(s.inner, s.gpo("x", dn), "0")
 			if err := s.admin.Delete(deadline(s.t), dn); err != nil {
 				s.t.Fatal(err)
@@ -353,7 +377,7 @@ func TestAssignedButNotReadableIsNeitherNoneNorAway(t *testing.T) {
 		{"the assignment was deleted, the rest was not", func(s *scene) { s.link(s.inner, s.gpo("x", ""), "0") }, "but not which one"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := newScene(t)
+			s := s.in(t)
 			c.do(s)
 			err := fetch(s)
 			if !errors.Is(err, directory.ErrUnreadable) || errors.Is(err, directory.ErrUnreachable) || !strings.Contains(err.Error(), c.says) {
@@ -362,7 +386,7 @@ func TestAssignedButNotReadableIsNeitherNoneNorAway(t *testing.T) {
 		})
 	}
 	t.Run("the reference was removed", func(t *testing.T) {
-		s := newScene(t)
+		s := s.in(t)
 		gpo := s.gpo("x", secureServer)
 		s.link(s.inner, gpo, "0")
 		s.set("CN=IPSEC,CN=Windows,CN=Microsoft,CN=Machine,"+gpo, "ipsecOwnersReference")

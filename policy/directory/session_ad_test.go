@@ -107,6 +107,9 @@ func TestTheContainerHasTheObjectsThatEveryDomainHas(t *testing.T) {
 	}
 	classes := map[string]int{}
 	for i := range found {
+		if !strings.Contains(found[i].DN, "14A300000000") && !strings.Contains(found[i].DN, "0060B0ECCA17") {
+			continue // of another test
+		}
 		o, err := found[i].Object()
 		if err != nil {
 			t.Errorf("%s: %v", found[i].DN, err)
@@ -114,7 +117,7 @@ func TestTheContainerHasTheObjectsThatEveryDomainHas(t *testing.T) {
 		}
 		classes[string(o.Class)]++
 	}
-	if classes["ipsecPolicy"] < 3 || classes["ipsecNFA"] != 8 || classes["ipsecFilter"] != 2 || classes["ipsecNegotiationPolicy"] != 6 || classes["ipsecISAKMPPolicy"] != 3 {
+	if classes["ipsecPolicy"] != 3 || classes["ipsecNFA"] != 8 || classes["ipsecFilter"] != 2 || classes["ipsecNegotiationPolicy"] != 6 || classes["ipsecISAKMPPolicy"] != 3 {
 		t.Errorf("%v", classes)
 	}
 }
@@ -174,6 +177,7 @@ func TestAnUnchangedPollIsCheap(t *testing.T) {
 
 // TestEveryChangeIsNoticed: by a poll, and where the server tells of it, at once.
 func TestEveryChangeIsNoticed(t *testing.T) {
+	s := newScene(t)
 	for _, c := range []struct {
 		name string
 		do   func(s *scene, gpo string)
@@ -197,7 +201,10 @@ func TestEveryChangeIsNoticed(t *testing.T) {
 		}, false},
 		{"the link", func(s *scene, _ string) { s.set(s.inner, "gPLink", " ") }, true},
 		{"a new link further up", func(s *scene, gpo string) { s.link(s.ou, gpo, "2") }, false},
-		{"inheritance", func(s *scene, _ string) { s.set(s.inner, "gPOptions", "1") }, true},
+		{"inheritance", func(s *scene, _ string) {
+			s.set(s.inner, "gPOptions", "1")
+			s.t.Cleanup(func() { s.set(s.inner, "gPOptions") })
+		}, true},
 		{"the policy", func(s *scene, _ string) { s.set(secureServer, "description", s.name) }, true},
 		{"a filter list", func(s *scene, _ string) {
 			s.set("CN=ipsecFilter{7238523A-70FA-11D1-864C-14A300000000},"+container, "description", s.name)
@@ -207,13 +214,13 @@ func TestEveryChangeIsNoticed(t *testing.T) {
 		}, true},
 		{"the site", func(s *scene, _ string) { s.set(siteDN, "description", s.name) }, false},
 		{"a group of the host", func(s *scene, _ string) {
-			group := "CN=g-" + s.name + "," + s.ou
+			group := "CN=g-" + s.name + "," + s.ou // the last test: the host stays in it
 			s.add(group, "group", "sAMAccountName: g-"+s.name)
 			s.set(group, "member", "CN="+strings.ToUpper(s.name)+","+s.inner)
 		}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := newScene(t)
+			s := s.in(t)
 			gpo := s.gpo("x", secureServer)
 			s.link(s.inner, gpo, "0")
 			session := connect(t, s.config)

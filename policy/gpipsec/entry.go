@@ -8,7 +8,8 @@ import (
 
 // ReadEntry reads an object of a directory from its entry: the DN and the values
 // of its attributes, whose names tell no case. A value that was not read is
-// empty in the object. Attributes of no interest here are passed over.
+// empty in the object. Attributes of no interest here are passed over, and
+// owners that are no policy objects any more.
 func ReadEntry(dn string, attributes map[string][][]byte) (Object, error) {
 	r, err := parseDN(dn)
 	if err != nil {
@@ -20,7 +21,12 @@ func ReadEntry(dn string, attributes map[string][][]byte) (Object, error) {
 			if !strings.EqualFold(name, attrData) && !utf8.Valid(v) {
 				continue // no text, and so none of ours
 			}
-			if err := o.set(name, v, parseDN); err != nil {
+			err := o.set(name, v, parseDN)
+			if err != nil && strings.EqualFold(name, attrOwners) {
+				o.Owners = o.Owners[:len(o.Owners)-1] // one that was deleted: nothing is read by them
+				continue
+			}
+			if err != nil {
 				return Object{}, fmt.Errorf("gpipsec: read entry %s: %w", r, err)
 			}
 		}

@@ -120,3 +120,22 @@ func TestLDIFIsWrittenByTheBook(t *testing.T) {
 		}
 	}
 }
+
+func TestReadEntryPassesOverOwnersThatWereDeleted(t *testing.T) {
+	const guid = "{72385232-70FA-11D1-864C-14A300000000}"
+	o, err := ReadEntry("CN=ipsecFilter"+guid+",CN=IP Security", map[string][][]byte{
+		"ipsecName": {[]byte("a list")}, "IPSECDATATYPE": {[]byte("256")}, "ipsecData": {{1, 2}}, "objectSid": {{0xff, 0xfe}},
+		"ipsecOwnersReference": {[]byte("CN=ipsecNFA{D152B42A-0C56-8A96-8CFE-391C4AADB14C}\\0ADEL:71496d6f-7170-413d-ad2a-79c3015efe6e,CN=Deleted Objects"), []byte("CN=ipsecNFA" + guid + ",CN=IP Security")},
+	})
+	if err != nil || o.Class != ClassFilter || o.Name != "a list" || o.DataType != 256 || len(o.Owners) != 1 || o.Owners[0].String() != "ipsecNFA"+guid {
+		t.Errorf("%+v, %v", o, err)
+	}
+	for name, value := range map[string]string{"ipsecDataType": "many", "ipsecFilterReference": "CN=x", "iPSECNegotiationPolicyType": "{}"} {
+		if o, err := ReadEntry("CN=ipsecNFA"+guid, map[string][][]byte{name: {[]byte(value)}}); err == nil {
+			t.Errorf("%s: %+v", name, o)
+		}
+	}
+	if o, err := ReadEntry("CN=Computers,DC=x", nil); err == nil {
+		t.Errorf("%+v", o)
+	}
+}
