@@ -40,6 +40,15 @@ func openDirectory(s *settings, i *identities) (*directory.Source, error) {
 	return directory.NewSource(directory.SourceConfig{Config: c, Refresh: d.Refresh, Jitter: d.RefreshJitter, NoWatch: !d.Watch})
 }
 
+// checkDirectory reads the files that the settings of the directory name.
+func checkDirectory(s *settings) error {
+	if !s.Directory.Used() {
+		return nil
+	}
+	_, err := s.Directory.Config()
+	return err
+}
+
 // realmOf returns the domain that this host's key table is of.
 func realmOf(i *identities) (string, error) {
 	self, err := i.kerberos.Identity()

@@ -40,16 +40,6 @@ func (e *Entry) get(name string) string {
 // all returns the values as text.
 func (e *Entry) all(name string) []string { return text(e.Values(name)) }
 
-// has reports whether an attribute has a value, in any case of its letters.
-func (e *Entry) has(name, value string) bool {
-	for _, v := range e.Values(name) {
-		if strings.EqualFold(string(v), value) {
-			return true
-		}
-	}
-	return false
-}
-
 // number returns a value that is a number; 0 if there is none.
 func (e *Entry) number(name string) (uint64, error) {
 	s := e.get(name)

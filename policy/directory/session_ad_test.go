@@ -228,10 +228,6 @@ func TestEveryChangeIsNoticed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s.link(siteDN, s.gpo("site", client), "0") // so that the site is of interest
-			if a, err = session.Fetch(deadline(t)); err != nil {
-				t.Fatal(err)
-			}
 			ctx, stop := context.WithCancel(deadline(t))
 			defer stop()
 			hints := session.Watch(ctx, a)

@@ -145,7 +145,7 @@ func (s *Settings) Config() (Config, error) {
 		}
 	}
 	if s.PasswordFile != "" {
-		text, err := readFile(s.PasswordFile)
+		text, err := readSecret(s.PasswordFile)
 		if err != nil {
 			return Config{}, fmt.Errorf("directory.passwordFile: %w", err)
 		}
@@ -156,6 +156,18 @@ func (s *Settings) Config() (Config, error) {
 		c.Password = sadb.NewSecret(password)
 	}
 	return c, nil
+}
+
+// readSecret reads a file that nobody else may read.
+func readSecret(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("others can read %s: chmod 600 it", path)
+	}
+	return readFile(path)
 }
 
 func readFile(path string) ([]byte, error) {
