@@ -5,12 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
+	"os"
 	"strings"
 	"time"
 
 	"ipsecagent/agent"
 	"ipsecagent/agent/control"
+	"ipsecagent/auth"
 	"ipsecagent/host"
 	"ipsecagent/policy"
 	"ipsecagent/policy/directory"
@@ -23,9 +24,19 @@ func openDirectory(s *settings, i *identities) (*directory.Source, error) {
 	if !d.Used() {
 		return nil, nil
 	}
-	c, err := d.Config()
+	c, err := directoryConfig(s, i)
 	if err != nil {
-		return nil, fmt.Errorf("settings: %w", err)
+		return nil, err
+	}
+	return directory.NewSource(directory.SourceConfig{Config: c, Refresh: d.Refresh, Jitter: d.RefreshJitter, NoWatch: !d.Watch})
+}
+
+// directoryConfig is how to reach the directory: by connections that the policy
+// does not touch, with what this host proves itself by.
+func directoryConfig(s *settings, i *identities) (directory.Config, error) {
+	c, err := s.Directory.Config()
+	if err != nil {
+		return c, fmt.Errorf("settings: %w", err)
 	}
 	dialer := s.dialer()
 	c.Dial, c.Resolver, c.AllowRC4 = dialer.DialContext, dialer.Resolver, s.Kerberos.AllowRC4
@@ -33,11 +44,9 @@ func openDirectory(s *settings, i *identities) (*directory.Source, error) {
 		c.Tickets = i.kerberos.Ticket
 	}
 	if c.Kind == directory.ActiveDirectory && c.Domain == "" {
-		if c.Domain, err = realmOf(i); err != nil {
-			return nil, err
-		}
+		c.Domain, err = realmOf(i)
 	}
-	return directory.NewSource(directory.SourceConfig{Config: c, Refresh: d.Refresh, Jitter: d.RefreshJitter, NoWatch: !d.Watch})
+	return c, err
 }
 
 // checkDirectory reads the files that the settings of the directory name.
@@ -78,14 +87,15 @@ func refreshDirectory(ctx context.Context, source *directory.Source) (warnings [
 // directoryStatus puts what a source knows into the words of the status.
 func directoryStatus(source *directory.Source) control.DirectoryStatus {
 	now := source.Status()
+	problem := func() string { return hinted(now.Err) + "; what the directory said last stays in force" }
 	s := control.DirectoryStatus{State: control.DirectoryFresh, Server: now.Server, Site: now.Site, Since: now.Since, Confirmed: now.Confirmed, Next: now.Next}
 	switch {
 	case errors.Is(now.Err, directory.ErrPending):
 		s.State = control.DirectoryPending
 	case errors.Is(now.Err, directory.ErrUnreadable), errors.Is(now.Err, directory.ErrChanging):
-		s.State, s.Problem = control.DirectoryUnreadable, fmt.Sprintf("%v; what the directory said last stays in force", now.Err)
+		s.State, s.Problem = control.DirectoryUnreadable, problem()
 	case now.Err != nil:
-		s.State, s.Problem = control.DirectoryUnreachable, fmt.Sprintf("%v; what the directory said last stays in force", now.Err)
+		s.State, s.Problem = control.DirectoryUnreachable, problem()
 	}
 	if now.Answer == nil || now.Answer.State != policy.Assigned {
 		return s
@@ -96,6 +106,15 @@ func directoryStatus(source *directory.Source) control.DirectoryStatus {
 		s.GPO, s.Link = cmp.Or(w.Name, w.GPO), w.At
 	}
 	return s
+}
+
+// hinted says an error with what to do about it, where authentication failed.
+func hinted(err error) string {
+	var e *auth.Error
+	if errors.As(err, &e) && e.Hint != "" {
+		return err.Error() + "; " + e.Hint
+	}
+	return err.Error()
 }
 
 // directoryExempt lists the connections to the directory that the policy does
@@ -126,28 +145,49 @@ func (w *wiring) runDirectory(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	return together(ctx, w.directory.Run, func(ctx context.Context) error {
-		watchDirectory(ctx, w.directory, w.log)
-		<-ctx.Done()
-		return nil
-	})
+	return together(ctx, w.directory.Run, w.watchDirectory)
 }
 
-// watchDirectory asks a directory that is away again when the addresses of this
-// host change, until ctx ends: it may be in reach now.
-func watchDirectory(ctx context.Context, source *directory.Source, log *slog.Logger) {
+// watchDirectory asks a directory that is away again when it may be in reach now:
+// the addresses of this host or its key table have changed. Until ctx ends.
+func (w *wiring) watchDirectory(ctx context.Context) error {
 	changed, err := host.Watch(ctx)
 	if err != nil {
-		log.Warn("changes of addresses are not watched; 'ipsecctl reload' asks the directory", "error", err.Error())
-		return
+		w.log.Warn("changes of addresses are not watched; 'ipsecctl reload' asks the directory", "error", err.Error())
 	}
-	for range changed {
-		if source.Status().Err == nil {
-			continue
+	look := time.NewTicker(kerberosEvery)
+	defer look.Stop()
+	keytab := modified(w.settings.Kerberos.Keytab)
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case _, more := <-changed:
+			if !more {
+				changed = nil
+				continue
+			}
+			sleep(ctx, addressesSettle)
+		case <-look.C:
+			now := modified(w.settings.Kerberos.Keytab)
+			if now.Equal(keytab) {
+				continue
+			}
+			keytab = now
 		}
-		sleep(ctx, addressesSettle)
-		_ = source.Refresh(ctx) // it ends with ctx alone
+		if w.directory.Status().Err != nil {
+			_ = w.directory.Refresh(ctx) // it ends with ctx alone
+		}
 	}
+	return nil
+}
+
+// modified returns when a file was last written; zero: it is not there.
+func modified(path string) time.Time {
+	info, err := os.Stat(path)
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
 }
 
 // addressesSettle is how long after a change of addresses a route may be there.

@@ -59,9 +59,7 @@ func examine(ctx context.Context, s settings, file string, invalid error) []cont
 	p := &patient{settings: &s, file: file, start: start}
 	return slices.Concat(
 		found,
-		p.agent(ctx), p.chosen(ctx), p.kernel(), p.others(), independent(s.DataPath.TUN), p.network(), p.boot(), p.identities(ctx), p.units(ctx),
-		[]control.Check{doctor.Fine("directory", "none is configured: policies come from this host")},
-	)
+		p.agent(ctx), p.chosen(ctx), p.kernel(), p.others(), independent(s.DataPath.TUN), p.network(), p.boot(), p.identities(ctx), p.units(ctx), p.directory(ctx))
 }
 
 // settingsChecks makes a problem of each line of what is wrong with settings.
