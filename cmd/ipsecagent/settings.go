@@ -353,6 +353,9 @@ func (s settings) orDefaults() settings {
 			*path.own = path.or
 		}
 	}
+	if s.Directory.Validate() != nil {
+		s.Directory = d.Directory
+	}
 	if !slices.Contains(drivers(), s.Driver) {
 		s.Driver = d.Driver
 	}
