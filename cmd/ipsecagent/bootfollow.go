@@ -54,12 +54,22 @@ func (f *bootFollower) follow(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return f.last()
 		case e := <-f.enforced:
 			f.replace(ctx, e)
 		case <-again:
 			f.end(ctx)
 		}
+	}
+}
+
+// last remembers the policy that was put in force right before the end.
+func (f *bootFollower) last() error {
+	select {
+	case e := <-f.enforced:
+		return f.settings.remember(e)
+	default:
+		return nil
 	}
 }
 
