@@ -67,7 +67,7 @@ func endProcesses(ns string) {
 		return
 	}
 	for _, field := range strings.Fields(string(out)) {
-		if pid, err := strconv.Atoi(field); err == nil {
+		if pid, err := strconv.Atoi(field); err == nil && pid != os.Getpid() {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
@@ -101,20 +101,36 @@ func in[T any](ns string, f func() (T, error)) (T, error) {
 	}
 	done := make(chan result)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		var r result
-		handle, err := netns.GetFromName(ns)
-		if err == nil {
-			err = netns.Set(handle)
-			handle.Close()
-		}
-		if r.err = err; err == nil {
-			r.value, r.err = f()
-		}
+		r.value, r.err = visit(ns, f)
 		done <- r
 	}()
 	r := <-done
 	return r.value, r.err
+}
+
+// visit calls f in a namespace and takes the thread back to its own. One that
+// cannot go back is not used any more.
+func visit[T any](ns string, f func() (T, error)) (value T, err error) {
+	runtime.LockOSThread()
+	own, err := netns.Get()
+	if err != nil {
+		return value, err
+	}
+	defer own.Close()
+	there, err := netns.GetFromName(ns)
+	if err != nil {
+		return value, err
+	}
+	defer there.Close()
+	if err := netns.Set(there); err != nil {
+		return value, err
+	}
+	value, err = f()
+	if netns.Set(own) == nil {
+		runtime.UnlockOSThread()
+	}
+	return value, err
 }
 
 func command(name string, args ...string) error { return piped("", name, args...) }
