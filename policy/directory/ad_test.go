@@ -33,7 +33,7 @@ func newServers() *servers {
 			return nil, err
 		}
 		s.dir = dir
-		ad, err := dirtest.StartAD(filepath.Join(dir, "ad"))
+		ad, err := dirtest.StartAD(filepath.Join(dir, "ad"), dirtest.Loopback)
 		if err != nil {
 			return nil, err
 		}

@@ -19,26 +19,32 @@ type place struct {
 // Watch has the server tell of changes near what an answer was made of, beside
 // what it already watches on this connection, until the connection ends. The
 // channel, always the same one, has a value when there was a change. It is a
-// hint: what was deleted, and what is elsewhere, polling finds.
-func (s *Session) Watch(ctx context.Context, a *Answer) <-chan struct{} {
+// hint: what was deleted, and what is elsewhere, polling finds. Not all: there is
+// no room for what matters most now; a new connection has it.
+func (s *Session) Watch(ctx context.Context, a *Answer) (hints <-chan struct{}, all bool) {
 	if s.config.Kind == LDAP {
 		if root := (place{s.root.base, Subtree}); !s.watched[root] {
 			s.watched[root] = true
 			go s.follow(ctx)
 		}
-		return s.hints
+		return s.hints, true
 	}
 	for _, p := range s.places(a) {
-		if !s.watched[p] && len(s.watched) < maxNotifications {
+		switch {
+		case s.watched[p]:
+		case len(s.watched) == maxNotifications:
+			return s.hints, false
+		default:
 			s.watched[p] = true
 			go s.listen(ctx, p)
 		}
 	}
-	return s.hints
+	return s.hints, true
 }
 
 // places returns where to watch: where policies are, where group policy objects
-// are, the assignment, and the entries with links, the nearest first.
+// are, the assignment, and the entries with links, the nearest first: as many as
+// the server takes.
 func (s *Session) places(a *Answer) []place {
 	container := s.Container()
 	if w := a.Result.Won(); w != nil {
@@ -51,7 +57,7 @@ func (s *Session) places(a *Answer) []place {
 	for _, dn := range a.seen.scopes {
 		all = append(all, place{dn, BaseObject})
 	}
-	return all
+	return all[:min(len(all), maxNotifications)]
 }
 
 // listen asks for notifications ([MS-ADTS] 3.1.1.3.4.1.9) and hints at each.

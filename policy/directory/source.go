@@ -70,7 +70,7 @@ type server interface {
 	Site() string
 	Fetch(context.Context) (*Answer, error)
 	Changed(context.Context, *Answer) (bool, error)
-	Watch(context.Context, *Answer) <-chan struct{}
+	Watch(context.Context, *Answer) (hints <-chan struct{}, all bool)
 	Ended() <-chan struct{}
 	Close()
 }
@@ -214,14 +214,27 @@ func (s *Source) ask(ctx context.Context) time.Duration {
 	if kept && err != nil && s.session == nil && ctx.Err() == nil {
 		a, err = s.answer(bounded) // servers end connections that are idle: that alone is no failure
 	}
-	if a != nil && s.session != nil && !s.cfg.NoWatch {
-		s.hints = s.session.Watch(ctx, a)
+	if a != nil && !s.watch(ctx, a) { // over a new connection there is room
+		s.drop()
+		if a, err = s.answer(bounded); a != nil {
+			s.watch(ctx, a)
+		}
 	}
 	if err != nil {
 		return s.fail(err)
 	}
 	s.failures = 0
 	return s.take(a)
+}
+
+// watch has the server tell of changes near an answer. false: it cannot, over
+// this connection.
+func (s *Source) watch(ctx context.Context, a *Answer) (all bool) {
+	if s.session == nil || s.cfg.NoWatch {
+		return true
+	}
+	s.hints, all = s.session.Watch(ctx, a)
+	return all
 }
 
 // answer returns what the directory says now, over the connection there is or a

@@ -52,9 +52,17 @@ func awaits(t *testing.T, source *directory.Source, gpo string, within time.Dura
 // controller changes nothing, and one that is back is found.
 func TestASourceFollowsADomain(t *testing.T) {
 	s := newScene(t)
-	s.link(s.inner, s.gpo("first", client), "0")
 	source := s.start(0)
+	first := s.gpo("first", client)
+	s.link(s.inner, first, "0")
 	awaits(t, source, "first", time.Minute)
+	// What it is to be told of is something else now.
+	s.set("CN=IPSEC,CN=Windows,CN=Microsoft,CN=Machine,"+first, "ipsecOwnersReference", server)
+	for began := time.Now(); source.Status().Answer.Policy.Name != "Server (Request Security)"; time.Sleep(20 * time.Millisecond) {
+		if time.Since(began) > 20*time.Second {
+			t.Fatalf("the assignment is not followed: %+v", source.Status())
+		}
+	}
 	s.link(s.inner, s.gpo("second", secureServer), "0")
 	awaits(t, source, "second", 20*time.Second) // seconds, on an idle machine one
 

@@ -63,7 +63,7 @@ func (p *play) Changed(context.Context, *Answer) (bool, error) {
 	return p.changed, p.down
 }
 
-func (p *play) Watch(context.Context, *Answer) <-chan struct{} { return p.hints }
+func (p *play) Watch(context.Context, *Answer) (<-chan struct{}, bool) { return p.hints, true }
 
 // assigned is an answer that assigns a policy.
 func assigned(name string) *Answer {

@@ -40,18 +40,26 @@ type AD struct {
 	CA   string // certificate of the authority of the controller's TLS
 	Net  *Namespace
 
-	server *exec.Cmd
-	tool   *exec.Cmd
-	ask    *json.Encoder
-	answer *bufio.Scanner
+	address string
+	server  *exec.Cmd
+	tool    *exec.Cmd
+	ask     *json.Encoder
+	answer  *bufio.Scanner
 }
 
-// StartAD provisions a domain in a folder and serves it until Close.
-func StartAD(dir string) (*AD, error) {
-	d := &AD{Dir: dir, Conf: filepath.Join(dir, "krb5.conf"), CA: filepath.Join(dir, "tls/ca.pem")}
+// Loopback is an address of a controller whose clients all reach it by Dial.
+const Loopback = "127.0.0.1"
+
+// StartAD provisions a domain in a folder and serves it at an IPv4 address, in a
+// network namespace of its own, until Close.
+func StartAD(dir, address string) (*AD, error) {
+	d := &AD{Dir: dir, address: address, Conf: filepath.Join(dir, "krb5.conf"), CA: filepath.Join(dir, "tls/ca.pem")}
 	err := d.prepare()
 	if err == nil {
 		d.Net, err = NewNamespace()
+	}
+	if err == nil && address != Loopback {
+		err = exec.Command("ip", "-n", d.Net.Name(), "addr", "add", address+"/32", "dev", "lo").Run()
 	}
 	if err == nil {
 		err = d.provision()
@@ -80,7 +88,7 @@ func (d *AD) prepare() error {
 	}
 	for path, text := range map[string]string{
 		d.smbConf():                   strings.ReplaceAll(smbConf, "DIR", d.Dir),
-		d.Conf:                        krb5Conf,
+		d.Conf:                        strings.ReplaceAll(krb5Conf, "ADDRESS", d.address),
 		filepath.Join(d.Dir, "ad.py"): adScript,
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -126,13 +134,13 @@ const krb5Conf = `[libdefaults]
  rdns = false
 [realms]
  EXAMPLE.TEST = {
-  kdc = 127.0.0.1
+  kdc = ADDRESS
  }
 `
 
 // provision makes the domain and keeps the program that changes it.
 func (d *AD) provision() error {
-	d.tool = exec.Command("/usr/bin/python3", filepath.Join(d.Dir, "ad.py"), d.smbConf(), Realm)
+	d.tool = exec.Command("/usr/bin/python3", filepath.Join(d.Dir, "ad.py"), d.smbConf(), Realm, d.address)
 	log, err := os.Create(filepath.Join(d.Dir, "log/provision"))
 	if err != nil {
 		return err

@@ -1,5 +1,5 @@
 # Makes an Active Directory domain with Samba, and then does what it is told.
-# usage: ad.py SMB.CONF REALM; then one command in JSON on each line of the
+# usage: ad.py SMB.CONF REALM ADDRESS; then one command in JSON on each line of the
 # input, and one answer on each line of the output: {"error": "..."} or {}.
 import json
 import logging
@@ -17,14 +17,14 @@ from samba.provision import provision
 from samba.samdb import SamDB
 from samba.sd_utils import SDUtils
 
-conf, realm = sys.argv[1], sys.argv[2]
+conf, realm, address = sys.argv[1:4]
 folder = os.path.dirname(conf)
 lp = samba.param.LoadParm()
 lp.load(conf)
 out = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # whatever the libraries print is no answer
 provision(logging.getLogger("provision"), system_session(), smbconf=conf, lp=lp, realm=realm,
-          domain=realm.split(".")[0], hostname="dc1", hostip="127.0.0.1", adminpass="Passw0rd.Adm",
+          domain=realm.split(".")[0], hostname="dc1", hostip=address, adminpass="Passw0rd.Adm",
           serverrole="dc", dns_backend="SAMBA_INTERNAL", skip_sysvolacl=True, useeadb=False,
           dom_for_fun_level=samba.dsdb.DS_DOMAIN_FUNCTION_2008_R2, base_schema="2012_R2")
 
