@@ -86,3 +86,14 @@ func FuzzReadReg(f *testing.F) {
 		}
 	})
 }
+
+func FuzzReadEntry(f *testing.F) {
+	f.Add("CN=ipsecNFA{72385232-70FA-11D1-864C-14A300000000},CN=IP Security", "ipsecFilterReference", []byte("CN=ipsecFilter{72385232-70FA-11D1-864C-14A300000000},DC=x"))
+	f.Add("CN=ipsecNegotiationPolicy{72385232-70FA-11D1-864C-14A300000000}", "iPSECNegotiationPolicyType", []byte("{62F49E10-6C37-11D1-864C-14A300000000}"))
+	f.Add("CN=ipsecPolicy{72385232-70FA-11D1-864C-14A300000000}", "ipsecOwnersReference", []byte("CN=x"))
+	f.Fuzz(func(_ *testing.T, dn, name string, value []byte) {
+		if o, err := ReadEntry(dn, map[string][][]byte{name: {value, value}}); err == nil {
+			Decode([]Object{o})
+		}
+	})
+}
