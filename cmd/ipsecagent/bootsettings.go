@@ -37,7 +37,7 @@ func (b bootSettings) validate() error {
 	switch b.Mode {
 	case bootAuto, bootPermit, bootBlock, bootStateful:
 	default:
-		return fmt.Errorf("settings: boot.mode %q: auto, permit, block or stateful", b.Mode)
+		return wrong("boot.mode", " %q: auto, permit, block or stateful%s", b.Mode, meantWord(b.Mode, []string{bootAuto, bootPermit, bootBlock, bootStateful}))
 	}
 	_, err := b.exemptions()
 	return err
@@ -50,7 +50,7 @@ func (b bootSettings) exemptions() ([]nft.BootExemption, error) {
 	for _, text := range b.Exempt {
 		x, err := parseBootExemption(text)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("settings: boot.exempt %q: %w", text, err))
+			errs = append(errs, wrong("boot.exempt", " %q: %w", text, err))
 		}
 		list = append(list, x)
 	}

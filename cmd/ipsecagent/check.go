@@ -22,7 +22,7 @@ func check(ctx context.Context, s *settings) (summary string, notes []string, er
 	errDirectory := checkDirectory(s)
 	lacking, errInUse := proofs.checkRules(ctx, s, policies)
 	summary = fmt.Sprintf("valid: settings, %s, %s, %s", plural(len(policies), "policy", "policies"), plural(groups, "group of keys", "groups of keys"), proofs.counts())
-	return summary, slices.Concat(notes, proofs.notes, lacking), errors.Join(errPolicies, errKeys, proofs.err, errInUse, errDirectory)
+	return summary, slices.Concat(notes, proofs.notes, lacking, driverNotes(ctx, s)), errors.Join(errPolicies, errKeys, proofs.err, errInUse, errDirectory)
 }
 
 func plural(n int, one, many string) string {

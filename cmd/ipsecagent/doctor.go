@@ -17,6 +17,7 @@ import (
 	"ipsecagent/agent/doctor"
 	"ipsecagent/driver/nft"
 	"ipsecagent/driver/xfrm"
+	"ipsecagent/policy/file"
 	"ipsecagent/sadb"
 )
 
@@ -58,14 +59,18 @@ func examine(ctx context.Context, s settings, file string, invalid error) []cont
 	}
 	p := &patient{settings: &s, file: file, start: start}
 	return slices.Concat(
-		found,
+		found, openSettings(file),
 		p.agent(ctx), p.chosen(ctx), p.kernel(), p.others(), independent(s.DataPath.TUN), p.network(), p.boot(), p.identities(ctx), p.units(ctx), p.directory(ctx))
 }
 
-// settingsChecks makes a problem of each line of what is wrong with settings.
+// settingsChecks makes a problem of each thing that is wrong with settings.
 func settingsChecks(invalid error) (found []control.Check) {
-	for line := range strings.SplitSeq(lines(invalid), "\n") {
-		found = append(found, doctor.Problem("settings", "correct it: the agent does not start with it; below, defaults stand in the place of what does not load", "%s", line))
+	for _, err := range each(invalid) {
+		words := err.Error()
+		if at := new(file.Error); errors.As(err, &at) { // the checks have one line each
+			words = fmt.Sprintf("%s:%d:%d: %s", at.File, at.Line, at.Column, at.Message)
+		}
+		found = append(found, doctor.Problem("settings", "correct it: the agent does not start with it; below, defaults stand in the place of what does not load", "%s", words))
 	}
 	return found
 }
@@ -170,7 +175,7 @@ func policyChecks(s control.Status) []control.Check {
 		found = append(found, doctor.Fine("policy", "%s (%s) is in force, %s", s.Policy.Name, s.Policy.Origin, plural(s.Policy.Filters, "filter", "filters")))
 	}
 	for _, words := range s.Problems {
-		found = append(found, doctor.Problem("policy", "ipsecctl status says more", "%s", words))
+		found = append(found, doctor.Problem("policy", "mend what it names; the agent's log has when it began", "%s", words))
 	}
 	for _, words := range s.Warnings {
 		found = append(found, doctor.Warning("policy", "ipsecctl policy lint says more", "%s", words))

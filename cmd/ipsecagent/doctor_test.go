@@ -72,6 +72,35 @@ func TestDoctorOnTheDriverOfTheNextStart(t *testing.T) {
 	expectChecks(t, nextDriver(driverKernel, driverUser, refused), "problem driver: its next start fails: driver: kernel: the kernel has neither")
 }
 
+func TestDoctorOnKeysThatAreNotThere(t *testing.T) {
+	s := defaults()
+	s.SecretsDir = t.TempDir()
+	p := &patient{settings: &s}
+	if why := p.unusable(&identities{})(auth.Requirement{Method: auth.PSK}); !strings.Contains(why, "holds no preshared key") {
+		t.Errorf("of an empty folder: %q", why)
+	}
+	write(t, filepath.Join(s.SecretsDir, "assigned.yaml"), "")
+	if why := p.unusable(&identities{})(auth.Requirement{Method: auth.PSK}); !strings.Contains(why, "do not load") {
+		t.Errorf("of an empty file: %q", why)
+	}
+	write(t, filepath.Join(s.SecretsDir, "assigned.yaml"), aKey+"\n")
+	if why := p.unusable(&identities{})(auth.Requirement{Method: auth.PSK}); why != "" {
+		t.Errorf("of a key: %q", why)
+	}
+}
+
+func TestDoctorOnSettingsThatOthersMayChange(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: a file of root's")
+	}
+	path := write(t, filepath.Join(t.TempDir(), "agent.yaml"), "")
+	expectChecks(t, openSettings(path))
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	expectChecks(t, openSettings(path), "warning settings: others than root may change "+path+" (owner 0, mode 0666)")
+}
+
 // modprobe takes one module and its options, unless it is told that there are
 // more: without -a the others are not loaded, and nothing says so.
 func TestModulesAreLoadedByOneCommandThatLoadsThemAll(t *testing.T) {

@@ -149,7 +149,23 @@ func (p *patient) provable(ctx context.Context, ids *identities) []control.Check
 	if inUse == nil {
 		return nil
 	}
-	return ruleChecks(name, inUse, agent.UnprovableRules(inUse, ids.unusable))
+	return ruleChecks(name, inUse, agent.UnprovableRules(inUse, p.unusable(ids)))
+}
+
+// unusable says why this host cannot satisfy a requirement, keys that are not
+// there included.
+func (p *patient) unusable(ids *identities) func(auth.Requirement) string {
+	keys := newKeys(p.settings)
+	_, err := keys.load()
+	return func(r auth.Requirement) string {
+		switch {
+		case r.Method != auth.PSK:
+			return ids.unusable(r)
+		case err != nil:
+			return "the preshared keys do not load (an agent that runs goes on with those it had)"
+		}
+		return keys.missing(r.Key)
+	}
 }
 
 func ruleChecks(name string, p *policy.Policy, lacking []agent.Unprovable) []control.Check {

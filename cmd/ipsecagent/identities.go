@@ -329,5 +329,5 @@ func oneOf[T any](name, word string, values map[string]T) (T, error) {
 		known = append(known, w)
 	}
 	slices.Sort(known)
-	return v, fmt.Errorf("settings: %s %q: it is one of %s", name, word, strings.Join(known, ", "))
+	return v, wrong(name, " %q: it is one of %s%s", word, strings.Join(known, ", "), meantWord(word, known))
 }

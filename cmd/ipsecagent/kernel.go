@@ -66,7 +66,7 @@ func chooseBeside(setting string, pid int) (choice, error) {
 	case driverUser:
 		return choice{driverUser, settingSays}, nil
 	}
-	return choice{driverUser, fmt.Sprintf("driver: auto found the userspace data path running (process %d)", pid)}, nil
+	return choice{driverUser, fmt.Sprintf("driver: auto stays with the userspace data path, which ran already when the agent started (process %d then)", pid)}, nil
 }
 
 const settingSays = "the setting driver says so"
@@ -109,6 +109,19 @@ func chooseUser(left func() (string, error)) (choice, error) {
 		return choice{}, refusal{fmt.Errorf("driver: user: the kernel driver has left %s in force", there), "take it out of force (stop the agent; ipsecagent datapath --stop), or set driver: kernel"}
 	}
 	return choice{driverUser, settingSays}, nil
+}
+
+// driverNotes says that the agent would not start on this host with the driver of
+// the settings. Who may not ask the kernel is told nothing.
+func driverNotes(ctx context.Context, s *settings) []string {
+	missing, err := missingCapabilities(0)
+	if err != nil || len(missing) > 0 || s.Driver == driverAuto || !slices.Contains(drivers(), s.Driver) {
+		return nil
+	}
+	if _, err := chooseDriver(ctx, s); err != nil {
+		return []string{"on this host, as it is now, the agent would not start: " + lines(err)}
+	}
+	return nil
 }
 
 // enough says what a kernel lacks that carries these suites and no others; nil:

@@ -140,6 +140,24 @@ func TestWantedTellsAnErrorFromAnAnswer(t *testing.T) {
 	}
 }
 
+// A driver that cannot be used here is a note of --check: the settings are valid.
+func TestCheckNotesADriverThatThisHostCannotHave(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: asks XFRM")
+	}
+	s := defaults()
+	s.RunDir, s.Driver = t.TempDir(), driverKernel
+	_, err := choose(driverKernel, xfrm.Preflight, nothingLeft)
+	notes := driverNotes(t.Context(), &s)
+	if (err != nil) != (len(notes) == 1 && strings.Contains(notes[0], "would not start: driver: kernel: ")) {
+		t.Errorf("%q, %v", notes, err)
+	}
+	s.Driver = driverAuto
+	if notes := driverNotes(t.Context(), &s); len(notes) > 0 {
+		t.Errorf("auto: %q", notes)
+	}
+}
+
 func TestChoiceBesideARunningDataPath(t *testing.T) {
 	for setting, want := range map[string]string{driverAuto: driverUser, driverUser: driverUser, driverKernel: ""} {
 		c, err := chooseBeside(setting, 7)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -175,7 +174,12 @@ func (d *dataPath) arguments() []string {
 type levelFlag struct{ *slog.Level }
 
 // Set reads a level.
-func (l levelFlag) Set(text string) error { return l.UnmarshalText([]byte(text)) }
+func (l levelFlag) Set(text string) error {
+	if l.UnmarshalText([]byte(text)) != nil {
+		return errors.New("the levels are debug, info, warn and error")
+	}
+	return nil
+}
 
 // Type names the flag's argument in help.
 func (l levelFlag) Type() string { return "level" }
@@ -222,14 +226,17 @@ func (s *settings) userConfig(log *slog.Logger) user.Config {
 func loadSettings(path string, changed func(*settings) error) (settings, error) {
 	s := defaults()
 	var errs []error
-	for _, file := range settingsFiles(path) {
-		errs = append(errs, readSettings(file, &s))
+	var files []settingsText
+	for _, name := range settingsFiles(path) {
+		text, err := readSettings(name, &s)
+		files, errs = append(files, settingsText{name, text}), append(errs, err)
 	}
+	ofFiles := s.validate()
 	errs = append(errs, changed(&s))
 	if s.Socket == "" {
 		s.Socket = filepath.Join(s.RunDir, "agent.sock")
 	}
-	errs = append(errs, s.validate())
+	errs = append(errs, placed(files, ofFiles, s.validate()))
 	return s, errors.Join(errs...)
 }
 
@@ -255,27 +262,20 @@ func escapeGlob(dir string) string {
 }
 
 // readSettings reads one file over s. One that is not there changes nothing.
-func readSettings(path string, s *settings) error {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+func readSettings(path string, s *settings) (text []byte, err error) {
+	text, err = readBounded(path, maxSettings)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("settings: %s: %w", path, cause(err))
 	}
-	if err != nil {
-		return fmt.Errorf("settings: %w", err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxSettings+1))
-	if err != nil {
-		return fmt.Errorf("settings: %w", err)
-	}
-	if len(text) > maxSettings {
-		return fmt.Errorf("%s: the file is larger than %d bytes", path, maxSettings)
-	}
-	return parseSettings(path, text, s)
+	return text, parseSettings(path, text, s)
 }
 
 // parseSettings reads a document over s: unknown fields and a second document
-// are errors. Each error is one line, with the place where it is known.
+// are errors. Each error has its place, and an excerpt of the file, where that is
+// known.
 func parseSettings(path string, text []byte, s *settings) error {
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
@@ -288,7 +288,7 @@ func parseSettings(path string, text []byte, s *settings) error {
 		if yaml.Unmarshal(text, doc) != nil {
 			doc = nil
 		}
-		return settingsErrors{path, doc}.words(err)
+		return settingsErrors{settingsText{path, text}, doc}.words(err)
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%s: the file holds more than one document", path)
@@ -299,40 +299,40 @@ func parseSettings(path string, text []byte, s *settings) error {
 // validate says what cannot be used.
 func (s *settings) validate() error {
 	var errs []error
-	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("settings: "+format, args...)) }
+	bad := func(name, format string, args ...any) { errs = append(errs, wrong(name, format, args...)) }
 	for name, dir := range map[string]string{"stateDir": s.StateDir, "runDir": s.RunDir, "policiesDir": s.PoliciesDir, "secretsDir": s.SecretsDir, "certificates.dir": s.Certificates.Dir} {
 		if !filepath.IsAbs(dir) {
-			bad("%s %q is not an absolute path", name, dir)
+			bad(name, " %q is not an absolute path", dir)
 		}
 	}
 	if s.Log.Format != "text" && s.Log.Format != "json" {
-		bad("log.format %q: the formats are text and json", s.Log.Format)
+		bad("log.format", " %q: the formats are text and json%s", s.Log.Format, meantWord(s.Log.Format, []string{"text", "json"}))
 	}
 	if !slices.Contains(drivers(), s.Driver) {
-		bad("driver %q: auto, kernel or user", s.Driver)
+		bad("driver", " %q: auto, kernel or user%s", s.Driver, meantWord(s.Driver, drivers()))
 	}
 	if s.IdleTime != 0 && (s.IdleTime < time.Minute || s.IdleTime > time.Hour) {
-		bad("idleTime %v: between 1m and 1h, or 0 for no end", s.IdleTime)
+		bad("idleTime", " %v: between 1m and 1h, or 0 for no end", s.IdleTime)
 	}
 	if s.SilentTime != 0 && (s.SilentTime < 10*time.Second || s.SilentTime > time.Hour) {
-		bad("silentTime %v: between 10s and 1h, or 0 to ask nobody", s.SilentTime)
+		bad("silentTime", " %v: between 10s and 1h, or 0 to ask nobody", s.SilentTime)
 	}
 	if _, err := policy.ExemptionsOf(s.NoDefaultExempt); err != nil {
-		bad("noDefaultExempt: %w", err)
+		bad("noDefaultExempt", ": %w", err)
 	}
 	errs = append(errs, s.Boot.validate())
 	set, err := s.Certificates.settings(nil)
+	errs = append(errs, err)
 	if err == nil {
-		_, err = cert.New(nil, set)
-	}
-	if err != nil {
-		errs = append(errs, err)
+		if _, err := cert.New(nil, set); err != nil {
+			bad("certificates", ": %w", err)
+		}
 	}
 	if err := s.Directory.Validate(); err != nil {
 		errs = append(errs, err)
 	}
 	if err := s.userConfig(nil).Validate(); err != nil {
-		bad("dataPath: %w", err)
+		bad("dataPath", ": %w", err)
 	}
 	return errors.Join(errs...)
 }

@@ -247,6 +247,36 @@ func TestSettingsErrorsSayWhatIsKnown(t *testing.T) {
 	}
 }
 
+// A value that cannot be used is shown where it stands: in the file that counts,
+// not on the command line, which wins over it.
+func TestValuesThatCannotBeUsedAreShownInTheirFile(t *testing.T) {
+	dir := t.TempDir()
+	main := write(t, filepath.Join(dir, "agent.yaml"), "# a comment\ndriver: kernal\nboot:\n  mode: blok\n")
+	dropIn := write(t, filepath.Join(dir, "agent.d", "a.yaml"), "certificates: {revocation: on}\ndataPath:\n  steerMark: 3\n")
+	_, err := loadSettings(main, unchanged)
+	for _, want := range []string{
+		main + ":2:9: driver \"kernal\": auto, kernel or user: did you mean kernel?\n    driver: kernal\n            ^",
+		main + ":4:9: boot.mode \"blok\": auto, permit, block or stateful: did you mean block?\n      mode: blok\n            ^",
+		dropIn + ":1:28: certificates.revocation \"on\": it is one of known, off, strict\n",
+		dropIn + ":3:3: dataPath: ",
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got\n%v\nwithout\n%s", err, want)
+		}
+	}
+	expectChecks(t, settingsChecks(err), "problem settings: did you mean kernel?", "problem settings: did you mean block?", "problem settings: revocation", "problem settings: dataPath")
+
+	override := func(driver string) func(*settings) error {
+		return func(s *settings) error { s.Driver = driver; return nil }
+	}
+	if _, err := loadSettings(main, override("usr")); err == nil || !strings.Contains(err.Error(), "settings: driver \"usr\"") || strings.Contains(err.Error(), "agent.yaml:2") {
+		t.Errorf("of the command line: %v", err)
+	}
+	if _, err := loadSettings(main, override(driverUser)); err == nil || strings.Contains(err.Error(), "kernal") {
+		t.Errorf("what the command line has mended: %v", err)
+	}
+}
+
 func TestManyMistakesInSettingsAreNotAllListed(t *testing.T) {
 	var text strings.Builder
 	for i := range 500 {
@@ -254,7 +284,7 @@ func TestManyMistakesInSettingsAreNotAllListed(t *testing.T) {
 	}
 	s := defaults()
 	err := parseSettings("agent.yaml", []byte(text.String()), &s)
-	if err == nil || !strings.Contains(err.Error(), "agent.yaml: and 480 more") || strings.Count(err.Error(), "\n") != 20 {
+	if err == nil || !strings.Contains(err.Error(), "agent.yaml: and 480 more") || strings.Count(err.Error(), "\n") != 3*20 {
 		t.Errorf("got %v", err)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ipsecagent/agent/control"
 	"ipsecagent/agent/doctor"
 )
@@ -46,6 +48,18 @@ func newerSettings(file string, started time.Time) []control.Check {
 		return nil
 	}
 	return []control.Check{doctor.Warning("settings", "start the agent anew, if they are to count (what is in force stays in force)", "changed since the agent was started, and not read since: %s", strings.Join(newer, ", "))}
+}
+
+// openSettings finds settings files that others than root may change: they name
+// what passes at boot, what is exempt and where keys are.
+func openSettings(file string) (found []control.Check) {
+	for _, path := range settingsFiles(file) {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil && (st.Uid != 0 || st.Mode&0o022 != 0) {
+			found = append(found, doctor.Warning("settings", fmt.Sprintf("chown root: %s; chmod go-w %s", path, path), "others than root may change %s (owner %d, mode %04o)", path, st.Uid, st.Mode&0o7777))
+		}
+	}
+	return found
 }
 
 // nextDriver finds that the agent runs with another driver than the settings ask

@@ -14,8 +14,8 @@ import (
 // settingsErrors writes the errors of the YAML reader as FILE:LINE:COLUMN: and
 // words about the setting that stands there.
 type settingsErrors struct {
-	path string
-	doc  *yaml.Node // nil: the text is no YAML
+	settingsText
+	doc *yaml.Node // nil: the text is no YAML
 }
 
 // maxMistakes is how many mistakes of a file are named.
@@ -43,7 +43,7 @@ func (s settingsErrors) words(err error) error {
 }
 
 func (s settingsErrors) placed(e *yaml.LoadError) error {
-	return fmt.Errorf("%s:%d:%d: %s", s.path, e.Mark.Line, e.Mark.Column, s.message(e))
+	return s.errorAt(e.Mark.Line, e.Mark.Column, s.message(e))
 }
 
 // misfit is how the reader says that a value is not of its setting's type,

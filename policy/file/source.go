@@ -101,6 +101,13 @@ func (s *source) excerpt(line, column int) string {
 	return indent + before + string(text) + after + "\n" + indent + strings.Repeat(" ", caret) + "^"
 }
 
+// Excerpt returns line and column of a document, both from 1, as Error shows
+// them: the line, cut around the column if it is long, and a caret below it; ""
+// where there is no such line.
+func Excerpt(text []byte, line, column int) string {
+	return newSource("", text).excerpt(line, column)
+}
+
 // dots stands where a line is cut.
 func dots(cut bool) string {
 	if cut {
