@@ -26,8 +26,10 @@ func (p *program) doctorCommand(config *string) *cobra.Command {
 		Use:   "doctor",
 		Short: "Look at this host and print what was found as JSON; ipsecctl doctor shows it",
 		Long: `doctor looks at what the agent needs on this host, with the agent's settings, and
-prints what it found as JSON. 'ipsecctl doctor' starts it and shows that. It
-changes nothing, and needs no agent that runs.`,
+prints what it found as JSON, with exit code 0 whatever it found. 'ipsecctl doctor'
+starts it and shows that. It changes nothing that lasts but for modules that the
+kernel loads: each algorithm is tried with an association that is deleted at once.
+It needs no agent that runs.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := givenSettings(cmd.Flags(), *config)

@@ -35,7 +35,9 @@ firewall rules that drop IKE, ESP or AH; settings of the kernel and of interface
 MTU; the clock, also against the KDC's; the key table and a login with it;
 certificates and revocation lists; units of systemd.
 
-It needs no agent that runs, and changes nothing; root has to run it. With an agent,
+It needs no agent that runs; root has to run it. It changes nothing that lasts but for
+modules that the kernel loads: each algorithm is tried with an association that is
+deleted at once. With an agent,
 its settings are used, else those of the default file or of --config. The exit code
 is 9 when there is a problem; warnings do not count.`,
 		Example: "  ipsecctl doctor\n  ipsecctl doctor -o json",
