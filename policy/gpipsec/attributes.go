@@ -108,8 +108,11 @@ func (o *Object) set(name string, value []byte, how func(string) (Ref, error)) (
 
 func appendRef(to *[]Ref, text string, how func(string) (Ref, error)) error {
 	r, err := how(text)
+	if err != nil {
+		return err
+	}
 	*to = append(*to, r)
-	return err
+	return nil
 }
 
 // attribute is one value as a store keeps it.

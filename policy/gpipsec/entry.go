@@ -22,11 +22,7 @@ func ReadEntry(dn string, attributes map[string][][]byte) (Object, error) {
 				continue // no text, and so none of ours
 			}
 			err := o.set(name, v, parseDN)
-			if err != nil && strings.EqualFold(name, attrOwners) {
-				o.Owners = o.Owners[:len(o.Owners)-1] // one that was deleted: nothing is read by them
-				continue
-			}
-			if err != nil {
+			if err != nil && !strings.EqualFold(name, attrOwners) { // of these, one that was deleted: nothing is read by them
 				return Object{}, fmt.Errorf("gpipsec: read entry %s: %w", r, err)
 			}
 		}
