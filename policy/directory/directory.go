@@ -2,7 +2,8 @@
 // policy as Windows hosts do it, or another LDAP server with the shipped
 // schema. It finds a server, binds with protection, resolves which policy is
 // assigned to a host, reads the policy and all it refers to, and notices
-// changes.
+// changes. For administrators it publishes, assigns, deletes and checks policies
+// there.
 //
 // It believes nothing that did not come over an authenticated and protected
 // connection. It does not enforce a policy, does not keep one across restarts

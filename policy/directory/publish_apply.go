@@ -1,0 +1,94 @@
+package directory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// editor changes a directory: a Session, and what tests put in its place.
+type editor interface {
+	Add(ctx context.Context, dn string, attributes []Attribute) error
+	Modify(ctx context.Context, dn string, changes ...Change) error
+	Delete(ctx context.Context, dn string) error
+	// refers reports whether any policy object refers to dn by an attribute.
+	refers(ctx context.Context, attribute, dn string) (bool, error)
+}
+
+// refers looks for references to an entry.
+func (s *Session) refers(ctx context.Context, attribute, dn string) (bool, error) {
+	found, err := s.Search(ctx, Query{Base: s.Container(), Scope: OneLevel, Filter: "(" + attribute + "=" + Escape(dn) + ")", Attributes: []string{attrClass}})
+	return len(found) > 0, err
+}
+
+// ErrLeftovers: something was written that nothing refers to, or something that
+// is no longer needed was not removed. The next publishing of the policy, or a
+// repair, removes it.
+var ErrLeftovers = errors.New("objects that nothing needs are left in the directory; publishing again, or fsck --repair, removes them")
+
+// undoTime is how long taking back may take, whatever became of the rest. It
+// ends with the first step that fails.
+const undoTime = 10 * time.Minute
+
+// Apply carries a plan out. If a step up to the commit fails, those before it
+// are taken back; if one behind it fails, or taking back does, the error is
+// ErrLeftovers as well. Applied reports whether what is new is in force.
+func (s *Session) Apply(ctx context.Context, p Plan) (applied bool, err error) {
+	return apply(ctx, s, p)
+}
+
+func apply(ctx context.Context, to editor, p Plan) (applied bool, err error) {
+	for i, s := range p.Steps {
+		if err := s.do(ctx, to); err != nil {
+			err = fmt.Errorf("directory: %s: %w", s.What, err)
+			switch {
+			case p.Commit < 0:
+				return false, err
+			case i > p.Commit:
+				return true, errors.Join(err, ErrLeftovers)
+			}
+			return false, errors.Join(err, takeBack(ctx, to, p.Steps[:i]))
+		}
+	}
+	return p.Commit >= 0, nil
+}
+
+func (s *Step) do(ctx context.Context, to editor) error {
+	switch s.Kind {
+	case StepAdd:
+		return to.Add(ctx, s.DN, s.Attributes)
+	case StepModify:
+		return to.Modify(ctx, s.DN, s.Changes...)
+	}
+	if s.unless == "" {
+		return to.Delete(ctx, s.DN)
+	}
+	used, err := to.refers(ctx, s.unless, s.DN)
+	switch {
+	case err != nil:
+		return err
+	case used:
+		return nil // somebody has just begun to use it
+	}
+	return to.Delete(ctx, s.DN)
+}
+
+// takeBack undoes steps, the last one first.
+func takeBack(ctx context.Context, to editor, steps []Step) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	for i := len(steps) - 1; i >= 0; i-- {
+		var err error
+		switch s := steps[i]; s.Kind {
+		case StepAdd:
+			err = to.Delete(ctx, s.DN)
+		case StepModify:
+			err = to.Modify(ctx, s.DN, s.undo...)
+		}
+		if err != nil {
+			return fmt.Errorf("taking back %q: %w: %w", steps[i].What, err, ErrLeftovers)
+		}
+	}
+	return nil
+}
