@@ -35,7 +35,8 @@ what it does. For most hosts one command is the whole job:
 		applyCommand(e), confirmCommand(e), rollbackCommand(e), reportCommand(e),
 		eventsCommand(e), dropsCommand(e), doctorCommand(e), reloadCommand(e), versionCommand(e),
 		ruleCommand(e), listCommand(e), filterCommand(e), actionCommand(e),
-		importCommand(e), exportCommand(e), netshCommand(e), schemaCommand(e))
+		importCommand(e), exportCommand(e), netshCommand(e), schemaCommand(e),
+		directoryCommand(e), rsopCommand(e))
 	root.SetOut(e.out)
 	root.SetErr(e.err)
 	root.InitDefaultHelpCmd()
