@@ -5,7 +5,7 @@ BIN := bin
 # The programs say which revision they are of, where git can tell.
 STAMP = $(shell git rev-parse -q --verify HEAD >/dev/null 2>&1 && echo auto || echo false)
 
-.PHONY: build install demo demo-kerberos test test-full test-vm lint bench bench-vm clean
+.PHONY: build install demo demo-kerberos demo-domain test test-full test-vm lint bench bench-vm clean
 
 build:
 	$(GO) build -trimpath -buildvcs=$(STAMP) -o $(BIN)/ ./cmd/...
@@ -23,6 +23,11 @@ demo: build
 demo-kerberos: build
 	@test/install-packages kerberos
 	@test/demo-kerberos
+
+# An Active Directory domain, two member hosts, policy by group policy.
+demo-domain: build
+	@test/install-packages domain
+	@test/demo-domain
 
 # Everything, long figures sampled by fixed seeds.
 test: lint

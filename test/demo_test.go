@@ -162,7 +162,7 @@ func nothingLeft(t *testing.T) {
 	t.Helper()
 	out := must(t, "ip", "netns", "list")
 	for line := range strings.Lines(out) {
-		if name := strings.Fields(line); len(name) > 0 && (name[0] == "alice" || name[0] == "bob" || name[0] == "kdc") {
+		if name := strings.Fields(line); len(name) > 0 && (name[0] == "alice" || name[0] == "bob" || name[0] == "kdc" || name[0] == "dc") {
 			t.Errorf("namespace %s is left", name[0])
 		}
 	}
