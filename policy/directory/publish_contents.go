@@ -270,3 +270,8 @@ func (c *contents) below(o *gpipsec.Object) map[gpipsec.Ref]bool {
 	}
 	return all
 }
+
+// has reports whether an attribute has a value, in any case of its letters.
+func (e *Entry) has(name, value string) bool {
+	return slices.ContainsFunc(e.Values(name), func(v []byte) bool { return strings.EqualFold(string(v), value) })
+}
