@@ -12,8 +12,7 @@ import (
 // both the administrator and the computer itself are told.
 func TestAccessIsChecked(t *testing.T) {
 	sc := newScene(t)
-	at := "CN=policies " + sc.name + "," + sc.ou
-	sc.add(at, "container")
+	at, _ := sc.apart()
 	withContainer := func(c directory.Config) *directory.Session {
 		c.Container = at
 		return connect(t, c)
@@ -61,11 +60,7 @@ func TestAccessIsChecked(t *testing.T) {
 // What another tool has broken is found, and publishing again mends it.
 func TestDamageInActiveDirectory(t *testing.T) {
 	sc := newScene(t)
-	at := "CN=policies " + sc.name + "," + sc.ou
-	sc.add(at, "container")
-	c := config(t, sc.ad, sc.ad.Administrator())
-	c.Container = at
-	s := connect(t, c)
+	at, s := sc.apart()
 	p := fileServers(t, "10.1.0.0/16")
 	publish(t, s, p)
 	for _, class := range []string{"ipsecNFA", "ipsecFilter", "ipsecISAKMPPolicy"} {

@@ -77,9 +77,19 @@ func changed(t *testing.T, s *directory.Session, name string) string {
 	return string(found[0].Values("uSNChanged")[0])
 }
 
+// apart is a container of policies for one test, and a session of the
+// administrator with it.
+func (s *scene) apart() (at string, admin *directory.Session) {
+	s.t.Helper()
+	at = "CN=policies " + s.name + "," + s.ou
+	s.add(at, "container")
+	c := config(s.t, s.ad, s.ad.Administrator())
+	c.Container = at
+	return at, connect(s.t, c)
+}
+
 func TestPublishingToActiveDirectory(t *testing.T) {
-	ad := domain(t)
-	s := connect(t, config(t, ad, ad.Administrator()))
+	_, s := newScene(t).apart()
 	p := fileServers(t, "10.1.0.0/16")
 	publish(t, s, p)
 	first := changed(t, s, p.Name)
@@ -109,11 +119,9 @@ func TestPublishingToActiveDirectory(t *testing.T) {
 // An account that may not read or not write is told so, and nothing has changed.
 func TestPublishingWithoutTheRight(t *testing.T) {
 	sc := newScene(t)
-	at := "CN=policies " + sc.name + "," + sc.ou
-	sc.add(at, "container")
-	c, own := config(t, sc.ad, sc.ad.Administrator()), sc.config
-	c.Container, own.Container = at, at
-	admin := connect(t, c)
+	at, admin := sc.apart()
+	own := sc.config
+	own.Container = at
 	publish(t, admin, fileServers(t, "10.1.0.0/16"))
 	member := connect(t, own)
 	if _, err := member.PlanPublish(deadline(t), fileServers(t, "10.2.0.0/16"), directory.PublishOptions{}); err == nil || !strings.Contains(err.Error(), "may read them all") {
@@ -139,13 +147,14 @@ func TestPublishingWithoutTheRight(t *testing.T) {
 // group policy object are kept.
 func TestAssigningInActiveDirectory(t *testing.T) {
 	sc := newScene(t)
+	_, admin := sc.apart()
 	bare := sc.gpo("bare "+sc.name, "", "gPCMachineExtensionNames: ", "versionNumber: 131072", `gPCFileSysPath: \\example.test\sysvol\x`)
 	sc.link(sc.inner, bare, "0")
 	p := fileServers(t, "10.1.0.0/16")
 	p.Name = "assigned " + sc.name
-	publish(t, sc.admin, p)
+	publish(t, admin, p)
 	for i, to := range []directory.Target{{GPO: "bare " + sc.name}, {OU: sc.inner}, {GPO: bare}} {
-		plan := apply(t, sc.admin)(sc.admin.PlanAssign(deadline(t), p.Name, to))
+		plan := apply(t, admin)(admin.PlanAssign(deadline(t), p.Name, to))
 		r := sc.resolve()
 		if w := r.Won(); w == nil || w.PolicyName != p.Name {
 			t.Fatalf("assigned by %+v, and found: %+v", to, r)
@@ -159,22 +168,22 @@ func TestAssigningInActiveDirectory(t *testing.T) {
 		if to.OU == "" {
 			continue
 		}
-		apply(t, sc.admin)(sc.admin.PlanUnassign(deadline(t), to))
+		apply(t, admin)(admin.PlanUnassign(deadline(t), to))
 		if r := sc.resolve(); r.Won() != nil {
 			t.Errorf("unassigned, and found: %+v", r)
 		}
-		apply(t, sc.admin)(sc.admin.PlanAssign(deadline(t), p.Name, to))
+		apply(t, admin)(admin.PlanAssign(deadline(t), p.Name, to))
 	}
-	e, err := sc.admin.Read(deadline(t), bare, "versionNumber", "gPCMachineExtensionNames")
+	e, err := admin.Read(deadline(t), bare, "versionNumber", "gPCMachineExtensionNames")
 	if err != nil || string(e.Values("versionNumber")[0]) != "131075" {
 		t.Errorf("version %q, %v: of the half for users, or not raised with each change", e.Values("versionNumber"), err)
 	}
-	if _, err := sc.admin.PlanDelete(deadline(t), p.Name); !errors.Is(err, directory.ErrInUse) || !strings.Contains(err.Error(), "bare "+sc.name) {
+	if _, err := admin.PlanDelete(deadline(t), p.Name); !errors.Is(err, directory.ErrInUse) || !strings.Contains(err.Error(), "bare "+sc.name) {
 		t.Errorf("delete what is assigned: %v", err)
 	}
-	apply(t, sc.admin)(sc.admin.PlanUnassign(deadline(t), directory.Target{GPO: bare}))
-	apply(t, sc.admin)(sc.admin.PlanDelete(deadline(t), p.Name))
-	stored(t, sc.admin)
+	apply(t, admin)(admin.PlanUnassign(deadline(t), directory.Target{GPO: bare}))
+	apply(t, admin)(admin.PlanDelete(deadline(t), p.Name))
+	stored(t, admin)
 }
 
 func TestTargetsThatAreNotClear(t *testing.T) {
