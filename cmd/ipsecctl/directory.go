@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/go-ldap/ldap/v3"
 	"github.com/spf13/cobra"
@@ -183,12 +184,33 @@ the directory tells them of changes.`,
 				if err != nil {
 					return err
 				}
-				return e.carryOut(ctx, s, flags, p, fmt.Sprintf("Assigned: policy %q to %s", args[0], to.String()))
+				if err := e.carryOut(ctx, s, flags, p, fmt.Sprintf("Assigned: policy %q to %s", args[0], to.String())); err != nil || flags.dryRun {
+					return err
+				}
+				return e.warnOfObstacles(ctx, s)
 			})
 		},
 	}
 	to.add(c)
 	return flags.add(c)
+}
+
+// warnOfObstacles says that hosts cannot take the policies of the directory, if
+// they cannot: in a new domain they have no right to read them.
+func (e *env) warnOfObstacles(ctx context.Context, s *directory.Session) error {
+	found, err := s.Check(ctx, "")
+	if err != nil {
+		return nil // what was asked for is done
+	}
+	for _, f := range found {
+		if f.Warning {
+			continue
+		}
+		message, _, _ := strings.Cut(f.Message, ". ")
+		_, err := fmt.Fprintf(e.err, "ipsecctl: %s: %s; 'ipsecctl directory fsck' says more\n", clean(f.Object), clean(message))
+		return err
+	}
+	return nil
 }
 
 func directoryUnassignCommand(e *env, o *directoryOptions) *cobra.Command {

@@ -284,6 +284,10 @@ func TestDirectoryJSON(t *testing.T) {
 	}
 	checked := s.ctl(control.Invalid, admin, "directory", "fsck", "--host", "sql1")
 	says(t, checked, "computer SQL1$ may not read them", "(A;CI;RPLCLORC;;;DC)", `"warning": false`)
+	s.flags = s.flags[2:]
+	says(t, s.ctl(control.OK, admin, "directory", "assign", "Client (Respond Only)", "--gpo", "Default Domain Policy"), "may not read them", "directory fsck")
+	s.flags = append([]string{"-o", "json"}, s.flags...)
+	says(t, s.ctl(control.OK, admin, "rsop", "--host", "sql1"), `"policyName": "Client (Respond Only)"`, `"wins": true`)
 	own := []string{"--keytab", filepath.Join(ad.Dir, "sql1.keytab")}
 	says(t, s.ctl(control.OK, own, "directory", "show"), `"unreadable": 22`)
 	says(t, s.ctl(control.OK, own, "rsop"), `"site": "Default-First-Site-Name"`)
