@@ -257,7 +257,7 @@ func TestDirectoryJSON(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: a domain controller listens on the port of LDAP, in a network namespace")
 	}
-	ad, err := dirtest.StartAD(t.TempDir())
+	ad, err := dirtest.StartAD(t.TempDir(), dirtest.Loopback)
 	if err != nil {
 		t.Fatal(err)
 	}
