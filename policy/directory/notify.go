@@ -19,27 +19,29 @@ type place struct {
 // Watch has the server tell of changes near what an answer was made of, beside
 // what it already watches on this connection, until the connection ends. The
 // channel, always the same one, has a value when there was a change. It is a
-// hint: what was deleted, and what is elsewhere, polling finds. Not all: there is
-// no room for what matters most now; a new connection has it.
-func (s *Session) Watch(ctx context.Context, a *Answer) (hints <-chan struct{}, all bool) {
+// hint: what was deleted, and what is elsewhere, polling finds. Began: something
+// is watched that was not before, and no server says from when on, so it is to be
+// looked for changes once more. Not all: there is no room for what matters most
+// now; a new connection has it.
+func (s *Session) Watch(ctx context.Context, a *Answer) (hints <-chan struct{}, began, all bool) {
 	if s.config.Kind == LDAP {
 		if root := (place{s.root.base, Subtree}); !s.watched[root] {
-			s.watched[root] = true
+			s.watched[root], began = true, true
 			go s.follow(ctx)
 		}
-		return s.hints, true
+		return s.hints, began, true
 	}
 	for _, p := range s.places(a) {
 		switch {
 		case s.watched[p]:
 		case len(s.watched) == maxNotifications:
-			return s.hints, false
+			return s.hints, began, false
 		default:
-			s.watched[p] = true
+			s.watched[p], began = true, true
 			go s.listen(ctx, p)
 		}
 	}
-	return s.hints, true
+	return s.hints, began, true
 }
 
 // places returns where to watch: where policies are, where group policy objects

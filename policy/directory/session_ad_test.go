@@ -230,7 +230,7 @@ func TestEveryChangeIsNoticed(t *testing.T) {
 			}
 			ctx, stop := context.WithCancel(deadline(t))
 			defer stop()
-			hints, _ := session.Watch(ctx, a)
+			hints, _, _ := session.Watch(ctx, a)
 			time.Sleep(300 * time.Millisecond) // the server has no answer that says that it watches now
 			began := time.Now()
 			c.do(s, gpo)

@@ -255,7 +255,7 @@ func TestAChangeInOpenLDAPIsToldAndPolled(t *testing.T) {
 			}
 			ctx, stop := context.WithCancel(deadline(t))
 			defer stop()
-			hints, _ := session.Watch(ctx, a)
+			hints, _, _ := session.Watch(ctx, a)
 			time.Sleep(200 * time.Millisecond) // the first state comes first
 			before := session.Cost()
 			if changed, err := session.Changed(deadline(t), a); err != nil || changed {

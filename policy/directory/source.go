@@ -70,7 +70,7 @@ type server interface {
 	Site() string
 	Fetch(context.Context) (*Answer, error)
 	Changed(context.Context, *Answer) (bool, error)
-	Watch(context.Context, *Answer) (hints <-chan struct{}, all bool)
+	Watch(context.Context, *Answer) (hints <-chan struct{}, began, all bool)
 	Ended() <-chan struct{}
 	Close()
 }
@@ -185,7 +185,7 @@ func (s *Source) wait(ctx context.Context, in time.Duration) chan struct{} {
 		case <-ended:
 		}
 		hints, ended = nil, nil // one is enough
-		timer.Reset(gather + spread(s.cfg.Jitter))
+		timer.Reset(s.soon())
 	}
 }
 
@@ -214,28 +214,36 @@ func (s *Source) ask(ctx context.Context) time.Duration {
 	if kept && err != nil && s.session == nil && ctx.Err() == nil {
 		a, err = s.answer(bounded) // servers end connections that are idle: that alone is no failure
 	}
-	if a != nil && !s.watch(ctx, a) { // over a new connection there is room
+	began, all := s.watch(ctx, a)
+	if !all { // over a new connection there is room
 		s.drop()
-		if a, err = s.answer(bounded); a != nil {
-			s.watch(ctx, a)
-		}
+		a, err = s.answer(bounded)
+		began, _ = s.watch(ctx, a)
 	}
 	if err != nil {
 		return s.fail(err)
 	}
 	s.failures = 0
-	return s.take(a)
+	in := s.take(a)
+	if began { // what has changed since it was read may not be told
+		in = min(in, s.soon())
+	}
+	return in
 }
 
-// watch has the server tell of changes near an answer. false: it cannot, over
-// this connection.
-func (s *Source) watch(ctx context.Context, a *Answer) (all bool) {
-	if s.session == nil || s.cfg.NoWatch {
-		return true
+// watch has the server tell of changes near an answer, if there is one. Began:
+// of some only from now on. Not all: it cannot, over this connection.
+func (s *Source) watch(ctx context.Context, a *Answer) (began, all bool) {
+	if a == nil || s.session == nil || s.cfg.NoWatch {
+		return false, true
 	}
-	s.hints, all = s.session.Watch(ctx, a)
-	return all
+	s.hints, began, all = s.session.Watch(ctx, a)
+	return began, all
 }
+
+// soon is when to look after a hint: when the changes that belong together are
+// there, and not when every other host looks.
+func (s *Source) soon() time.Duration { return gather + spread(s.cfg.Jitter) }
 
 // answer returns what the directory says now, over the connection there is or a
 // new one. While nothing has changed, that is the same answer as before. With

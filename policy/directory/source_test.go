@@ -21,6 +21,7 @@ type play struct {
 	err     error // of Fetch
 	down    error // of Connect, and of what is asked over a connection
 	changed bool
+	begins  bool // to watch something, at the next Watch
 	hints   chan struct{}
 	ended   chan struct{}
 
@@ -63,7 +64,12 @@ func (p *play) Changed(context.Context, *Answer) (bool, error) {
 	return p.changed, p.down
 }
 
-func (p *play) Watch(context.Context, *Answer) (<-chan struct{}, bool) { return p.hints, true }
+func (p *play) Watch(context.Context, *Answer) (hints <-chan struct{}, began, all bool) {
+	p.Lock()
+	defer p.Unlock()
+	began, p.begins = p.begins, false
+	return p.hints, began, true
+}
 
 // assigned is an answer that assigns a policy.
 func assigned(name string) *Answer {
@@ -180,6 +186,25 @@ func TestAHintIsFollowedWithinTheJitter(t *testing.T) {
 			holds(t, s, "third", false)
 		})
 	}
+}
+
+// Between what was read and the moment from which the server watches nobody
+// tells of changes.
+func TestAChangeBeforeTheServerWatchesIsSeen(t *testing.T) {
+	played(t, nil, func(t *testing.T, s *Source, p *play) {
+		p.set(func() { p.begins = true })
+		if err := s.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		p.set(func() { p.answer, p.changed = assigned("second"), true })
+		pass(time.Second)
+		holds(t, s, "second", false)
+		p.set(func() { p.polls = 0 })
+		pass(time.Hour)
+		if p.polls > 1 {
+			t.Errorf("polled %d times more", p.polls)
+		}
+	})
 }
 
 func TestNoneAssignedCountsWhenItIsSaidTwice(t *testing.T) {
