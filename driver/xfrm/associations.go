@@ -21,6 +21,8 @@ type association struct {
 	// they were first seen to be so many.
 	packets uint64
 	moved   time.Time
+	// look is when to ask again whether a first packet has come by it.
+	look time.Time
 }
 
 // associations are those in force, found by name and by filter.
@@ -67,6 +69,22 @@ func (s *associations) used(a *association) {
 	if i := slices.Index(s.fresh, a); i >= 0 {
 		s.fresh = slices.Delete(s.fresh, i, i+1)
 	}
+}
+
+// due returns the fresh associations that are to be asked about, at most so
+// many: those that have waited for it longest.
+func (s *associations) due(at time.Time, most int) []*association {
+	var out []*association
+	for _, a := range s.fresh {
+		if !a.look.After(at) {
+			out = append(out, a)
+		}
+	}
+	if len(out) > most {
+		slices.SortStableFunc(out, func(a, b *association) int { return a.look.Compare(b.look) })
+		out = out[:most]
+	}
+	return out
 }
 
 // all returns the associations, oldest first.

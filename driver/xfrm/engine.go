@@ -16,7 +16,7 @@ import (
 const (
 	eventRoom = 4096
 	// tick is how often new inbound associations are asked whether they have
-	// been used, and overlays whether they have expired.
+	// been used, later ones less often, and overlays whether they have expired.
 	tick = 100 * time.Millisecond
 	// retryAfter is how soon what is due and has failed is tried again.
 	retryAfter = time.Second
@@ -57,7 +57,6 @@ type engine struct {
 	blind    bool         // the book could not be read: what it does not say stays in force until the first list
 	edition  uint64       // of the book
 	marks    []uint32     // by which policies of ours are known besides Config.Exempt's
-	turn     int          // of the fresh associations that are asked about in turn
 	retry    time.Time    // not before, after what failed
 	closing  bool
 }
@@ -193,6 +192,6 @@ func (e *engine) tick(at time.Time) {
 		e.expire(at)
 		e.follow(at)
 	}
-	e.pollUse()
+	e.pollUse(at)
 	e.forget(at)
 }

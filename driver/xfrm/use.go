@@ -3,39 +3,32 @@ package xfrm
 import (
 	"fmt"
 	"net/netip"
-	"slices"
+	"time"
 
 	"ipsecagent/driver"
 	"ipsecagent/driver/xfrm/wire"
 	"ipsecagent/sadb"
 )
 
-// pollMax bounds the states asked about at each tick: of more, the newest half
-// and the rest in turn.
-const pollMax = 64
+const (
+	// pollMax bounds the states asked about at each tick.
+	pollMax = 64
+	// pollLongest is the longest time between two questions about one state.
+	pollLongest = time.Minute
+)
 
 // pollUse raises Used for inbound associations by which a first packet came:
-// the kernel does not tell by itself.
-func (e *engine) pollUse() {
-	for _, a := range e.sample(e.sas.fresh) {
+// the kernel does not tell by itself. Of one that waits for it long it is told
+// later, by at most half of that time.
+func (e *engine) pollUse(at time.Time) {
+	for _, a := range e.sas.due(at, pollMax) {
 		if e.passed(a.SA.ID) && (a.SA.Bundle == (sadb.SAID{}) || e.passed(a.SA.Bundle)) {
 			e.sas.used(a)
 			e.emit(driver.Used{ID: a.SA.ID})
+			continue
 		}
+		a.look = at.Add(min(max(tick, at.Sub(a.Added)/2), pollLongest))
 	}
-}
-
-// sample returns those of fresh associations whose turn it is.
-func (e *engine) sample(fresh []*association) []*association {
-	if len(fresh) <= pollMax {
-		return slices.Clone(fresh)
-	}
-	rest, out := fresh[:len(fresh)-pollMax/2], slices.Clone(fresh[len(fresh)-pollMax/2:])
-	for range min(pollMax/2, len(rest)) {
-		e.turn = (e.turn + 1) % len(rest)
-		out = append(out, rest[e.turn])
-	}
-	return out
 }
 
 // passed reports whether packets have gone through a state.
