@@ -77,7 +77,7 @@ func (s *settings) usable() settings {
 		u.RunDir = s.RunDir
 	}
 	u.DataPath = s.DataPath
-	if u.userConfig(nil).Validate() != nil {
+	if u.userConfig(nil).Validate() != nil || s.wrongMark() != nil {
 		u.DataPath = defaults().DataPath
 	}
 	return u

@@ -291,9 +291,9 @@ func TestADataPathWithOtherSettingsIsReported(t *testing.T) {
 	h := newHost(t, "cmd-oth")
 	first, _ := h.start()
 	h.stop(first)
-	write(t, filepath.Join(h.dir, "agent.yaml"), "dataPath: {exemptMark: 0x40000000}\n")
+	write(t, filepath.Join(h.dir, "agent.yaml"), "dataPath: {exemptMark: 0x10000000}\n")
 	_, out := h.start()
-	if !strings.Contains(out.String(), "other settings") || !strings.Contains(out.String(), "--exempt-mark=0x40000000") {
+	if !strings.Contains(out.String(), "other settings") || !strings.Contains(out.String(), "--exempt-mark=0x10000000") {
 		t.Errorf("it says nothing:\n%s", out)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"ipsecagent/auth/cert"
 	"ipsecagent/auth/kerberos"
 	"ipsecagent/driver/user"
+	"ipsecagent/driver/xfrm"
 	"ipsecagent/policy"
 	"ipsecagent/policy/directory"
 )
@@ -334,7 +335,17 @@ func (s *settings) validate() error {
 	if err := s.userConfig(nil).Validate(); err != nil {
 		bad("dataPath", ": %w", err)
 	}
+	errs = append(errs, s.wrongMark())
 	return errors.Join(errs...)
+}
+
+// wrongMark says that the kernel driver, where it may be chosen, has no use for
+// the exempt mark.
+func (s *settings) wrongMark() error {
+	if s.Driver == driverUser || s.DataPath.ExemptMark < xfrm.MarkLimit {
+		return nil
+	}
+	return wrong("dataPath.exemptMark", " %#x: the kernel driver needs it below %#x; choose another bit, or set driver: user", s.DataPath.ExemptMark, uint32(xfrm.MarkLimit))
 }
 
 // orDefaults returns settings to look at the host with where s is not valid:

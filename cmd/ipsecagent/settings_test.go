@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -108,6 +109,7 @@ func TestMistakesInSettingsAreNamedWithTheirLine(t *testing.T) {
 		{"two documents", "runDir: /a\n---\nrunDir: /b\n", []string{"more than one document"}},
 		{"relative folder", "stateDir: var\n", []string{"stateDir", "absolute"}},
 		{"marks that collide", "dataPath: {steerMark: 3, exemptMark: 3}\n", []string{"mark"}},
+		{"a mark that the kernel driver cannot have", "dataPath:\n  exemptMark: 0x40000000\n", []string{"agent.yaml:2:15: dataPath.exemptMark 0x40000000", "below 0x20000000", "driver: user"}},
 		{"log format", "log: {format: xml}\n", []string{"xml", "json"}},
 		{"log level", "log: {level: loud}\n", []string{"loud"}},
 	}
@@ -162,6 +164,58 @@ func TestSampleSettings(t *testing.T) {
 	want.Socket = "/run/ipsecagent/agent.sock"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the sample does not show the defaults (-want +got):\n%s", diff)
+	}
+	names, _ := settingNames()
+	for _, name := range names {
+		_, last, _ := cutLast(name)
+		if !strings.Contains(string(sample), " "+last+": ") {
+			t.Errorf("%s is missing", name)
+		}
+	}
+}
+
+// TestManualPageOfSettings: the page has every setting, with its default, and
+// none that there is not.
+func TestManualPageOfSettings(t *testing.T) {
+	page, err := os.ReadFile("../../docs/man/ipsecagent.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), ".SH SETTINGS\n")
+	section, _, _ = strings.Cut(section, "\n.SH ")
+	text := strings.NewReplacer(`\-`, "-", `\(dq`, `"`)
+	groups := map[string]string{}
+	for entry := range strings.SplitSeq(section, "\n.TP\n.B ") {
+		line, words, _ := strings.Cut(entry, "\n")
+		name, value, ok := strings.Cut(text.Replace(line), ": ")
+		if !ok {
+			continue // what comes before the first
+		}
+		if len(strings.Fields(words)) < 2 {
+			t.Errorf("of %s nothing is said", name)
+		}
+		group, name, _ := cutLast(name)
+		groups[group] += name + ": " + value + "\n"
+	}
+	document := groups[""]
+	delete(groups, "")
+	for _, group := range slices.Sorted(maps.Keys(groups)) {
+		document += group + ":\n  " + strings.ReplaceAll(strings.TrimSpace(groups[group]), "\n", "\n  ") + "\n"
+	}
+	var got settings
+	if err := parseSettings("ipsecagent.8", []byte(document), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := defaults()
+	want.Socket = "/run/ipsecagent/agent.sock"
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the page does not show the defaults (-want +got):\n%s", diff)
+	}
+	names, _ := settingNames()
+	for _, name := range names {
+		if !strings.Contains(text.Replace(section), "\n.B "+name+": ") {
+			t.Errorf("%s is missing", name)
+		}
 	}
 }
 

@@ -118,7 +118,8 @@ func (f *facts) allow(filters []sadb.Filter) error {
 		return err
 	}
 	g := filters[i]
-	return fmt.Errorf("filter %s (%s) is for connections of type %s and %s is one of remote access: the kernel driver does not tell connections apart: set driver: user", g.ID, g.Name, g.Connections, dialUp)
+	return fmt.Errorf("filter %s (%s) is for connections of type %s, and %s is an interface of remote access: the kernel driver does not tell types of connection apart. "+
+		"Make the rule for all connections, take the interface away (or out of the setting remoteAccess), or have driver: user", g.ID, g.Name, g.Connections, dialUp)
 }
 
 // own returns the addresses of a host that forwards, ascending; nil of one that

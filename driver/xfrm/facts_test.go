@@ -4,9 +4,13 @@ import (
 	"encoding/binary"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"ipsecagent/sadb"
 )
 
 // setting is what the kernel says of an interface's forwarding.
@@ -72,6 +76,50 @@ func TestForwardingOfThisKernel(t *testing.T) {
 		}()
 		<-done
 	}
+}
+
+// A policy for one type of connection is refused where there is an interface of
+// remote access, which the error names, with what can be done; else it is not.
+func TestTypesOfConnectionAreRefusedBesideRemoteAccess(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: makes a network namespace")
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread ends, and its namespace
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Error(err)
+			return
+		}
+		f, err := openFacts([]string{"away*"})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer f.close()
+		lan := []sadb.Filter{{ID: "a", Name: "all"}, {ID: "b", Name: "offices", Connections: sadb.LAN}}
+		if err := f.allow(lan); err != nil {
+			t.Errorf("without such an interface: %v", err)
+		}
+		if err := f.links.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "away7"}, PeerName: "peer"}); err != nil {
+			t.Error(err)
+		}
+		if err := f.allow(lan[:1]); err != nil {
+			t.Errorf("a policy for all connections: %v", err)
+		}
+		err = f.allow(lan)
+		if err == nil {
+			t.Error("not refused")
+			return
+		}
+		for _, want := range []string{"offices", "type lan", "away7", "remoteAccess", "driver: user"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%q is not said: %v", want, err)
+			}
+		}
+	}()
+	<-done
 }
 
 func FuzzForwarding(f *testing.F) {

@@ -71,6 +71,10 @@ const (
 	DefaultTable  = "ipsecagent"
 )
 
+// MarkLimit is above every Config.Exempt that there can be: the bits from it up
+// tell policies of the same selector apart.
+const MarkLimit = 1 << variantShift
+
 const defaultLogGroup = 50
 
 // Config is what the driver is opened with.
