@@ -70,9 +70,9 @@ func directoryError(ctx context.Context, err error) error {
 		code = control.TimedOut
 	case ldap.IsErrorAnyOf(err, ldap.LDAPResultInsufficientAccessRights, ldap.LDAPResultInvalidCredentials), errors.Is(err, directory.ErrNotPermitted):
 		code = control.NotPermitted
-	case errors.Is(err, directory.ErrNotFound), errors.Is(err, directory.ErrNothing):
+	case errors.Is(err, directory.ErrNotFound), errors.Is(err, directory.ErrNothing), errors.Is(err, directory.ErrNotLinked):
 		code = control.NotFound
-	case errors.Is(err, directory.ErrAmbiguous), errors.Is(err, directory.ErrInUse):
+	case errors.Is(err, directory.ErrAmbiguous), errors.Is(err, directory.ErrShared), errors.Is(err, directory.ErrInUse):
 		code = control.Invalid
 	}
 	return &control.Error{Code: code, Message: err.Error()}
@@ -171,7 +171,11 @@ func directoryAssignCommand(e *env, o *directoryOptions) *cobra.Command {
 Directory in a group policy object, which has to be there and to be linked; in
 other directories at the entry of a host, of a group, or above hosts. It takes the
 place of what was assigned there. Hosts follow when they next look, at once where
-the directory tells them of changes.`,
+the directory tells them of changes.
+
+In Active Directory --ou stands for the group policy object that is linked there and
+nowhere else: the one that assigns a policy, or the only one. Where none is linked,
+the commands that make one are printed.`,
 		Example: `  ipsecctl directory assign 'Secure Server (Require Security)' --gpo 'IPsec servers'
   ipsecctl directory assign sql-servers --ou OU=Servers,DC=bank,DC=example`,
 		Args: cobra.ExactArgs(1),

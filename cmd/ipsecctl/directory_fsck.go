@@ -35,9 +35,11 @@ func directoryFsckCommand(e *env, o *directoryOptions) *cobra.Command {
 		Long: `fsck looks for references that lead nowhere or are missing, for rules that belong
 to no policy, for objects that cannot be understood or that hosts would refuse,
 for assignments of what is not there and for preshared keys in clear. In Active
-Directory it also asks whether computers may read the policies, of which they need
-the right; the one entry that gives it is printed if it is missing. --host asks
-for that computer, else it is one that is in no group but Domain Computers.
+Directory it also looks for group policy objects that are half made or that no host
+takes a policy from, and asks whether computers may read the policies, of which
+they need the right; the one entry that gives it is printed if it is missing.
+--host asks for that computer, else it is one that is in no group but Domain
+Computers.
 
 --repair puts right what has but one right answer: references back, and what
 belongs to nothing. The exit code is 6 when hosts cannot take a policy because of

@@ -73,6 +73,14 @@ func cutRDN(dn string) (rdn, rest string) {
 	return dn, ""
 }
 
+// domainOf returns the end of a DN that names a domain: all from the first DC on.
+func domainOf(dn string) string {
+	for dn != "" && kindOfRDN(dn) != "DC" {
+		_, dn = cutRDN(dn)
+	}
+	return dn
+}
+
 // kindOfRDN returns the attribute of a DN's first part, in capitals.
 func kindOfRDN(dn string) string {
 	kind, _, _ := strings.Cut(dn, "=")

@@ -35,15 +35,19 @@ func (s *Session) Check(ctx context.Context, computer string) ([]Finding, error)
 	if err != nil {
 		return nil, err
 	}
-	assigned, err := s.Assignments(ctx)
+	if s.config.Kind != ActiveDirectory {
+		assigned, err := s.pointers(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return c.check(assigned, ""), nil
+	}
+	g, err := s.groupPolicy(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if s.config.Kind != ActiveDirectory {
-		return c.check(assigned, ""), nil
-	}
 	advice := accessAdvice(c.container, s.config.Domain)
-	all := c.check(assigned, "\n"+advice)
+	all := append(c.check(g.assigned(), "\n"+advice), g.check(s.Base())...)
 	if len(c.objects) == 0 {
 		all = append(all, Finding{Object: c.container, Message: "this account sees no policy there, while every Active Directory is born with some. This gives computers the right to read, once for all policies:\n" + advice})
 	}

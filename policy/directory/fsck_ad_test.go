@@ -90,7 +90,8 @@ func TestDamageInActiveDirectory(t *testing.T) {
 	}
 	left, err := s.Check(deadline(t), "")
 	for _, f := range left {
-		if !strings.Contains(f.Message, "may not read") {
+		ofOthers := strings.HasPrefix(f.Object, "group policy object") || strings.Contains(f.Message, "it links to")
+		if !strings.Contains(f.Message, "may not read") && !ofOthers {
 			t.Errorf("mended, and still: %v, %v", f, err)
 		}
 	}

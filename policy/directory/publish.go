@@ -64,6 +64,8 @@ type Step struct {
 	// unless is the attribute by which others may refer to what a StepDelete
 	// deletes; one does: it stays.
 	unless string
+	// unassigned: a StepDelete of a policy fails if something assigns it.
+	unassigned bool
 }
 
 // PlanPublish reads the container and says what publishing a policy would do.

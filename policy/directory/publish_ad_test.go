@@ -185,26 +185,3 @@ func TestAssigningInActiveDirectory(t *testing.T) {
 	apply(t, admin)(admin.PlanDelete(deadline(t), p.Name))
 	stored(t, admin)
 }
-
-func TestTargetsThatAreNotClear(t *testing.T) {
-	sc := newScene(t)
-	for range 2 {
-		sc.gpo("twice "+sc.name, "")
-	}
-	for _, c := range []struct {
-		to   directory.Target
-		want error
-		says string
-	}{
-		{directory.Target{GPO: "twice " + sc.name}, directory.ErrAmbiguous, "give the whole name"},
-		{directory.Target{GPO: "none " + sc.name}, directory.ErrNotFound, ""},
-		{directory.Target{OU: sc.inner}, directory.ErrNotFound, "no group policy object is linked"},
-		{directory.Target{Host: sc.name}, nil, "security filtering"},
-		{directory.Target{}, nil, "not said"},
-	} {
-		_, err := sc.admin.PlanAssign(deadline(t), "Client (Respond Only)", c.to)
-		if err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
-			t.Errorf("%+v: %v", c.to, err)
-		}
-	}
-}

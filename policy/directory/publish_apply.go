@@ -14,6 +14,8 @@ type editor interface {
 	Delete(ctx context.Context, dn string) error
 	// refers reports whether any policy object refers to dn by an attribute.
 	refers(ctx context.Context, attribute, dn string) (bool, error)
+	// assigns reports whether anything assigns the policy dn.
+	assigns(ctx context.Context, dn string) (bool, error)
 }
 
 // refers looks for references to an entry.
@@ -61,15 +63,18 @@ func (s *Step) do(ctx context.Context, to editor) error {
 	case StepModify:
 		return to.Modify(ctx, s.DN, s.Changes...)
 	}
-	if s.unless == "" {
-		return to.Delete(ctx, s.DN)
-	}
-	used, err := to.refers(ctx, s.unless, s.DN)
+	var used bool
+	var err error
 	switch {
-	case err != nil:
+	case s.unassigned:
+		if used, err = to.assigns(ctx, s.DN); used {
+			return fmt.Errorf("%w: it has just been assigned", ErrInUse)
+		}
+	case s.unless != "":
+		used, err = to.refers(ctx, s.unless, s.DN)
+	}
+	if err != nil || used { // used: somebody has just begun to
 		return err
-	case used:
-		return nil // somebody has just begun to use it
 	}
 	return to.Delete(ctx, s.DN)
 }

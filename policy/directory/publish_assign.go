@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"ipsecagent/policy/gpipsec"
@@ -20,20 +19,6 @@ const pointerClass = "ipsecAssignment"
 // ErrNothing: there is nothing to unassign.
 var ErrNothing = errors.New("nothing is assigned there")
 
-// Target is what a policy is assigned to: exactly one of its fields is given.
-type Target struct {
-	// GPO is a group policy object, by its name, its GUID or its DN (Active
-	// Directory).
-	GPO string
-	// OU is an organizational unit or the domain, by its DN, or by its name if
-	// that is clear. In Active Directory it stands for the one group policy
-	// object that is linked to it.
-	OU string
-	// Host is a host or a group of hosts, by its DN or its name (elsewhere than
-	// in Active Directory).
-	Host string
-}
-
 // PlanAssign says what assigning a policy, by its name or GUID, would do.
 func (s *Session) PlanAssign(ctx context.Context, name string, to Target) (Plan, error) {
 	c, err := s.contents(ctx)
@@ -44,7 +29,7 @@ func (s *Session) PlanAssign(ctx context.Context, name string, to Target) (Plan,
 	if err != nil {
 		return Plan{}, err
 	}
-	e, err := s.target(ctx, to)
+	e, err := s.target(ctx, to, purpose{name})
 	if err != nil {
 		return Plan{}, err
 	}
@@ -56,7 +41,7 @@ func (s *Session) PlanAssign(ctx context.Context, name string, to Target) (Plan,
 
 // PlanUnassign says what taking away whatever is assigned there would do.
 func (s *Session) PlanUnassign(ctx context.Context, from Target) (Plan, error) {
-	e, err := s.target(ctx, from)
+	e, err := s.target(ctx, from, purpose{})
 	if err != nil {
 		return Plan{}, err
 	}
@@ -64,112 +49,6 @@ func (s *Session) PlanUnassign(ctx context.Context, from Target) (Plan, error) {
 		return unpointing(&e)
 	}
 	return s.planClear(ctx, &e)
-}
-
-// target finds the entry that has or will have the assignment.
-func (s *Session) target(ctx context.Context, t Target) (Entry, error) {
-	ad := s.config.Kind == ActiveDirectory
-	switch {
-	case t.GPO != "" && !ad:
-		return Entry{}, errors.New("this directory has no group policy: assign to a host, a group or an entry above them (--host, --ou)")
-	case t.Host != "" && ad:
-		return Entry{}, errors.New("single hosts are assigned no policy in Active Directory: use a group policy object (--gpo) that is linked to the host's organizational unit and whose security filtering names the host")
-	case t.GPO != "":
-		return s.findGPO(ctx, t.GPO)
-	case t.OU != "":
-		e, err := s.findEntry(ctx, t.OU, "(|(objectClass=organizationalUnit)(objectClass=domain)(objectClass=dcObject)(objectClass=organization)(objectClass=container))", "ou", "dc", "o", "cn")
-		if err != nil || !ad {
-			return e, err
-		}
-		return s.linkedGPO(ctx, &e)
-	case t.Host != "":
-		return s.findEntry(ctx, t.Host, "(objectClass=*)", "cn", "uid")
-	}
-	return Entry{}, errors.New("what to assign to is not said (--gpo, --ou or --host)")
-}
-
-// findEntry finds an entry by its DN, or by the value of one of these
-// attributes.
-func (s *Session) findEntry(ctx context.Context, name, filter string, attributes ...string) (Entry, error) {
-	want := []string{attrClass, attrPointer, "gPLink"}
-	if strings.Contains(name, "=") {
-		return s.Read(ctx, name, want...)
-	}
-	var any strings.Builder
-	for _, a := range attributes {
-		any.WriteString("(" + a + "=" + Escape(name) + ")")
-	}
-	found, err := s.Search(ctx, Query{Base: s.Base(), Scope: Subtree, Filter: "(&" + filter + "(|" + any.String() + "))", Attributes: want, Limit: 20})
-	if err != nil {
-		return Entry{}, err
-	}
-	return only(found, name)
-}
-
-// only returns the one entry that was found under a name.
-func only(found []Entry, name string) (Entry, error) {
-	switch len(found) {
-	case 0:
-		return Entry{}, fmt.Errorf("%q: %w", name, ErrNotFound)
-	case 1:
-		return found[0], nil
-	}
-	var dns []string
-	for _, e := range found {
-		dns = append(dns, strconv.Quote(e.DN))
-	}
-	return Entry{}, fmt.Errorf("%q: %w: it may be any of %s; give the whole name", name, ErrAmbiguous, strings.Join(dns, ", "))
-}
-
-// gpoAttributes are read of a group policy object that is to be changed.
-func gpoAttributes() []string {
-	return []string{attrClass, "displayName", "versionNumber", "gPCMachineExtensionNames", "gPCFileSysPath"}
-}
-
-// findGPO finds a group policy object.
-func (s *Session) findGPO(ctx context.Context, name string) (Entry, error) {
-	if strings.Contains(name, "=") {
-		return s.Read(ctx, name, gpoAttributes()...)
-	}
-	filter := "(displayName=" + Escape(name) + ")"
-	if g, err := gpipsec.ParseGUID(name); err == nil {
-		filter = "(cn=" + Escape(g.String()) + ")"
-	}
-	found, err := s.Search(ctx, Query{Base: policiesPath + s.Base(), Scope: OneLevel, Filter: "(&(objectClass=groupPolicyContainer)" + filter + ")", Attributes: gpoAttributes(), Limit: 20})
-	if err != nil {
-		return Entry{}, err
-	}
-	return only(found, name)
-}
-
-// linkedGPO is the group policy object that an organizational unit stands for:
-// the only one linked to it, or the only one of them that assigns a policy.
-func (s *Session) linkedGPO(ctx context.Context, e *Entry) (Entry, error) {
-	links, err := parseLinks(e.get("gPLink"))
-	if err != nil {
-		return Entry{}, fmt.Errorf("%q: %w", e.DN, err)
-	}
-	var all, assigning []Entry
-	for _, l := range links {
-		gpo, err := s.Read(ctx, l.gpo, gpoAttributes()...)
-		if errors.Is(err, ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return Entry{}, err
-		}
-		all = append(all, gpo)
-		if extends(gpo.get("gPCMachineExtensionNames")) {
-			assigning = append(assigning, gpo)
-		}
-	}
-	if len(assigning) == 1 {
-		all = assigning
-	}
-	if len(all) == 0 {
-		return Entry{}, fmt.Errorf("no group policy object is linked to %q: make one there with the tools of the domain (gpmc.msc, samba-tool gpo create), then assign to it: %w", e.DN, ErrNotFound)
-	}
-	return only(all, e.DN)
 }
 
 // extends reports whether extension names say that there is an IPsec part.
@@ -237,7 +116,24 @@ func (s *Session) planGPO(ctx context.Context, gpo *Entry, o *gpipsec.Object, dn
 	p.Commit = len(p.Steps) + 1
 	p.Steps = append(p.Steps, say, change)
 	p.Notes = gpo.sysvolNote(version)
-	return p, nil
+	return p, s.noteObstacles(ctx, gpo, &p)
+}
+
+// noteObstacles notes why no host takes what a group policy object assigns, if
+// that is so.
+func (s *Session) noteObstacles(ctx context.Context, gpo *Entry, p *Plan) error {
+	why, err := gpo.idle()
+	if err != nil {
+		return err
+	}
+	if why != "" {
+		p.Notes = append(p.Notes, fmt.Sprintf("no host takes the policy from group policy object %q: %s", gpo.title(), why))
+	}
+	links, err := s.allLinks(ctx)
+	if err == nil && len(links[strings.ToLower(gpo.DN)]) == 0 {
+		p.Notes = append(p.Notes, fmt.Sprintf("group policy object %q is linked to nothing: no host has the policy until it is", gpo.title()))
+	}
+	return err
 }
 
 // assignmentOf returns the entry that says what a group policy object assigns,
@@ -303,14 +199,25 @@ func (e *Entry) raised(present bool) (Step, uint64, error) {
 	}
 	version := nextVersion(uint32(before))
 	s := Step{Kind: StepModify, DN: e.DN, What: fmt.Sprintf("raise the version of group policy object %q", e.title())}
-	was := Attribute{"gPCMachineExtensionNames", e.Values("gPCMachineExtensionNames")}
-	now := Attribute{Name: was.Name}
-	if names != "" {
-		now.Values = texts(names)
-	}
-	s.change(Change{ReplaceValues, now}, Change{ReplaceValues, was})
-	s.change(Change{ReplaceValues, Attribute{"versionNumber", texts(fmt.Sprint(int32(version)))}}, Change{ReplaceValues, Attribute{"versionNumber", e.Values("versionNumber")}})
+	s.exchange(e, "gPCMachineExtensionNames", names)
+	s.exchange(e, "versionNumber", fmt.Sprint(int32(version)))
 	return s, uint64(version), nil
+}
+
+// exchange puts one value, "" for none, in the place of what an entry has. The
+// old one is taken away by its value: should another tool have changed it
+// meanwhile, the server refuses the step.
+func (s *Step) exchange(e *Entry, name, value string) {
+	before := e.Values(name)
+	if e.get(name) == value && len(before) <= 1 {
+		return
+	}
+	if len(before) > 0 {
+		s.take(name, before)
+	}
+	if value != "" {
+		s.put(name, texts(value))
+	}
 }
 
 // nextVersion raises the half for computers, which is never 0 then: that means

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -32,33 +33,62 @@ func (s *Session) Assignments(ctx context.Context) ([]Assigned, error) {
 	if s.config.Kind == LDAP {
 		return s.pointers(ctx)
 	}
-	objects, err := s.Search(ctx, Query{Base: policiesPath + s.Base(), Scope: Subtree, Filter: "(&(objectClass=ipsecPolicy)(cn=IPSEC))", Attributes: []string{attrOwners, attrName}})
-	if errors.Is(err, ErrNotFound) || err == nil && len(objects) == 0 {
-		return nil, nil
+	g, err := s.groupPolicy(ctx)
+	return g.assigned(), err
+}
+
+// groupPolicy is the group policy of a domain, as far as this account may see it.
+type groupPolicy struct {
+	objects []Entry
+	// assignments and links are those of each group policy object, by its DN in
+	// small letters. Links are of the domain and its sites.
+	assignments map[string]*Entry
+	links       map[string][]string
+}
+
+// groupPolicy reads it.
+func (s *Session) groupPolicy(ctx context.Context) (groupPolicy, error) {
+	g := groupPolicy{assignments: map[string]*Entry{}}
+	said, err := s.Search(ctx, Query{Base: policiesPath + s.Base(), Scope: Subtree, Filter: "(&(objectClass=ipsecPolicy)(cn=IPSEC))", Attributes: []string{attrOwners, attrName}})
+	if errors.Is(err, ErrNotFound) {
+		return g, nil
 	}
 	if err != nil {
-		return nil, err
+		return g, err
 	}
-	gpos, err := s.Search(ctx, Query{Base: policiesPath + s.Base(), Scope: OneLevel, Filter: "(objectClass=groupPolicyContainer)", Attributes: gpoAttributes()})
-	if err != nil {
-		return nil, err
+	for i := range said {
+		if gpo, ok := strings.CutPrefix(strings.ToLower(said[i].DN), strings.ToLower(assignmentPath)); ok {
+			g.assignments[gpo] = &said[i]
+		}
 	}
-	links, err := s.allLinks(ctx)
-	if err != nil {
-		return nil, err
+	g.objects, err = s.Search(ctx, Query{Base: policiesPath + s.Base(), Scope: OneLevel, Filter: "(objectClass=groupPolicyContainer)", Attributes: gpoAttributes()})
+	if err == nil {
+		g.links, err = s.allLinks(ctx)
+	}
+	return g, err
+}
+
+// assigned returns the group policy objects that assign a policy, those too of
+// which this account sees no more than that.
+func (g *groupPolicy) assigned() []Assigned {
+	seen := map[string]*Entry{}
+	for i := range g.objects {
+		seen[strings.ToLower(g.objects[i].DN)] = &g.objects[i]
 	}
 	var all []Assigned
-	for _, o := range objects {
-		gpo := strings.TrimPrefix(strings.ToLower(o.DN), strings.ToLower(assignmentPath))
-		i := slices.IndexFunc(gpos, func(e Entry) bool { return strings.EqualFold(e.DN, gpo) })
-		if i < 0 || o.get(attrOwners) == "" {
+	for _, gpo := range slices.Sorted(maps.Keys(g.assignments)) {
+		a := g.assignments[gpo]
+		if a.get(attrOwners) == "" {
 			continue
 		}
-		g := &gpos[i]
-		all = append(all, Assigned{At: g.DN, Name: g.title(), Policy: o.get(attrOwners), PolicyName: o.get(attrName),
-			Links: links[gpo], Silent: !extends(g.get("gPCMachineExtensionNames"))})
+		one := Assigned{At: a.DN[len(assignmentPath):], Policy: a.get(attrOwners), PolicyName: a.get(attrName), Links: g.links[gpo]}
+		one.Name = one.At
+		if o := seen[gpo]; o != nil {
+			one.Name, one.Silent = o.title(), !extends(o.get("gPCMachineExtensionNames"))
+		}
+		all = append(all, one)
 	}
-	return all, nil
+	return all
 }
 
 // pointers returns the entries with a pointer to a policy.
@@ -131,9 +161,22 @@ func planDelete(c *contents, name string, assigned []Assigned) (Plan, error) {
 		return Plan{}, fmt.Errorf("policy %q: %w: %s assigns it; hosts that lose it so would keep what they have and complain: unassign it first", o.Name, ErrInUse, strings.Join(at, ", "))
 	}
 	b := &planner{graft: &graft{contents: c, old: o, used: c.below(o)}, will: map[gpipsec.Ref]gpipsec.Object{}}
-	b.add(Step{Kind: StepDelete, DN: c.dn(o.Ref), What: "delete " + named(*o)})
+	b.add(Step{Kind: StepDelete, DN: c.dn(o.Ref), What: "delete " + named(*o), unassigned: true})
 	b.sweep()
 	return b.plan, nil
+}
+
+// assigns looks for what assigns a policy.
+func (s *Session) assigns(ctx context.Context, policy string) (bool, error) {
+	q := Query{Base: s.Base(), Scope: Subtree, Filter: "(" + attrPointer + "=" + Escape(policy) + ")", Attributes: []string{attrClass}}
+	if s.config.Kind == ActiveDirectory {
+		q.Base, q.Filter = policiesPath+s.Base(), "(&(objectClass=ipsecPolicy)(cn=IPSEC)("+attrOwners+"="+Escape(policy)+"))"
+	}
+	found, err := s.Search(ctx, q)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return len(found) > 0, err
 }
 
 // PlanDeleteShared says what deleting a filter list (gpipsec.ClassFilter) or a

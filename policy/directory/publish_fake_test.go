@@ -143,6 +143,10 @@ func (s *shelf) refers(_ context.Context, attribute, dn string) (bool, error) {
 	return false, nil
 }
 
+func (s *shelf) assigns(ctx context.Context, dn string) (bool, error) {
+	return s.refers(ctx, attrPointer, dn)
+}
+
 func (s *shelf) all() []Entry {
 	var all []Entry
 	for _, e := range s.entries {

@@ -187,6 +187,10 @@ func (s *Session) judge(ctx context.Context, c *Candidate, gpo *Entry, token []s
 	if !c.Applies {
 		return nil // as its link says
 	}
+	if domain, ours := domainOf(c.GPO), domainOf(s.root.base); gpo == nil && !sameDN(domain, ours) {
+		c.Applies, c.Why = false, fmt.Sprintf("it is of another domain, %q, whose group policy objects this program does not read: it counts as not applying", domain)
+		return nil
+	}
 	why, err := refusal(gpo, token)
 	if err != nil {
 		return unreadable(err, "who the group policy object %q is for is not known", c.title())
@@ -201,25 +205,21 @@ func (s *Session) judge(ctx context.Context, c *Candidate, gpo *Entry, token []s
 // refusal returns why a group policy object does not apply; "": it does.
 func refusal(gpo *Entry, token []string) (string, error) {
 	if gpo == nil || gpo.get("gPCFunctionalityVersion") == "" {
-		return "it is not in this domain, not there at all, or this computer may not read it", nil
+		return "it is not there, or this computer may not read it", nil
 	}
-	flags, errFlags := gpo.number("flags")
-	version, errVersion := gpo.number("versionNumber")
-	if err := errors.Join(errFlags, errVersion); err != nil {
+	if !extends(gpo.get("gPCMachineExtensionNames")) {
+		return "it assigns no IPsec policy", nil
+	}
+	version, err := gpo.number("versionNumber")
+	if err != nil {
 		return "", err
 	}
-	const computerDisabled, computerVersion = 2, 0xffff
-	switch {
-	case !strings.Contains(strings.ToUpper(gpo.get("gPCMachineExtensionNames")), "["+extension):
-		return "it assigns no IPsec policy", nil
-	case gpo.get("gPCFunctionalityVersion") != "2":
-		return "its form is of a version that does not count (gPCFunctionalityVersion)", nil
-	case flags&computerDisabled != 0:
-		return "its settings for computers are disabled", nil
-	case version&computerVersion == 0:
+	if why, err := gpo.idle(); why != "" || err != nil {
+		return why, err
+	}
+	const computerVersion = 0xffff
+	if version&computerVersion == 0 {
 		return "its settings for computers have never been changed (versionNumber)", nil
-	case gpo.get("gPCWQLFilter") != "" && gpo.get("gPCWQLFilter") != " ":
-		return "it has a WMI filter, which cannot be evaluated on this system: it counts as not applying", nil
 	}
 	d, err := parseDescriptor([]byte(gpo.get("nTSecurityDescriptor")))
 	switch {
@@ -229,6 +229,24 @@ func refusal(gpo *Entry, token []string) (string, error) {
 		return "security filtering: the computer may not read it", nil
 	case !d.allows(token, rightControl, applyGroupPolicy):
 		return "security filtering: the computer has no right to apply it", nil
+	}
+	return "", nil
+}
+
+// idle returns why a group policy object applies to no computer, whatever its
+// version; "": it can.
+func (e *Entry) idle() (string, error) {
+	const computerDisabled = 2
+	flags, err := e.number("flags")
+	switch {
+	case err != nil:
+		return "", err
+	case e.get("gPCFunctionalityVersion") != "2":
+		return "its form is of a version that does not count (gPCFunctionalityVersion)", nil
+	case flags&computerDisabled != 0:
+		return "its settings for computers are disabled", nil
+	case strings.TrimSpace(e.get("gPCWQLFilter")) != "":
+		return "it has a WMI filter, which cannot be evaluated on this system: it counts as not applying", nil
 	}
 	return "", nil
 }
