@@ -5,7 +5,7 @@ BIN := bin
 # The programs say which revision they are of, where git can tell.
 STAMP = $(shell git rev-parse -q --verify HEAD >/dev/null 2>&1 && echo auto || echo false)
 
-.PHONY: build install demo demo-kerberos demo-domain test test-full test-vm lint bench bench-vm clean
+.PHONY: build install demo demo-kerberos demo-domain test test-full test-vm lint bench bench-vm bench-directory clean
 
 build:
 	$(GO) build -trimpath -buildvcs=$(STAMP) -o $(BIN)/ ./cmd/...
@@ -65,6 +65,11 @@ bench-vm: build
 	@test/install-packages test
 	$(GO) build -o out/ ./bench/kernel ./test/vm
 	out/vm -accel count -timeout 60m $(addprefix -module ,esp4 xfrm_user nft_ct nft_fib_inet nlmon) -- out/kernel
+
+# A fleet of hosts against a domain controller of Samba and against OpenLDAP.
+bench-directory:
+	@test/install-packages test
+	$(GO) run ./bench/directory
 
 clean:
 	rm -rf $(BIN) out

@@ -2,6 +2,7 @@ package dirtest
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -17,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -39,6 +41,8 @@ type AD struct {
 	Conf string // krb5.conf
 	CA   string // certificate of the authority of the controller's TLS
 	Net  *Namespace
+	// Model is how Samba makes processes, from the next Start on; "": single.
+	Model string
 
 	address string
 	server  *exec.Cmd
@@ -210,12 +214,23 @@ func (d *AD) Host(name, below string) (string, error) {
 	return filepath.Join(d.Dir, file), err
 }
 
+// Hosts makes the accounts of n computers h00000, h00001, … below an entry, in one
+// transaction, and returns the path of a keytab that has the keys of all accounts
+// of the domain.
+func (d *AD) Hosts(n int, below string) (string, error) {
+	err := d.Do("computers", strconv.Itoa(n), below)
+	if err == nil {
+		err = d.Do("keytab", "", "all.keytab")
+	}
+	return filepath.Join(d.Dir, "all.keytab"), err
+}
+
 // Administrator returns the path of the administrator's keytab.
 func (d *AD) Administrator() string { return filepath.Join(d.Dir, "administrator.keytab") }
 
 // Start starts the server again, after Stop.
 func (d *AD) Start() error {
-	cmd := d.Net.Command("/usr/sbin/samba", "-s", d.smbConf(), "-F", "--no-process-group", "-M", "single")
+	cmd := d.Net.Command("/usr/sbin/samba", "-s", d.smbConf(), "-F", "--no-process-group", "-M", cmp.Or(d.Model, "single"))
 	log, err := os.OpenFile(filepath.Join(d.Dir, "log/samba"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

@@ -33,11 +33,11 @@ class Commands:
     def __init__(self):
         self.db = SamDB(url=lp.private_path("sam.ldb"), session_info=system_session(), lp=lp)
 
-    # keytab exports the keys of a principal.
+    # keytab exports the keys of a principal; "": of all.
     def keytab(self, principal, file):
         cred = Credentials()
         cred.guess(lp)
-        Net(cred, lp).export_keytab(keytab=os.path.join(folder, file), principal=principal)
+        Net(cred, lp).export_keytab(keytab=os.path.join(folder, file), principal=principal or None)
 
     # computer makes an account with keys, below an entry of the domain.
     def computer(self, name, below, dns):
@@ -51,6 +51,22 @@ class Commands:
         self.db.modify(m)
         self.password(name)
         self.db.enable_account(which)
+
+    # computers makes accounts h00000, h00001, ... with keys, all or none.
+    def computers(self, count, below):
+        self.db.transaction_start()
+        try:
+            for n in range(int(count)):
+                name = "h%05d" % n
+                dns = name + "." + realm.lower()
+                self.db.add({"dn": "CN=%s,%s" % (name, below), "objectClass": "computer", "sAMAccountName": name.upper() + "$",
+                             "dNSHostName": dns, "servicePrincipalName": ["host/" + dns, "host/" + name],
+                             "userAccountControl": "4096", "msDS-SupportedEncryptionTypes": "24",
+                             "clearTextPassword": ("Mach1ne." + os.urandom(8).hex()).encode("utf-16-le")})
+        except Exception:
+            self.db.transaction_cancel()
+            raise
+        self.db.transaction_commit()
 
     # password sets a new one that nobody needs to know.
     def password(self, name):

@@ -1,6 +1,7 @@
 // Package dirtest runs directories for tests: a domain controller of Samba, and
 // OpenLDAP, each in a network namespace of its own with nothing but a loopback
-// interface. It is imported by tests alone and knows nothing of this project.
+// interface. It is imported by tests and benchmarks alone and knows nothing of this
+// project.
 package dirtest
 
 import (

@@ -2,6 +2,7 @@ package dirtest
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -26,32 +27,35 @@ type Slapd struct {
 	CA        string // certificate of its authority
 	cmd       *exec.Cmd
 	env       []string
+	net       *Namespace
 }
 
 // SlapdConfig is what a server is made of.
 type SlapdConfig struct {
-	Schema  string   // more classes, in the form of slapd.conf
-	LDIF    string   // the first entries
-	Options []string // more lines of slapd.conf, before the database
-	Env     []string // as KRB5_KTNAME
+	Schema   string     // more classes, in the form of slapd.conf
+	LDIF     string     // the first entries
+	Options  []string   // more lines of slapd.conf, before the database
+	Database []string   // and at its end
+	Env      []string   // as KRB5_KTNAME
+	Net      *Namespace // nil: that of the caller
 }
 
 // StartSlapd serves a new tree until Close.
 func StartSlapd(dir string, c SlapdConfig) (*Slapd, error) {
-	s := &Slapd{Dir: dir, CA: filepath.Join(dir, "ca.pem"), env: c.Env}
+	s := &Slapd{Dir: dir, CA: filepath.Join(dir, "ca.pem"), env: c.Env, net: c.Net}
 	if err := os.MkdirAll(filepath.Join(dir, "db"), 0o700); err != nil {
 		return nil, err
 	}
 	if err := writeCertificates(dir, SlapdName); err != nil {
 		return nil, err
 	}
-	conf := strings.NewReplacer("DIR", dir, "OPTIONS", strings.Join(c.Options, "\n")).Replace(slapdConf)
+	conf := strings.NewReplacer("DIR", dir, "OPTIONS", strings.Join(c.Options, "\n"), "DATABASE", strings.Join(c.Database, "\n")).Replace(slapdConf)
 	for name, text := range map[string]string{"slapd.conf": conf, "more.schema": c.Schema, "first.ldif": slapdFirst + c.LDIF} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			return nil, err
 		}
 	}
-	if out, err := exec.Command("/usr/sbin/slapadd", "-f", filepath.Join(dir, "slapd.conf"), "-l", filepath.Join(dir, "first.ldif")).CombinedOutput(); err != nil {
+	if out, err := exec.Command("/usr/sbin/slapadd", "-q", "-f", filepath.Join(dir, "slapd.conf"), "-l", filepath.Join(dir, "first.ldif")).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("dirtest: slapadd: %w: %s", err, out)
 	}
 	var err error
@@ -88,6 +92,7 @@ index objectClass,entryCSN,entryUUID,cn,member eq
 overlay syncprov
 syncprov-checkpoint 10 1
 syncprov-sessionlog 100
+DATABASE
 access to attrs=userPassword by anonymous auth
 access to * by users read by anonymous auth
 `
@@ -111,7 +116,11 @@ func freePort() (uint16, error) {
 
 // Start starts the server again, after Stop.
 func (s *Slapd) Start() error {
-	s.cmd = exec.Command("/usr/sbin/slapd", "-d", "0", "-f", filepath.Join(s.Dir, "slapd.conf"),
+	dial, command := (&net.Dialer{}).DialContext, exec.Command
+	if s.net != nil {
+		dial, command = s.net.Dial, s.net.Command
+	}
+	s.cmd = command("/usr/sbin/slapd", "-d", "0", "-f", filepath.Join(s.Dir, "slapd.conf"),
 		"-h", fmt.Sprintf("ldap://127.0.0.1:%d/ ldaps://127.0.0.1:%d/", s.Port, s.TLS))
 	s.cmd.Env = append(os.Environ(), s.env...)
 	var words bytes.Buffer
@@ -120,7 +129,7 @@ func (s *Slapd) Start() error {
 		return err
 	}
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.TLS)); err == nil {
+		if c, err := dial(context.Background(), "tcp", fmt.Sprintf("127.0.0.1:%d", s.TLS)); err == nil {
 			c.Close()
 			return nil
 		}
