@@ -97,10 +97,13 @@ func directoryStatus(source *directory.Source) control.DirectoryStatus {
 	case now.Err != nil:
 		s.State, s.Problem = control.DirectoryUnreachable, problem()
 	}
+	if now.Deaf != nil {
+		s.Warnings = []string{fmt.Sprintf("%s does not tell of changes (%v): they are found when it is asked next", now.Server, now.Deaf)}
+	}
 	if now.Answer == nil || now.Answer.State != policy.Assigned {
 		return s
 	}
-	s.Warnings = now.Answer.Warnings
+	s.Warnings = append(s.Warnings, now.Answer.Warnings...)
 	s.Assigned, s.Origin = now.Answer.Policy.Name, now.Answer.Origin()
 	if w := now.Answer.Result.Won(); w != nil {
 		s.GPO, s.Link = cmp.Or(w.Name, w.GPO), w.At

@@ -139,9 +139,9 @@ func (s *scene) rules(dn string) []string {
 	return all
 }
 
-// TestAPolicyThatIsEditedMeanwhileIsNotMixed: somebody writes to the objects all
+// TestAPolicyThatIsEditedMeanwhileIsGivenUp: somebody writes to the objects all
 // the time while they are read.
-func TestAPolicyThatIsEditedMeanwhileIsNotMixed(t *testing.T) {
+func TestAPolicyThatIsEditedMeanwhileIsGivenUp(t *testing.T) {
 	s := newScene(t)
 	dn := s.policyOf("server", nil, gpipsec.Options{})
 	s.link(s.inner, s.gpo("x", dn), "0")
@@ -158,7 +158,7 @@ func TestAPolicyThatIsEditedMeanwhileIsNotMixed(t *testing.T) {
 		wrote <- n
 	}()
 	changing := 0
-	for range 10 {
+	for range 2 {
 		a, err := session.Fetch(deadline(t))
 		switch {
 		case errors.Is(err, directory.ErrChanging):
@@ -168,7 +168,7 @@ func TestAPolicyThatIsEditedMeanwhileIsNotMixed(t *testing.T) {
 		}
 	}
 	stop()
-	t.Logf("%d writes; given up %d times of 10", <-wrote, changing)
+	t.Logf("%d writes; given up %d times of 2", <-wrote, changing)
 	if a, err := session.Fetch(deadline(t)); err != nil || a.Policy == nil {
 		t.Errorf("afterwards: %v, %v", a, err)
 	}

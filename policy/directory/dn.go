@@ -27,6 +27,16 @@ func sameDN(a, b string) bool {
 	return errX == nil && errY == nil && x.EqualFold(y)
 }
 
+// foldDN returns a name in one of the forms in which it can be written, so that
+// many names can be compared.
+func foldDN(dn string) string {
+	name, err := ldap.ParseDN(dn)
+	if err != nil {
+		return strings.ToLower(dn)
+	}
+	return strings.ToLower(name.String())
+}
+
 // containsDN reports whether a DN is in a list.
 func containsDN(list []string, dn string) bool {
 	return slices.ContainsFunc(list, func(d string) bool { return sameDN(d, dn) })

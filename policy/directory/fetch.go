@@ -100,6 +100,7 @@ func (a *Answer) decode(dn string, entries []Entry) error {
 // has changed.
 type seen struct {
 	version    version
+	others     bool // what has changed since is found each time, and is of others
 	computer   string
 	groups     []string // identities of the computer, sorted
 	assignment string   // DN of the winner's assignment; "": none
@@ -120,9 +121,13 @@ func (w *seen) of(r *Result) {
 	}
 }
 
-// isOurs reports whether an entry is one of those that the answer was made of.
-func (w *seen) isOurs(dn string) bool {
-	return sameDN(dn, w.computer) || containsDN(w.scopes, dn) || containsDN(w.entries, dn)
+// ours returns the names of all that the answer was made of, as foldDN has them.
+func (w *seen) ours() map[string]bool {
+	all := map[string]bool{foldDN(w.computer): true}
+	for _, dn := range slices.Concat(w.scopes, w.entries) {
+		all[foldDN(dn)] = true
+	}
+	return all
 }
 
 // errVersion is a server that does not say how far its changes go.

@@ -2,6 +2,7 @@ package directory
 
 import (
 	"context"
+	"errors"
 
 	"github.com/go-ldap/ldap/v3"
 )
@@ -69,6 +70,7 @@ func (s *Session) listen(ctx context.Context, p place) {
 	for r.Next() {
 		hint(s.hints)
 	}
+	s.deafened(ctx, r.Err())
 }
 
 // follow keeps a search of the objects and pointers up to date (RFC 4533,
@@ -83,6 +85,35 @@ func (s *Session) follow(ctx context.Context) {
 		}
 		refreshed = refreshed || ldap.FindControl(r.Controls(), ldap.ControlTypeSyncInfo) != nil
 	}
+	s.deafened(ctx, r.Err())
+}
+
+// errNotTold is the end of a search for changes without a reason.
+var errNotTold = errors.New("it has ended the search for them")
+
+// deafened notes that the server tells of no more changes, unless the connection
+// has ended, and hints at it, so that it is said.
+func (s *Session) deafened(ctx context.Context, err error) {
+	var said *ldap.Error
+	switch {
+	case ctx.Err() != nil:
+		return
+	case err == nil:
+		err = errNotTold
+	case !errors.As(err, &said) || said.ResultCode >= ldap.ErrorNetwork:
+		return
+	}
+	s.deaf.Store(&err)
+	hint(s.hints)
+}
+
+// Deaf returns why the server does not tell of changes, though it was asked to;
+// nil: it does, or was not asked.
+func (s *Session) Deaf() error {
+	if err := s.deaf.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // hint says that something has changed, unless that was said already.

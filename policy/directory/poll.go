@@ -29,19 +29,30 @@ func (s *Session) Changed(ctx context.Context, a *Answer) (bool, error) {
 // partitions, and whether the assignment is still there: what was deleted is not
 // shown to a computer. Then it looks at the computer and its groups, which
 // change without a change of its entry.
+//
+// The number of a change says when it began. One that is seen may have
+// overtaken one that is not, so that the numbers which were seen are not how far
+// everything was: the server says how far that is.
 func (s *Session) groupPolicyChanged(ctx context.Context, w *seen) (bool, error) {
+	reached := w.version
+	if w.others {
+		var err error
+		if reached, err = s.version(ctx); err != nil {
+			return false, err
+		}
+	}
 	found, err := s.Search(ctx, Query{Scope: Subtree, AllPartitions: true, Filter: w.changeFilter(), Attributes: []string{attrUSN}})
 	if err != nil {
 		return false, err
 	}
-	last, there := w.version.usn, w.assignment == ""
+	ours, last, there := w.ours(), w.version.usn, w.assignment == ""
 	for i := range found {
 		e := &found[i]
 		usn, err := e.number(attrUSN)
 		if err != nil {
 			return false, err
 		}
-		if usn > w.version.usn && w.isOurs(e.DN) {
+		if usn > w.version.usn && ours[foldDN(e.DN)] {
 			return true, nil
 		}
 		there = there || sameDN(e.DN, w.assignment)
@@ -54,7 +65,8 @@ func (s *Session) groupPolicyChanged(ctx context.Context, w *seen) (bool, error)
 	if err != nil {
 		return false, err
 	}
-	w.version.usn = last // what changed so far is none of ours
+	w.version.usn = max(w.version.usn, reached.usn) // what changed so far is none of ours
+	w.others = last > w.version.usn
 	return !slices.Equal(groups, w.groups), nil
 }
 

@@ -55,14 +55,18 @@ func (s *Session) policyEntries(ctx context.Context, dn string) ([]Entry, error)
 
 // complete reports what is missing among the objects of a policy.
 func complete(policy string, names []string, found []Entry) error {
+	have := map[string]*Entry{}
+	for i := range found {
+		have[foldDN(found[i].DN)] = &found[i]
+	}
 	for _, name := range names {
-		i := slices.IndexFunc(found, func(e Entry) bool { return sameDN(e.DN, name) })
+		e := have[foldDN(name)]
 		switch {
-		case i < 0 && name == policy:
+		case e == nil && name == policy:
 			return fmt.Errorf("%w: %q is assigned, but it is not there, or this account may not see it: assign another policy, or %s", ErrUnreadable, name, permit)
-		case i < 0:
+		case e == nil:
 			return fmt.Errorf("%w: %q needs %q, which is not there, or this account may not see it: repair the policy (ipsecctl directory fsck), or %s", ErrUnreadable, policy, name, permit)
-		case len(found[i].Values("ipsecData")) == 0:
+		case len(e.Values("ipsecData")) == 0:
 			return fmt.Errorf("%w: of %q this account may read no more than the name: %s", ErrUnreadable, name, permit)
 		}
 	}

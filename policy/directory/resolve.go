@@ -123,7 +123,10 @@ func (s *Session) siteDN(site string) string {
 
 // addScope reads the links of one scope.
 func (s *Session) addScope(ctx context.Context, r *Result, to []som, scope, dn string) ([]som, error) {
-	e, err := s.Read(ctx, dn, "gPLink", "gPOptions")
+	e, err := s.Read(ctx, dn, attrClass, "gPLink", "gPOptions")
+	if err == nil && len(e.Values(attrClass)) == 0 { // no attribute can be read: that is not the same as no link
+		err = fmt.Errorf("%q: %w", dn, ErrNotFound)
+	}
 	if err != nil {
 		return nil, unreadable(err, "which group policy is linked to the %s is not known", scope)
 	}

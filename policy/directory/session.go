@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 
 	"github.com/go-ldap/ldap/v3"
 
@@ -24,6 +25,7 @@ type Session struct {
 
 	hints   chan struct{}  // of changes
 	watched map[place]bool // where the server tells of them
+	deaf    atomic.Pointer[error]
 }
 
 // root is what the server says of itself.

@@ -28,6 +28,10 @@ const (
 	attempt = 3 * time.Minute
 	// changeRetry is how soon a policy that was being changed is read again.
 	changeRetry = 10 * time.Second
+	// renew is how old a connection becomes: another server may be nearer now,
+	// the site of this host another one, and of what a policy refers to something
+	// may be gone, of which no server tells.
+	renew = 10 * time.Hour
 	// gather is how long after a hint it is looked, so that the changes that
 	// belong together are seen together.
 	gather = 500 * time.Millisecond
@@ -58,6 +62,7 @@ type Source struct {
 
 	// All below is owned by Run's goroutine.
 	session  server
+	bound    time.Time       // when it was connected
 	hints    <-chan struct{} // of the session; nil: it is not asked for any
 	read     *Answer         // by this session; nil: nothing
 	failures int             // in a row
@@ -71,6 +76,7 @@ type server interface {
 	Fetch(context.Context) (*Answer, error)
 	Changed(context.Context, *Answer) (bool, error)
 	Watch(context.Context, *Answer) (hints <-chan struct{}, began, all bool)
+	Deaf() error
 	Ended() <-chan struct{}
 	Close()
 }
@@ -87,6 +93,9 @@ type Status struct {
 	Err error
 	// Server and Site are those of the connection; "": there is none.
 	Server, Site string
+	// Deaf is why the server does not tell of changes though it was asked to;
+	// nil: it does, or was not asked.
+	Deaf error
 	// Next is when the directory is asked next, unless it tells of a change.
 	Next time.Time
 }
@@ -209,6 +218,9 @@ func spread(d time.Duration) time.Duration {
 func (s *Source) ask(ctx context.Context) time.Duration {
 	bounded, cancel := context.WithTimeout(ctx, attempt)
 	defer cancel()
+	if s.cfg.Clock().Sub(s.bound) >= renew {
+		s.drop()
+	}
 	kept := s.session != nil
 	a, err := s.answer(bounded)
 	if kept && err != nil && s.session == nil && ctx.Err() == nil {
@@ -220,13 +232,14 @@ func (s *Source) ask(ctx context.Context) time.Duration {
 		a, err = s.answer(bounded)
 		began, _ = s.watch(ctx, a)
 	}
+	var in time.Duration
 	if err != nil {
-		return s.fail(err)
+		in = s.fail(err)
+	} else {
+		s.failures, in = 0, s.take(a)
 	}
-	s.failures = 0
-	in := s.take(a)
 	if began { // what has changed since it was read may not be told
-		in = min(in, s.soon())
+		s.failures, in = 0, min(in, s.soon())
 	}
 	return in
 }
@@ -254,7 +267,7 @@ func (s *Source) answer(ctx context.Context) (*Answer, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.session = session
+		s.session, s.bound = session, s.cfg.Clock()
 	}
 	if s.read != nil {
 		changed, err := s.session.Changed(ctx, s.read)
@@ -353,9 +366,9 @@ func (s *Source) publish(change func(*Status)) {
 	before := s.Status()
 	after := before
 	change(&after)
-	after.Server, after.Site = "", ""
+	after.Server, after.Site, after.Deaf = "", "", nil
 	if s.session != nil {
-		after.Server, after.Site = s.session.Server(), s.session.Site()
+		after.Server, after.Site, after.Deaf = s.session.Server(), s.session.Site(), s.session.Deaf()
 	}
 	s.status.Store(&after)
 	if !after.Answer.same(before.Answer) || words(after.Err) != words(before.Err) {

@@ -71,6 +71,8 @@ func (p *play) Watch(context.Context, *Answer) (hints <-chan struct{}, began, al
 	return p.hints, began, true
 }
 
+func (p *play) Deaf() error { return nil }
+
 // assigned is an answer that assigns a policy.
 func assigned(name string) *Answer {
 	r := &Result{Considered: []Candidate{{Scope: "OU", At: "OU=x", GPO: "CN=g", Name: "the GPO", Applies: true}}, Server: "dc1"}
@@ -142,9 +144,9 @@ func TestAnAnswerIsHeldAndChangesAreFollowed(t *testing.T) {
 	played(t, nil, func(t *testing.T, s *Source, p *play) {
 		holds(t, s, "first", false)
 		<-s.Changed()
-		pass(24 * time.Hour)
-		if p.fetches != 1 || len(p.connects) != 1 || p.polls < 12 || p.polls > 16 {
-			t.Errorf("a day: read %d times, connected %d times, polled %d times", p.fetches, len(p.connects), p.polls)
+		pass(9 * time.Hour)
+		if p.fetches != 1 || len(p.connects) != 1 || p.polls < 4 || p.polls > 6 {
+			t.Errorf("nine hours: read %d times, connected %d times, polled %d times", p.fetches, len(p.connects), p.polls)
 		}
 		select {
 		case <-s.Changed():
@@ -203,6 +205,42 @@ func TestAChangeBeforeTheServerWatchesIsSeen(t *testing.T) {
 		pass(time.Hour)
 		if p.polls > 1 {
 			t.Errorf("polled %d times more", p.polls)
+		}
+	})
+}
+
+// The same goes for a policy that could not be read: what mends it must not wait
+// for the next attempt.
+func TestARepairBeforeTheServerWatchesIsSeen(t *testing.T) {
+	played(t, nil, func(t *testing.T, s *Source, p *play) {
+		p.set(func() {
+			p.err, p.changed, p.begins = fmt.Errorf("%w: broken", ErrUnreadable), true, true
+		})
+		if err := s.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if !errors.Is(s.Status().Err, ErrUnreadable) {
+			t.Fatal(s.Status().Err)
+		}
+		p.set(func() { p.answer, p.err = assigned("mended"), nil })
+		pass(time.Second)
+		holds(t, s, "mended", false)
+	})
+}
+
+// TestAConnectionIsRenewed: of what is only found out by a new one, a host learns
+// within hours.
+func TestAConnectionIsRenewed(t *testing.T) {
+	played(t, nil, func(t *testing.T, s *Source, p *play) {
+		pass(9 * time.Hour)
+		if len(p.connects) != 1 || p.fetches != 1 {
+			t.Errorf("connected %d times, read %d times", len(p.connects), p.fetches)
+		}
+		p.set(func() { p.answer = assigned("second") }) // of which nobody tells
+		pass(3 * time.Hour)
+		holds(t, s, "second", false)
+		if len(p.connects) != 2 {
+			t.Errorf("connected %d times", len(p.connects))
 		}
 	})
 }
