@@ -134,7 +134,8 @@ func LegacyTables(read func(path string) ([]byte, error)) []control.Check {
 		if err != nil && !os.IsNotExist(err) {
 			return []control.Check{Unknown(firewallName, err)}
 		}
-		if slices.Contains(strings.Fields(string(text)), "filter") {
+		tables := strings.Fields(string(text))
+		if slices.Contains(tables, "filter") || slices.Contains(tables, "mangle") {
 			names = append(names, f.what)
 		}
 	}

@@ -181,6 +181,7 @@ type walk struct {
 	*Ruleset
 	packet
 	fate
+	meets func(rule *nftables.Rule, certainly bool) // of each rule that it meets, or may; nil: nobody asks
 }
 
 // fateIn follows the packet through a base chain.
@@ -201,6 +202,9 @@ func (w *walk) through(t *nftables.Table, chain string, unsure bool, depth int) 
 	for _, rule := range w.Rules[ChainName(t, chain)] {
 		o := w.judge(rule, w.lookup)
 		certainly := o.matches == yes && !unsure
+		if w.meets != nil && o.matches != no {
+			w.meets(rule, certainly)
+		}
 		switch {
 		case o.matches == no:
 		case o.verdict == expr.VerdictAccept || o.verdict == expr.VerdictQueue || o.verdict == expr.VerdictStolen:

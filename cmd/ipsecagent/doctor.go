@@ -334,6 +334,9 @@ func foreignChecks(f xfrm.Foreign, driver string) []control.Check {
 	if len(after) > 0 {
 		found = append(found, doctor.Warning(foreignName, do, "another program has %s after the agent's: %s", plural(len(after), "policy", "policies"), firstOf(after)))
 	}
+	for _, words := range f.Marked {
+		found = append(found, doctor.Warning(foreignName, "have that program use another mark, or set dataPath.exemptMark to a bit that nobody uses", "the agent's exempt mark is another program's, too: %s", words))
+	}
 	if driver == driverUser && f.OurPolicies+f.OurStates > 0 {
 		found = append(found, doctor.Problem(foreignName, "stop the agent; ipsecagent datapath --stop; start it", "the kernel driver has left %s and %s in force beside the userspace data path",
 			plural(f.OurPolicies, "policy", "policies"), plural(f.OurStates, "association", "associations")))
@@ -359,6 +362,7 @@ func (p *patient) network() []control.Check {
 		found = append(found, doctor.Unknown("firewall", err))
 	} else {
 		found = append(found, doctor.Firewall(rules)...)
+		found = append(found, p.marks(rules)...)
 	}
 	links, err := net.Interfaces()
 	if err != nil {

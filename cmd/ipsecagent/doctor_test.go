@@ -119,6 +119,7 @@ func TestDoctorOnForeignXFRM(t *testing.T) {
 	states := xfrm.Foreign{States: []string{"ESP a", "ESP b", "ESP c", "ESP d", "ESP e"}}
 	expectChecks(t, foreignChecks(states, driverKernel), "warning foreign XFRM: 5 associations in the kernel: ESP a; ESP b; ESP c; ESP d; and 1 more")
 	expectChecks(t, foreignChecks(states, driverUser), "problem foreign XFRM: 5 associations")
+	expectChecks(t, foreignChecks(xfrm.Foreign{Marked: []string{"the policy p"}}, driverKernel), "warning foreign XFRM: exempt mark is another program's, too: the policy p")
 	policies := xfrm.Foreign{Policies: []xfrm.ForeignPolicy{{Words: "out x", Before: true}, {Words: "in y"}}}
 	expectChecks(t, foreignChecks(policies, driverKernel), "warning foreign XFRM: 1 policy before", "warning foreign XFRM: after the agent's: in y")
 }

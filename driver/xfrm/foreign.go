@@ -12,6 +12,8 @@ type Foreign struct {
 	Policies []ForeignPolicy
 	// States in words.
 	States []string
+	// Marked are those of them, in words, that ask for the exempt mark or set it.
+	Marked []string
 	// Ours are how many policies and states the kernel driver has there.
 	OurPolicies, OurStates int
 }
@@ -57,9 +59,11 @@ func (e *engine) sort(policies []wire.Policy, states []wire.State) (f Foreign) {
 	}
 	for _, p := range policies {
 		if !e.ours(p) {
-			s := p.Selector
-			words := fmt.Sprintf("%s %s -> %s, priority %d", p.Dir, s.Src, s.Dst, p.Priority)
-			f.Policies = append(f.Policies, ForeignPolicy{words, p.Priority, p.Priority < least})
+			words := foreignWords(p)
+			f.Policies = append(f.Policies, ForeignPolicy{words, p.Priority, p.Priority < least && p.IfID == 0})
+			if exempt := e.cfg.Exempt; p.Mark.Mask&exempt != 0 && p.Mark.Value&^exempt == 0 {
+				f.Marked = append(f.Marked, "the policy "+words)
+			}
 		}
 	}
 	for _, s := range states {
@@ -67,7 +71,23 @@ func (e *engine) sort(policies []wire.Policy, states []wire.State) (f Foreign) {
 			f.OurStates++
 			continue
 		}
-		f.States = append(f.States, fmt.Sprintf("%s from %s to %s, SPI %s", s.ID.Proto, s.Src, s.ID.Dst, s.ID.SPI))
+		words := fmt.Sprintf("%s from %s to %s, SPI %s", s.ID.Proto, s.Src, s.ID.Dst, s.ID.SPI)
+		f.States = append(f.States, words)
+		if s.SetMark.Value&e.cfg.Exempt != 0 {
+			f.Marked = append(f.Marked, fmt.Sprintf("the association %s, whose packets get mark %#x", words, s.SetMark.Value))
+		}
 	}
 	return f
+}
+
+// foreignWords is a policy in words, with what narrows it beside its selector.
+func foreignWords(p wire.Policy) string {
+	words := fmt.Sprintf("%s %s -> %s, priority %d", p.Dir, p.Selector.Src, p.Selector.Dst, p.Priority)
+	if p.Mark.Mask != 0 {
+		words += fmt.Sprintf(", mark %#x/%#x", p.Mark.Value, p.Mark.Mask)
+	}
+	if p.IfID != 0 {
+		words += fmt.Sprintf(", interface ID %d", p.IfID)
+	}
+	return words
 }

@@ -23,6 +23,19 @@ func TestForeignIsToldFromOurs(t *testing.T) {
 	if !f.Policies[0].Before || f.Policies[1].Before || !f.Policies[2].Before || !strings.Contains(f.Policies[0].Words, "0.0.0.0/0 -> 10.0.0.0/8, priority 5000") {
 		t.Errorf("%+v", f.Policies)
 	}
+	if len(f.Marked) != 0 {
+		t.Errorf("marks that are not ours: %q", f.Marked)
+	}
+	ours := at(8000, DefaultExempt, 0xff000000)
+	ours.IfID = 42
+	f = e.sort([]wire.Policy{at(9000, 1, 0xffffffff), ours}, []wire.State{{ReqID: 1, SetMark: wire.Mark{Value: 0x03000000, Mask: 0xff000000}}})
+	if len(f.Marked) != 2 || !strings.Contains(f.Marked[0], "priority 8000, mark 0x2000000/0xff000000, interface ID 42") || !strings.Contains(f.Marked[1], "0x3000000") {
+		t.Errorf("marks that are ours: %q", f.Marked)
+	}
+	if !f.Policies[0].Before || f.Policies[1].Before {
+		t.Errorf("a policy of an interface decides for others: %+v", f.Policies)
+	}
+	f = e.sort(nil, states)
 	if !strings.Contains(f.States[0], "ESP from 192.0.2.2 to 192.0.2.1") {
 		t.Errorf("%q", f.States)
 	}
