@@ -229,5 +229,12 @@ func (s *Session) bind(ctx context.Context, state *tls.ConnectionState, fresh bo
 	if err != nil {
 		return err
 	}
-	return s.conn.GSSAPIBind(&saslClient{initiator: initiator, gate: s.gate, tls: state != nil}, service, "")
+	client := &saslClient{initiator: initiator, gate: s.gate, tls: state != nil}
+	if err := s.conn.GSSAPIBind(client, service, ""); err != nil {
+		return err
+	}
+	if !client.agreed { // the library takes a success for the end at any step
+		return errors.New("the server ends the bind before protection is agreed on")
+	}
+	return nil
 }

@@ -22,6 +22,7 @@ type saslClient struct {
 	initiator *gss.Initiator
 	gate      *gate
 	tls       bool // TLS protects: no layer is wanted
+	agreed    bool // on protection
 }
 
 // InitSecContext makes the next token of the context; the target is the
@@ -61,6 +62,7 @@ func (c *saslClient) NegotiateSaslAuth(token []byte, _ string) ([]byte, error) {
 	}
 	answer := []byte{choice, 0, 0, 0}
 	if c.tls {
+		c.agreed = true
 		return context.Wrap(answer, false)
 	}
 	if size <= 2*frameRoom {
@@ -72,6 +74,7 @@ func (c *saslClient) NegotiateSaslAuth(token []byte, _ string) ([]byte, error) {
 		return nil, err
 	}
 	c.gate.layer.Store(&layer{conn: c.gate.Conn, max: size, context: context})
+	c.agreed = true
 	return out, nil
 }
 
