@@ -198,9 +198,11 @@ func (s *Source) wait(ctx context.Context, in time.Duration) chan struct{} {
 	}
 }
 
-// ended returns what closes when the connection ends; nil: there is none.
+// ended returns what closes when the connection ends; nil: there is none, or
+// nothing is told over it. Servers end connections that are idle: a fleet that
+// bound again each time would cost them more than all that it asks.
 func (s *Source) ended() <-chan struct{} {
-	if s.session == nil {
+	if s.session == nil || s.cfg.NoWatch {
 		return nil
 	}
 	return s.session.Ended()
