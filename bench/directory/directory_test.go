@@ -128,3 +128,10 @@ func TestTheLoadOfAProcess(t *testing.T) {
 		t.Errorf("%v, %d bytes, %d available", cpuOf("self"), field("/proc/self/smaps_rollup", "Pss:"), available())
 	}
 }
+
+func TestNoHostStartsWithoutMemory(t *testing.T) {
+	f := newFleet(&lab{}, options{agents: 3, atOnce: 1, memory: 1 << 40})
+	if err := f.start(t.Context()); err == nil || !strings.Contains(err.Error(), "no host was started") || len(f.agents) > 0 {
+		t.Errorf("%v, %d agents", err, len(f.agents))
+	}
+}

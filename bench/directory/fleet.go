@@ -62,12 +62,13 @@ func (f *fleet) start(ctx context.Context) error {
 		})
 	}
 	starting.Wait()
-	select {
-	case err := <-failed:
-		return err
-	default:
-		return ctx.Err()
+	switch {
+	case len(failed) > 0:
+		return <-failed
+	case len(f.agents) == 0 && f.full:
+		return fmt.Errorf("fewer than %d MiB of memory are free: no host was started", f.o.memory)
 	}
+	return ctx.Err()
 }
 
 // add starts one agent.
