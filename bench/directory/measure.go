@@ -13,8 +13,9 @@ type phase struct {
 	all    counts
 	most   counts // of one agent
 	cpu    time.Duration
-	memory uint64   // of the servers at its end
-	rates  []uint32 // requests of LDAP, second by second
+	memory uint64 // of the servers at its end
+	// Requests of LDAP, and bytes from the server, second by second.
+	rates, flow []uint64
 	// troubled is how many agents had to try again, one says why.
 	troubled int
 	trouble  error
@@ -29,7 +30,7 @@ type figures struct {
 	start, settle         phase
 	idle, poll, change    phase
 	reached               []time.Duration // when each agent had the change
-	full                  bool
+	jitter                time.Duration
 }
 
 // measure measures one server.
@@ -44,7 +45,7 @@ func measure(ctx context.Context, o options, name, dir string, out io.Writer) (*
 	running, stop := context.WithCancel(ctx)
 	defer f.run.Wait()
 	defer stop()
-	g := &figures{server: name, empty: loadOf(l.net).memory}
+	g := &figures{server: name, jitter: o.jitter, empty: loadOf(l.net).memory}
 	for _, p := range []struct {
 		name string
 		of   *phase
@@ -61,7 +62,7 @@ func measure(ctx context.Context, o options, name, dir string, out io.Writer) (*
 		}
 		fmt.Fprintf(out, "%s: %s\n", name, p.of.line(p.name, len(f.agents)))
 	}
-	g.agents, g.held, g.failing, g.full = len(f.agents), int(f.meter.held.Load()), f.failing(), f.full
+	g.agents, g.held, g.failing = len(f.agents), int(f.meter.held.Load()), f.failing()
 	g.processes = loadOf(l.net).processes
 	return g, nil
 }
@@ -84,7 +85,8 @@ func (f *fleet) during(ctx context.Context, do func(context.Context) error) (pha
 	after := loadOf(f.lab.net)
 	p.cpu, p.memory = after.cpu-load.cpu, after.memory
 	for s := second; s <= f.meter.second(); s++ {
-		p.rates = append(p.rates, f.meter.seconds[s].Load())
+		p.rates = append(p.rates, f.meter.requests[s].Load())
+		p.flow = append(p.flow, f.meter.received[s].Load())
 	}
 	return p, nil
 }

@@ -10,9 +10,10 @@ import (
 
 // meter counts what all agents do, second by second.
 type meter struct {
-	began   time.Time
-	seconds [maxSeconds]atomic.Uint32 // requests of LDAP
-	held    atomic.Int64              // connections to the server
+	began    time.Time
+	requests [maxSeconds]atomic.Uint64 // of LDAP
+	received [maxSeconds]atomic.Uint64 // bytes from the server: answers, and what it tells of changes
+	held     atomic.Int64              // connections to the server
 }
 
 // maxSeconds is how long a run is counted.
@@ -82,14 +83,16 @@ type connection struct {
 
 func (c *connection) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	c.traffic.received.Add(uint64(n))
+	t := c.traffic
+	t.received.Add(uint64(n))
+	t.meter.received[t.meter.second()].Add(uint64(n))
 	return n, err
 }
 
 func (c *connection) Write(p []byte) (int, error) {
 	t := c.traffic
 	t.requests.Add(1)
-	t.meter.seconds[t.meter.second()].Add(1)
+	t.meter.requests[t.meter.second()].Add(1)
 	n, err := c.Conn.Write(p)
 	t.sent.Add(uint64(n))
 	return n, err
