@@ -125,8 +125,12 @@ func (l *lab) publish(ctx context.Context, description string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.Apply(ctx, plan); err != nil || description != "" {
+	// Once it is in force, what is left of the one before does not matter here.
+	if inForce, err := s.Apply(ctx, plan); !inForce {
 		return err
+	}
+	if description != "" {
+		return nil
 	}
 	if plan, err = s.PlanAssign(ctx, policyName, l.target); err != nil {
 		return err
