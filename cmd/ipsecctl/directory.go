@@ -72,7 +72,7 @@ func directoryError(ctx context.Context, err error) error {
 		code = control.NotPermitted
 	case errors.Is(err, directory.ErrNotFound), errors.Is(err, directory.ErrNothing), errors.Is(err, directory.ErrNotLinked):
 		code = control.NotFound
-	case errors.Is(err, directory.ErrAmbiguous), errors.Is(err, directory.ErrShared), errors.Is(err, directory.ErrInUse):
+	case errors.Is(err, directory.ErrAmbiguous), errors.Is(err, directory.ErrShared), errors.Is(err, directory.ErrOversized), errors.Is(err, directory.ErrInUse):
 		code = control.Invalid
 	}
 	return &control.Error{Code: code, Message: err.Error()}

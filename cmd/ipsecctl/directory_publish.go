@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -68,18 +67,30 @@ func (e *env) publish(cmd *cobra.Command, o *directoryOptions, flags publishFlag
 		policies = append(policies, *p)
 	}
 	return e.inDirectory(cmd, o, func(ctx context.Context, s *directory.Session) error {
-		for _, p := range policies {
-			options.Names = resolveNames(ctx, p)
+		for i, p := range policies {
+			options.Names = e.resolveNames(ctx, o, p)
 			plan, err := s.PlanPublish(ctx, p, options)
 			if err == nil {
 				err = e.carryOut(ctx, s, flags.planFlags, plan, fmt.Sprintf("Published: policy %q", p.Name))
 			}
 			if err != nil {
-				return refusedPublishing(p, err)
+				return errors.Join(refusedPublishing(p, err), notReached(policies[i+1:]))
 			}
 		}
 		return nil
 	})
+}
+
+// notReached names the policies behind one that was refused.
+func notReached(rest []policy.Policy) error {
+	var names []string
+	for _, p := range rest {
+		names = append(names, fmt.Sprintf("%q", p.Name))
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return fmt.Errorf("nor are those behind it: %s", strings.Join(names, ", "))
 }
 
 // refusedPublishing says what to do about preshared keys.
@@ -129,15 +140,18 @@ func (f *publishFlags) options() (directory.PublishOptions, error) {
 // lookupTime is how long a name may take.
 const lookupTime = 5 * time.Second
 
-// resolveNames returns the addresses of the DNS names of a policy. One without
-// is left out: the encoder says what becomes of it.
-func resolveNames(ctx context.Context, p policy.Policy) map[string][]netip.Addr {
+// resolveNames returns the addresses of the DNS names of a policy, asked for as
+// the directory is. One without is left out, and said: the encoder leaves it to
+// hosts with this program.
+func (e *env) resolveNames(ctx context.Context, o *directoryOptions, p policy.Policy) map[string][]netip.Addr {
+	resolver := directoryDialer(o.exemptMark).Resolver
 	found := map[string][]netip.Addr{}
 	for _, name := range namesIn(p) {
 		ctx, cancel := context.WithTimeout(ctx, lookupTime)
-		addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+		addrs, err := resolver.LookupNetIP(ctx, "ip", name)
 		cancel()
 		if err != nil {
+			fmt.Fprintf(e.err, "ipsecctl: policy %q: Windows hosts get no address for the name %s: %v\n", clean(p.Name), clean(name), err)
 			continue
 		}
 		slices.SortFunc(addrs, func(a, b netip.Addr) int { return a.Compare(b) })

@@ -69,6 +69,8 @@ type checker struct {
 	*contents
 	found []Finding
 	gone  map[gpipsec.Ref]bool // what the repairs remove
+	// coming is what somebody may be publishing just now.
+	coming map[gpipsec.Ref]bool
 }
 
 func (c *checker) fail(object, format string, args ...any) {
@@ -82,7 +84,7 @@ func (c *checker) warn(object string, repair []Step, format string, args ...any)
 
 // check looks at everything but access; advice is how to get the right to read.
 func (c *contents) check(assigned []Assigned, advice string) []Finding {
-	k := &checker{contents: c, gone: map[gpipsec.Ref]bool{}}
+	k := &checker{contents: c, gone: map[gpipsec.Ref]bool{}, coming: map[gpipsec.Ref]bool{}}
 	k.assignments(assigned)
 	if len(c.sealed) > 0 {
 		k.fail(fmt.Sprintf("%d objects, %s for one", len(c.sealed), c.describe(c.sealed[0])),
@@ -141,6 +143,11 @@ func (c *checker) orphans() {
 			if !own || len(c.users(o.Ref)) > 0 {
 				continue
 			}
+			if c.fresh(o.Ref) {
+				c.coming[o.Ref] = true
+				c.warn(named(o), nil, "it belongs to no policy, and was made just now: somebody may be publishing what it belongs to. A quarter of an hour after it was made, --repair removes it")
+				continue
+			}
 			c.gone[o.Ref] = true
 			c.warn(named(o), []Step{c.deleting(o)},
 				"it belongs to no policy: a tool was interrupted, or a policy was deleted without it")
@@ -156,7 +163,7 @@ func (c *checker) users(r gpipsec.Ref) []gpipsec.Ref {
 // owners are the references back.
 func (c *checker) owners() {
 	for _, o := range c.objects {
-		if o.Class == gpipsec.ClassPolicy || c.gone[o.Ref] || o.GUID == gpipsec.VersionObject() {
+		if o.Class == gpipsec.ClassPolicy || c.gone[o.Ref] || c.coming[o.Ref] || o.GUID == gpipsec.VersionObject() {
 			continue
 		}
 		lacks, former := missing(c.users(o.Ref), o.Owners), missing(o.Owners, c.users(o.Ref))
@@ -182,10 +189,10 @@ func (c *checker) owners() {
 func (c *checker) meaning() {
 	var repaired []gpipsec.Object
 	for _, o := range c.objects {
-		if c.gone[o.Ref] {
+		if c.gone[o.Ref] || c.coming[o.Ref] {
 			continue
 		}
-		o.Owners = c.users(o.Ref)
+		o.Owners = slices.DeleteFunc(c.users(o.Ref), func(r gpipsec.Ref) bool { return c.coming[r] })
 		repaired = append(repaired, o)
 	}
 	r := gpipsec.Decode(repaired)

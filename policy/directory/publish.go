@@ -70,7 +70,8 @@ type Step struct {
 
 // PlanPublish reads the container and says what publishing a policy would do.
 // It fails if the policy cannot be written (gpipsec.Encode), if its name is not
-// clear (ErrAmbiguous), or if this account cannot read all that is there.
+// clear (ErrAmbiguous), if hosts could not read it (ErrOversized), or if this
+// account cannot read all that is there.
 func (s *Session) PlanPublish(ctx context.Context, p policy.Policy, o PublishOptions) (Plan, error) {
 	c, err := s.contents(ctx)
 	if err != nil {
@@ -85,7 +86,9 @@ func (s *Session) contents(ctx context.Context) (*contents, error) {
 	if err != nil {
 		return nil, err
 	}
-	return contentsOf(s.Container(), entries), nil
+	c := contentsOf(s.Container(), entries)
+	c.now = s.config.Clock()
+	return c, nil
 }
 
 // ErrNotPermitted: this account may not read what is to be changed, nor what may
@@ -117,5 +120,42 @@ func planPublish(c *contents, p policy.Policy, o PublishOptions) (Plan, error) {
 		b.will[o.Ref] = o
 	}
 	b.build(objects)
-	return b.plan, nil
+	return b.plan, readable(b.plan)
+}
+
+// maxObject bounds one object, in bytes: an answer of a server that is larger
+// than a message is not read, by hosts nor by this program, whatever else the
+// container holds.
+const maxObject = maxMessage - 64<<10
+
+// ErrOversized: hosts could not read what was to be written.
+var ErrOversized = errors.New("it is larger than hosts read")
+
+// readable refuses a plan that would write what nobody can read any more.
+func readable(p Plan) error {
+	for _, s := range p.Steps {
+		size := 0
+		for _, a := range s.Attributes {
+			size += sizeOf(a)
+		}
+		for _, c := range s.Changes {
+			if c.Kind != DeleteValues {
+				size += sizeOf(c.Attribute)
+			}
+		}
+		if size > maxObject {
+			return fmt.Errorf("%s: %w: %d bytes, of at most %d; part its filter list into several, each with a rule of its own", s.What, ErrOversized, size, maxObject)
+		}
+	}
+	return nil
+}
+
+// sizeOf is about what an attribute takes in a message.
+func sizeOf(a Attribute) int {
+	const framing = 16 // of a value and its length
+	n := len(a.Name)
+	for _, v := range a.Values {
+		n += len(v) + framing
+	}
+	return n
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"ipsecagent/policy/gpipsec"
 )
 
 // editor changes a directory: a Session, and what tests put in its place.
@@ -16,12 +18,26 @@ type editor interface {
 	refers(ctx context.Context, attribute, dn string) (bool, error)
 	// assigns reports whether anything assigns the policy dn.
 	assigns(ctx context.Context, dn string) (bool, error)
+	// names returns which policy objects are there.
+	names(ctx context.Context) (map[gpipsec.Ref]bool, error)
 }
 
 // refers looks for references to an entry.
 func (s *Session) refers(ctx context.Context, attribute, dn string) (bool, error) {
 	found, err := s.Search(ctx, Query{Base: s.Container(), Scope: OneLevel, Filter: "(" + attribute + "=" + Escape(dn) + ")", Attributes: []string{attrClass}})
 	return len(found) > 0, err
+}
+
+// names asks for the names of the container's objects.
+func (s *Session) names(ctx context.Context) (map[gpipsec.Ref]bool, error) {
+	found, err := s.Search(ctx, Query{Base: s.Container(), Scope: OneLevel, Attributes: []string{"cn"}})
+	all := map[gpipsec.Ref]bool{}
+	for _, e := range found {
+		if ref, err := gpipsec.ReadDN(e.DN); err == nil {
+			all[ref] = true
+		}
+	}
+	return all, err
 }
 
 // ErrLeftovers: something was written that nothing refers to, or something that
@@ -42,7 +58,14 @@ func (s *Session) Apply(ctx context.Context, p Plan) (applied bool, err error) {
 
 func apply(ctx context.Context, to editor, p Plan) (applied bool, err error) {
 	for i, s := range p.Steps {
-		if err := s.do(ctx, to); err != nil {
+		var err error
+		if i == p.Commit {
+			err = present(ctx, to, p.Steps[:i])
+		}
+		if err == nil {
+			err = s.do(ctx, to)
+		}
+		if err != nil {
 			err = fmt.Errorf("directory: %s: %w", s.What, err)
 			switch {
 			case p.Commit < 0:
@@ -54,6 +77,31 @@ func apply(ctx context.Context, to editor, p Plan) (applied bool, err error) {
 		}
 	}
 	return p.Commit >= 0, nil
+}
+
+// present fails if any of the policy objects that steps have added is gone
+// again: some servers let a policy refer to what is not there, and hosts could
+// not read it.
+func present(ctx context.Context, to editor, steps []Step) error {
+	var added []Step
+	for _, s := range steps {
+		if _, err := gpipsec.ReadDN(s.DN); err == nil && s.Kind == StepAdd {
+			added = append(added, s)
+		}
+	}
+	if len(added) == 0 {
+		return nil
+	}
+	there, err := to.names(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range added {
+		if ref, _ := gpipsec.ReadDN(s.DN); !there[ref] {
+			return fmt.Errorf("%w: %q, which was just written: somebody has removed it", ErrNotFound, s.DN)
+		}
+	}
+	return nil
 }
 
 func (s *Step) do(ctx context.Context, to editor) error {
@@ -91,7 +139,7 @@ func takeBack(ctx context.Context, to editor, steps []Step) error {
 		case StepModify:
 			err = to.Modify(ctx, s.DN, s.undo...)
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrNotFound) { // what is gone needs no taking back
 			return fmt.Errorf("taking back %q: %w: %w", steps[i].What, err, ErrLeftovers)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"ipsecagent/policy"
 	"ipsecagent/policy/gpipsec"
@@ -13,6 +14,7 @@ import (
 // contents is what the container of policies holds.
 type contents struct {
 	container string
+	now       time.Time // when it was read; zero: the age of objects is not looked at
 	objects   []gpipsec.Object
 	at        map[gpipsec.Ref]*gpipsec.Object
 	entries   map[gpipsec.Ref]Entry
@@ -29,6 +31,25 @@ type contents struct {
 	lists map[string]policy.FilterList
 	// canonical are the objects as this program writes what they say.
 	canonical map[gpipsec.Ref]gpipsec.Object
+}
+
+// attrCreated is when an entry was made (RFC 4512 §3.4.4); Active Directory knows
+// it too.
+const attrCreated = "createTimestamp"
+
+// settled is how old an object has to be before it counts as left behind: in
+// fewer minutes somebody may still be publishing what it belongs to. The clocks
+// of the server and of this host may differ.
+const settled = 15 * time.Minute
+
+// fresh reports whether an object was made so lately that what refers to it may
+// still come.
+func (c *contents) fresh(r gpipsec.Ref) bool {
+	e := c.entries[r]
+	const form = "20060102150405" // in UTC; what follows are parts of a second
+	stamp := e.get(attrCreated)
+	made, err := time.Parse(form, stamp[:min(len(stamp), len(form))])
+	return err == nil && !c.now.IsZero() && c.now.Sub(made) < settled
 }
 
 // className is what people call an object of a class.

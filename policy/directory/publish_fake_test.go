@@ -147,6 +147,16 @@ func (s *shelf) assigns(ctx context.Context, dn string) (bool, error) {
 	return s.refers(ctx, attrPointer, dn)
 }
 
+func (s *shelf) names(context.Context) (map[gpipsec.Ref]bool, error) {
+	all := map[gpipsec.Ref]bool{}
+	for _, e := range s.entries {
+		if ref, err := gpipsec.ReadDN(e.DN); err == nil {
+			all[ref] = true
+		}
+	}
+	return all, nil
+}
+
 func (s *shelf) all() []Entry {
 	var all []Entry
 	for _, e := range s.entries {

@@ -193,7 +193,7 @@ func (e *Entry) Object() (gpipsec.Object, error) {
 // Objects returns the entries of all policy objects right below the container.
 // Of those that this account may see but not read, only the names are there.
 func (s *Session) Objects(ctx context.Context) ([]Entry, error) {
-	found, err := s.Search(ctx, Query{Base: s.Container(), Scope: OneLevel, Attributes: append(objectAttributes(), attrClass, "whenChanged")})
+	found, err := s.Search(ctx, Query{Base: s.Container(), Scope: OneLevel, Attributes: append(objectAttributes(), attrClass, "whenChanged", attrCreated)})
 	if err != nil {
 		return nil, err
 	}

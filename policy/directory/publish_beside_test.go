@@ -1,0 +1,117 @@
+package directory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ipsecagent/policy"
+	"ipsecagent/policy/gpipsec"
+	"ipsecagent/sadb"
+)
+
+// What another administrator is just publishing is not taken for left behind.
+func TestRepairBesidePublishing(t *testing.T) {
+	made := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	s := newShelf()
+	mine := plan(t, s, webPolicy())
+	for _, step := range mine.Steps[:mine.Commit] {
+		if err := step.do(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, e := range s.entries {
+		e.set(attrCreated, made.Format("20060102150405.0Z"))
+	}
+	state := s.clone()
+	findings := func(now time.Time) []Finding {
+		c := s.contents()
+		c.now = now
+		return c.check(nil, "")
+	}
+	during := findings(made.Add(time.Minute))
+	if len(during) == 0 || !strings.Contains(fmt.Sprint(during), "somebody may be publishing") {
+		t.Errorf("nothing is said: %v", during)
+	}
+	if _, err := apply(t.Context(), s, RepairPlan(during)); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(entryTexts(state), entryTexts(s)); d != "" {
+		t.Errorf("what is being published is touched: %s", d)
+	}
+	for _, step := range mine.Steps[mine.Commit:] {
+		if err := step.do(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.sound(t)
+	if found := findings(made.Add(time.Minute)); len(found) > 0 {
+		t.Errorf("published, and still: %v", found)
+	}
+
+	s = state // the other one has been interrupted
+	if _, err := apply(t.Context(), s, RepairPlan(findings(made.Add(time.Hour)))); err != nil {
+		t.Fatal(err)
+	}
+	if left := findings(made.Add(time.Hour)); len(left) > 0 {
+		t.Errorf("an hour later it is not repaired: %v", left)
+	}
+}
+
+// meddler is a shelf from which somebody removes an object before the commit.
+type meddler struct {
+	*shelf
+	remove string // a part of its DN
+}
+
+func (m *meddler) names(ctx context.Context) (map[gpipsec.Ref]bool, error) {
+	for key, e := range m.entries {
+		if strings.Contains(e.DN, m.remove) {
+			delete(m.entries, key)
+			break
+		}
+	}
+	return m.shelf.names(ctx)
+}
+
+// A policy is not put in force if part of it has been removed meanwhile, which
+// some servers would let it refer to.
+func TestWhatIsRemovedMeanwhileIsMissed(t *testing.T) {
+	for _, class := range []gpipsec.Class{gpipsec.ClassNFA, gpipsec.ClassISAKMP, gpipsec.ClassFilter, gpipsec.ClassNegotiation} {
+		s := newShelf()
+		mine := plan(t, s, webPolicy())
+		applied, err := apply(t.Context(), &meddler{s, string(class)}, mine)
+		if !errors.Is(err, ErrNotFound) || applied || !strings.Contains(err.Error(), "somebody has removed it") {
+			t.Errorf("%s removed: %v, %v", class, applied, err)
+		}
+		if len(s.entries) > 0 {
+			t.Errorf("%s removed: not taken back: %v", class, entryTexts(s))
+		}
+	}
+}
+
+// What hosts could not read is never written: they could not read anything else
+// of the container either.
+func TestOversizedListsAreRefused(t *testing.T) {
+	p := webPolicy()
+	list := &p.FilterLists[0]
+	for i := range uint32(60_000) {
+		a := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+		list.Filters = append(list.Filters, policy.Filter{From: policy.Endpoint{Kind: policy.Me}, Mirrored: true,
+			To: policy.Endpoint{Kind: policy.Addresses, Addrs: sadb.Prefix(netip.PrefixFrom(a, 32))}})
+	}
+	_, err := planPublish(newShelf().contents(), p, PublishOptions{})
+	if !errors.Is(err, ErrOversized) || !strings.Contains(err.Error(), list.Name) {
+		t.Errorf("%v", err)
+	}
+	list.Filters = list.Filters[:40_000]
+	if _, err := planPublish(newShelf().contents(), p, PublishOptions{}); err != nil {
+		t.Error(err)
+	}
+}
