@@ -94,8 +94,8 @@ func (e *env) rsop(ctx context.Context, s *directory.Session, of rsopOf) error {
 		return err
 	}
 	r, err := s.Resolve(ctx, computer, of.site)
-	if of.host != "" && errors.Is(err, directory.ErrNotFound) {
-		return notFound("computer %q: %v", of.host, err)
+	if of.host != "" && errors.Is(err, directory.ErrNotFound) && !errors.Is(err, directory.ErrUnreadable) {
+		return notFound("there is no computer %q in the directory, or this account may not see it", of.host)
 	}
 	if err != nil && !errors.Is(err, directory.ErrUnreadable) {
 		return err
