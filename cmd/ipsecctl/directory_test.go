@@ -200,7 +200,7 @@ func TestPublishingPresharedKeys(t *testing.T) {
 	s.ctl(control.OK, s.admin, "directory", "init", "--apply")
 	doc := s.file("keys.yaml", strings.Replace(databasePolicy, "[kerberos]", "[{psk: {key: branch}}]", 1))
 	const key = "not-for-everyone-to-read"
-	says(t, s.ctl(control.Invalid, s.admin, "directory", "publish", doc), `preshared key "branch"`, "--key-names")
+	says(t, s.ctl(control.Invalid, s.admin, "directory", "publish", doc, "client"), `preshared key "branch"`, "--key-names", `nor are those behind it: "client"`)
 	says(t, s.ctl(control.OK, s.admin, "directory", "publish", doc, "--key-names"), "Windows cannot use it")
 	says(t, s.ctl(control.OK, s.admin, "directory", "fsck"), "Nothing is wrong")
 	out := s.ctl(control.OK, s.admin, "directory", "publish", doc, "--publish-key", "branch="+s.file("key", key+"\n"))
@@ -265,6 +265,9 @@ func TestDirectoryJSON(t *testing.T) {
 	if _, err := ad.Host("sql1", dirtest.Base); err != nil {
 		t.Fatal(err)
 	}
+	if err := ad.Do("ldif", "dn: OU=Empty,"+dirtest.Base+"\nchangetype: add\nobjectClass: organizationalUnit\n"); err != nil {
+		t.Fatal(err)
+	}
 	s := newStation(t, ad.Net)
 	s.flags = []string{"-o", "json", "--config", s.file("agent.yaml", ""), "--krb5-conf", ad.Conf}
 	admin := []string{"--keytab", ad.Administrator(), "--principal", "Administrator"}
@@ -284,7 +287,11 @@ func TestDirectoryJSON(t *testing.T) {
 	}
 	checked := s.ctl(control.Invalid, admin, "directory", "fsck", "--host", "sql1")
 	says(t, checked, "computer SQL1$ may not read them", "(A;CI;RPLCLORC;;;DC)", `"warning": false`)
+	says(t, s.ctl(control.NotFound, admin, "rsop", "--host", "nobody"), `there is no computer "nobody"`)
 	s.flags = s.flags[2:]
+	named := s.file("named.yaml", strings.Replace(databasePolicy, "to: any", "to: {name: nowhere."+dirtest.Domain+"}", 1))
+	says(t, s.ctl(control.OK, admin, "directory", "publish", named, "--dry-run"), "no address for the name nowhere."+dirtest.Domain)
+	says(t, s.ctl(control.NotFound, admin, "directory", "assign", "Client (Respond Only)", "--ou", "Empty"), "New-GPLink", "gpo setlink")
 	says(t, s.ctl(control.OK, admin, "directory", "assign", "Client (Respond Only)", "--gpo", "Default Domain Policy"), "may not read them", "directory fsck")
 	s.flags = append([]string{"-o", "json"}, s.flags...)
 	says(t, s.ctl(control.OK, admin, "rsop", "--host", "sql1"), `"policyName": "Client (Respond Only)"`, `"wins": true`)

@@ -144,7 +144,7 @@ func readable(p Plan) error {
 			}
 		}
 		if size > maxObject {
-			return fmt.Errorf("%s: %w: %d bytes, of at most %d; part its filter list into several, each with a rule of its own", s.What, ErrOversized, size, maxObject)
+			return fmt.Errorf("%s: %w: %d bytes, of at most %d. Part a filter list that is too long into several, each with a rule of its own", s.What, ErrOversized, size, maxObject)
 		}
 	}
 	return nil

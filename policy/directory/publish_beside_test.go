@@ -4,16 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
-	"ipsecagent/policy"
 	"ipsecagent/policy/gpipsec"
-	"ipsecagent/sadb"
 )
 
 // What another administrator is just publishing is not taken for left behind.
@@ -98,20 +95,19 @@ func TestWhatIsRemovedMeanwhileIsMissed(t *testing.T) {
 
 // What hosts could not read is never written: they could not read anything else
 // of the container either.
-func TestOversizedListsAreRefused(t *testing.T) {
+func TestOversizedObjectsAreRefused(t *testing.T) {
 	p := webPolicy()
-	list := &p.FilterLists[0]
-	for i := range uint32(60_000) {
-		a := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
-		list.Filters = append(list.Filters, policy.Filter{From: policy.Endpoint{Kind: policy.Me}, Mirrored: true,
-			To: policy.Endpoint{Kind: policy.Addresses, Addrs: sadb.Prefix(netip.PrefixFrom(a, 32))}})
+	p.Description = strings.Repeat("x", maxObject)
+	if _, err := planPublish(newShelf().contents(), p, PublishOptions{}); !errors.Is(err, ErrOversized) || !strings.Contains(err.Error(), `policy "web"`) {
+		t.Errorf("%.300v", err)
 	}
-	_, err := planPublish(newShelf().contents(), p, PublishOptions{})
-	if !errors.Is(err, ErrOversized) || !strings.Contains(err.Error(), list.Name) {
-		t.Errorf("%v", err)
+	s := newShelf()
+	publish(t, s, webPolicy())
+	if _, err := planPublish(s.contents(), p, PublishOptions{}); !errors.Is(err, ErrOversized) {
+		t.Errorf("a change: %.300v", err)
 	}
-	list.Filters = list.Filters[:40_000]
+	p.Description = p.Description[:maxObject-4096]
 	if _, err := planPublish(newShelf().contents(), p, PublishOptions{}); err != nil {
-		t.Error(err)
+		t.Errorf("%.300v", err)
 	}
 }
