@@ -153,7 +153,7 @@ func (l *lab) quiet() {
 		return n
 	}
 	last, since := arrivals(), time.Now()
-	for time.Since(since) < 150*time.Millisecond {
+	for time.Since(since) < patient(150*time.Millisecond) {
 		time.Sleep(10 * time.Millisecond) // polling
 		if n := arrivals(); n != last {
 			last, since = n, time.Now()
@@ -299,7 +299,7 @@ type lab struct {
 // newLab makes the hosts, starts the agents and assigns the policies.
 func newLab(t *testing.T, tag string, s scenario, p *policy.Policy) *lab {
 	t.Helper()
-	l := &lab{t: t, s: s, silent: map[string]bool{}, patience: 20 * time.Second}
+	l := &lab{t: t, s: s, silent: map[string]bool{}, patience: patient(20 * time.Second)}
 	l.a, l.b = newPair(t, tag)
 	all := shapes(p, s.inside)
 	if s.peer == peerAsks {
@@ -309,7 +309,7 @@ func newLab(t *testing.T, tag string, s scenario, p *policy.Policy) *lab {
 	l.silence()
 	l.join(tag)
 	s.start(t, l, p)
-	l.client = control.NewClient(l.a.socket(), 20*time.Second)
+	l.client = control.NewClient(l.a.socket(), patient(20*time.Second))
 	l.hardware = mac(l.a)
 	for _, h := range []*host{l.a, l.b, l.c} {
 		if h != nil {

@@ -26,6 +26,9 @@ func everyday() []behaviour {
 	}
 }
 
+// withFullFigures has the rest of what runs on the userspace driver, but for what
+// is the same code beside either driver: peers and floods that are hostile to IKE,
+// ways by which a policy comes, and demos.
 func withFullFigures() []behaviour {
 	all := []behaviour{
 		{"wrong key says so and blocks", TestWrongKeySaysSoAndBlocks},
@@ -36,6 +39,14 @@ func withFullFigures() []behaviour {
 		{"forwarded traffic is not laundered into my address", TestForwardedTrafficIsNotLaunderedIntoMyAddress},
 		{"Kerberos needs no secret by hand", TestKerberosNeedsNoSecretByHand},
 		{"default response answers by certificates", TestDefaultResponseAnswersByCertificates},
+		{"the bank's server refuses another authority", TestBankServerRefusesAnotherAuthority},
+		{"the bank's client is secured on the port asked only", TestBankClientIsSecuredOnThePortAskedOnly},
+		{"the bank's server of Windows 2000", TestBankServerOfWindows2000},
+		{"boot modes", TestBootModes},
+		{"nothing leaves while the policy takes over", TestNothingLeavesWhileThePolicyTakesOver},
+		{"an invalid policy keeps the last good one", TestInvalidPolicyKeepsTheLastGoodOne},
+		{"refuses to start without what it needs", TestRefusesToStartWithoutWhatItNeeds},
+		{"killed agents leak and lose nothing", func(t *testing.T) { killedAgents(t, "kkill", 8) }}, // 200: TestKernelKilled of driver/xfrm
 	}
 	for _, c := range leakCases() {
 		if c.name != "agent killed" && c.name != "nft flush ruleset" {

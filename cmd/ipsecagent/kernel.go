@@ -172,6 +172,9 @@ func (w *wiring) openKernel() (driver.Driver, error) {
 // dialKernel opens the kernel driver. Where the kernel forgets a table with its
 // owner, the holder's socket owns it.
 func (w *wiring) dialKernel() (driver.Driver, error) {
+	if err := needNFT(); err != nil {
+		return nil, err
+	}
 	cfg := w.settings.xfrmConfig(w.log)
 	if w.table == nil {
 		w.table = newLease(&w.settings, w.log, w.err)
