@@ -108,6 +108,9 @@ func (a *Agent) install(now time.Time, o ike.Install) error {
 	if err := a.wants(now, o.Pair); err != nil {
 		return fmt.Errorf("agent: install %s: %w", o.SA.ID, err)
 	}
+	if o.SA.Dir == sadb.Out { // with the last of them the pair is whole
+		o.SA.Record = recordOf(o.Pair).write()
+	}
 	ctx, cancel := a.driverContext()
 	defer cancel()
 	if err := a.cfg.Driver.AddSA(ctx, o.SA); err != nil {
@@ -116,6 +119,15 @@ func (a *Agent) install(now time.Time, o ike.Install) error {
 	if _, whole := a.book.Get(o.Pair.ID); whole {
 		return nil
 	}
+	a.noteHalf(now, o)
+	if former, ok := a.book.BySA(o.SA.ID); ok {
+		a.endPair(now, former.ID, ending{reason: "the peer has given its SPI to another association", tell: true})
+	}
+	return nil
+}
+
+// noteHalf remembers what is in force of a pair that is not whole yet.
+func (a *Agent) noteHalf(now time.Time, o ike.Install) {
 	h, again := a.halves[o.Pair.ID]
 	if !again {
 		h = half{filter: o.SA.Filter, remote: plain(o.Pair.Remote), since: now}
@@ -123,7 +135,6 @@ func (a *Agent) install(now time.Time, o ike.Install) error {
 	}
 	h.ids = append(h.ids, o.SA.ID)
 	a.halves[o.Pair.ID] = h
-	return nil
 }
 
 // wants reports whether the policy now in force has a place for the pair, and
@@ -163,14 +174,30 @@ func (a *Agent) halfFor(f sadb.FilterID, remote netip.Addr) bool {
 	return false
 }
 
+// deleteSAs ends associations of a pair that is no more. One that has become
+// another pair's meanwhile, by the same SPI, stays.
 func (a *Agent) deleteSAs(now time.Time, ids []sadb.SAID) {
 	for _, id := range ids {
+		if a.belongs(id) {
+			continue
+		}
 		ctx, cancel := a.driverContext()
 		if err := a.cfg.Driver.DeleteSA(ctx, id); err != nil {
 			a.event(now, control.EventAgent, "warning", fmt.Sprintf("the data path did not delete %s: %v", id, err), nil)
 		}
 		cancel()
 	}
+}
+
+// belongs reports whether a pair, whole or not yet, has an association.
+func (a *Agent) belongs(id sadb.SAID) bool {
+	for _, h := range a.halves {
+		if slices.Contains(h.ids, id) {
+			return true
+		}
+	}
+	_, ok := a.book.BySA(id)
+	return ok
 }
 
 // established books a pair that is whole.
@@ -272,7 +299,7 @@ func (e ending) grace() time.Duration {
 // has arrived.
 func (a *Agent) endPair(now time.Time, id sadb.PairID, e ending) {
 	a.dropHalf(now, id)
-	p, ok := a.book.Get(id)
+	p, ok := a.book.Remove(id)
 	if !ok {
 		return
 	}
@@ -284,7 +311,6 @@ func (a *Agent) endPair(now time.Time, id sadb.PairID, e ending) {
 	_, replaced := a.book.ReplacedBy(id)
 	a.unprotect(now, p, e.grace())
 	a.noteEnd(now, p, e.reason)
-	a.book.Remove(id)
 	a.bookChanged(now)
 	delete(a.adopted, id)
 	delete(a.rekeying, id)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -47,6 +48,24 @@ func (r pairRecord) pair() (sadb.Pair, error) {
 		LocalPorts: r.Covers.LocalPorts, RemotePorts: r.Covers.RemotePorts,
 		ICMPType: r.Covers.ICMPType, ICMPCode: r.Covers.ICMPCode}
 	return p, nil
+}
+
+// write returns what the driver is to keep with an association of p.
+func (r pairRecord) write() string {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return "" // as if nobody knew: it is negotiated anew
+	}
+	return string(data)
+}
+
+// parseRecord reads what write has written.
+func parseRecord(record string) (sadb.Pair, error) {
+	var r pairRecord
+	if err := json.Unmarshal([]byte(record), &r); err != nil {
+		return sadb.Pair{}, err
+	}
+	return r.pair()
 }
 
 func addrsText(a sadb.Addrs) string {

@@ -125,6 +125,7 @@ func (a *Agent) settle(now time.Time) {
 	a.settled = true
 	a.knowOverlays(now, state)
 	there := associations(state)
+	a.takeRecords(now, state, there)
 	at := now.Add(jitter(renewAfter))
 	for _, p := range a.book.All() {
 		main, quick, ok := a.inForce.snapshot.offersFor(p, methodOf(p))
@@ -143,8 +144,28 @@ func (a *Agent) settle(now time.Time) {
 	a.shortenUnserved(now)
 }
 
+// takeRecords books what the driver carries whole and the store does not know:
+// the former agent ended before it could write the pair down.
+func (a *Agent) takeRecords(now time.Time, state driver.State, there map[sadb.SAID]sadb.SA) {
+	for _, s := range state.SAs {
+		if _, known := a.book.Get(s.SA.Pair); known || s.SA.Record == "" {
+			continue
+		}
+		p, err := parseRecord(s.SA.Record)
+		if err != nil {
+			a.event(now, control.EventAgent, "warning", fmt.Sprintf("what was written down about %s cannot be read, it is negotiated anew: %v", s.SA.ID, err), nil)
+			continue
+		}
+		if whole(p, there) {
+			a.book.Put(p)
+			a.proven.put(plain(p.Remote), now)
+			a.bookChanged(now)
+		}
+	}
+}
+
 // remakeOrphans has made anew what the driver carries and no pair accounts
-// for: the former agent ended before it could write the pair down.
+// for: half of a bundle, or what has no record that can be read.
 func (a *Agent) remakeOrphans(now, at time.Time, state driver.State) {
 	for _, s := range state.SAs {
 		sa := s.SA

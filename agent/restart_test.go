@@ -3,6 +3,8 @@ package agent
 import (
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -186,32 +188,135 @@ func TestRestartEndsTheProtectionOfWhatIsLost(t *testing.T) {
 	})
 }
 
-func TestKilledBeforeItWroteRemakes(t *testing.T) {
+// killed ends the agent as if by a signal, with the state file as it was when
+// something else had been written.
+func (r *rig) killed(state []byte) {
+	r.t.Helper()
+	if err := r.stop(); err != nil {
+		r.t.Fatal(err)
+	}
+	r.stop = func() error { return nil }
+	if err := os.WriteFile(r.cfg.StateFile, state, 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) stateFile() []byte {
+	r.t.Helper()
+	state, err := os.ReadFile(r.cfg.StateFile)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return state
+}
+
+func TestKilledBeforeItWroteAdopts(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.assign("secure-server")
-		r.secure(tcp(bob(), 80))
-		state, err := os.ReadFile(r.cfg.StateFile)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.secure(tcp(carol(), 80)) // within the time that gathers writes
-		if err := r.stop(); err != nil {
-			t.Fatal(err)
-		}
-		r.stop = func() error { return nil }
-		if err := os.WriteFile(r.cfg.StateFile, state, 0o600); err != nil {
-			t.Fatal(err)
+		state := r.stateFile()
+		p := r.secure(tcp(bob(), 80))
+		q := r.secure(tcp(carol(), 80)) // within the time that gathers writes
+		r.killed(state)
+		r.restart(nil)
+		adopted := taken[ike.Adopt](r)
+		slices.SortFunc(adopted, func(a, b ike.Adopt) int { return a.Pair.Remote.Compare(b.Pair.Remote) })
+		for i, want := range []sadb.Pair{p, q} {
+			if len(adopted) != 2 || !reflect.DeepEqual(recordOf(adopted[i].Pair).write(), recordOf(want).write()) {
+				t.Fatalf("adopted %+v", adopted)
+			}
+			if got := r.send(tcp(want.Remote, 80)); got != drivertest.Secured {
+				t.Errorf("to %s the packet is %v", want.Remote, got)
+			}
 		}
 		r.restart(nil)
-		if got := one[ike.Adopt](r); got.Pair.Remote != bob() {
-			t.Errorf("adopted %+v", got.Pair)
+		if again := taken[ike.Adopt](r); len(again) != 2 {
+			t.Errorf("the next agent adopts %d pairs", len(again))
 		}
-		if len(r.fake.SAs()) != 2 {
-			t.Errorf("in force %v", r.fake.SAs())
+	})
+}
+
+// What is written down beside an association proves nothing that the driver
+// and policy do not.
+func TestWhatIsWrittenDownDoesNotDecide(t *testing.T) {
+	for _, spoil := range []func(in, out *sadb.SA){
+		func(_, out *sadb.SA) { out.Record = "" },
+		func(_, out *sadb.SA) { out.Record = out.Record[:len(out.Record)/2] },
+		func(in, _ *sadb.SA) { in.Selector.Proto = sadb.UDP },
+		func(_, out *sadb.SA) {
+			out.Record = strings.Replace(out.Record, auth.PSK.String(), auth.Kerberos.String(), 1)
+		},
+	} {
+		inBubble(t, func(t *testing.T, r *rig) {
+			r.assign("secure-server")
+			state := r.stateFile()
+			p := r.secure(tcp(bob(), 80))
+			sas := r.fake.SAs()
+			r.killed(state)
+			in, out := associationsOf(p)
+			for _, sa := range sas {
+				if sa.Dir == sadb.Out {
+					out.Record = sa.Record
+				}
+			}
+			if out.Record == "" {
+				t.Fatal("nothing is written down")
+			}
+			spoil(&in, &out)
+			for _, sa := range []sadb.SA{in, out} {
+				if err := r.fake.AddSA(t.Context(), sa); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.restart(nil)
+			none[ike.Adopt](r)
+			if left := r.fake.SAs(); len(left) != 0 {
+				t.Errorf("in force %+v", left)
+			}
+			if got := r.send(tcp(bob(), 80)); got != drivertest.Held {
+				t.Errorf("the packet is %v", got)
+			}
+			r.pass(5 * time.Second)
+			if begun := one[ike.Initiate](r); begun.Remote != bob() || begun.NoInitialContact {
+				t.Errorf("initiate %+v", begun)
+			}
+		})
+	}
+}
+
+// A peer that has started anew may choose an SPI that it had before: the former
+// pair ends and the association of the new one stays.
+func TestAPeerGivesAnSPIAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		p := r.secure(tcp(bob(), 80))
+		r.pass(time.Minute)
+		state := r.stateFile() // it knows p alone
+		q := pairFor(ike.QuickOffer{Filter: p.Filter, Selector: p.Selector, Proposals: []sadb.Proposal{{Suites: p.Suites, Lifetime: p.Lifetime}}}, bob())
+		q.Out, q.Round = p.Out, p.Round+1
+		r.establish(0, q)
+		if gone := one[ike.Gone](r); gone.Pair != p.ID {
+			t.Errorf("gone %v", gone)
 		}
-		r.pass(5 * time.Second)
-		if in := one[ike.Initiate](r); in.Remote != carol() || in.NoInitialContact {
-			t.Errorf("initiate %+v", in)
+		for _, when := range []string{"at once", "when the former has ended", "after kill -9"} {
+			if got := r.send(tcp(bob(), 80)); got != drivertest.Secured {
+				t.Errorf("%s the packet is %v", when, got)
+			}
+			if s := r.status(); len(s.Secured) != 1 {
+				t.Errorf("%s %d pairs are shown", when, len(s.Secured))
+			}
+			if when == "at once" {
+				r.pass(time.Minute)
+				continue
+			}
+			r.killed(state)
+			r.restart(nil)
+			if adopted := one[ike.Adopt](r); adopted.Pair.ID != q.ID {
+				t.Errorf("adopted %+v", adopted.Pair)
+			}
+			r.pass(retireAfter + time.Minute)
+		}
+		if left := r.fake.SAs(); len(left) != 2 {
+			t.Errorf("in force %+v", left)
 		}
 	})
 }

@@ -151,10 +151,8 @@ func (b *Book) ByInbound(id SAID) (Pair, bool) {
 // BySA returns the pair that an association of either direction belongs to.
 func (b *Book) BySA(id SAID) (Pair, bool) {
 	for _, p := range b.pairs {
-		for _, said := range append(append([]SAID(nil), p.In...), p.Out...) {
-			if said == id {
-				return p, true
-			}
+		if slices.Contains(p.In, id) || slices.Contains(p.Out, id) {
+			return p, true
 		}
 	}
 	return Pair{}, false

@@ -138,6 +138,10 @@ type SA struct {
 	// direction: ESP is applied first, AH outside, and nothing passes but
 	// through both (RFC 4301 §4.1, RFC 2401 §4.3). The zero value: none.
 	Bundle SAID
+	// Record is what the agent writes down about the pair for the agent after
+	// it. Drivers keep it as long as the association and know nothing of what it
+	// says; there is no key in it. "": nothing.
+	Record string `json:",omitempty"`
 }
 
 // Encap is the pair of UDP endpoints of ESP in UDP. The zero value means ESP

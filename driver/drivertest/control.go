@@ -349,11 +349,12 @@ func closeLeaves(r *rig) {
 	a.set(a.filter("one", r.bob.V4, 1, require()))
 	a.put(above(a.filter("over", r.bob.V4, 1, sadb.Action{}), "one"))
 	sa := r.sa(r.alice, r.bob, "one", 5001)
+	sa.Record = `what the agent "wrote down"`
 	a.add(sa)
 	a.Driver = a.Reopen(r.T)
 	a.wantOrder("over", "one")
-	if _, ok := a.sa(sa.ID); !ok {
-		r.Error("the association is gone")
+	if got, ok := a.sa(sa.ID); !ok || got.SA.Record != sa.Record {
+		r.Errorf("the association is gone, or what is written down of it: %t, %q", ok, got.SA.Record)
 	}
 }
 

@@ -178,12 +178,13 @@ func TestAssociationsOfOtherRequestIDs(t *testing.T) {
 		t.Fatal(err)
 	}
 	sa := testSA(sadb.Out, sadb.ESP, 0x9001)
+	sa.Record = "of the pair"
 	if err := e.addSA(sa); err != nil {
 		t.Fatal(err)
 	}
 	was := k.states[sa.ID].ReqID
-	if next := k.open(t, dir); next.find(sa.ID) == nil {
-		t.Error("an association of its filter was not adopted")
+	if a := k.open(t, dir).find(sa.ID); a == nil || a.SA.Record != sa.Record {
+		t.Error("an association of its filter was not adopted, or not what is written down of it")
 	}
 	if err := e.book.write(filtersFile, "damaged"); err != nil {
 		t.Fatal(err)
