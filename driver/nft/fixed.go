@@ -124,11 +124,15 @@ func (c Config) lastRules() []rule {
 		unreachableRules(),
 		[]rule{
 			join(readable(), jump(chainExempt)),
-			join(readable(), jump(chainExemptO)),
+			join(readable(), ofSocket(), jump(chainExemptO)), // what is forwarded has none
 			join(familyIs(unix.NFPROTO_IPV4), goTo(dispatch(chainLast, false))),
 			join(familyIs(unix.NFPROTO_IPV6), goTo(dispatch(chainLast, true))),
 		})
 }
+
+// ofSocket holds for packets that a socket of this host has sent: those alone
+// have an owner, without whom the rule ends there.
+func ofSocket() rule { return rule{meta(expr.MetaKeySKUID, scratch)} }
 
 // rtXFRM asks whether a packet's route goes through XFRM (NFT_RT_XFRM),
 // metaSecpath whether it came out of XFRM (NFT_META_SECPATH).

@@ -2,10 +2,13 @@ package xfrm
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ipsecagent/driver"
 	"ipsecagent/driver/xfrm/wire"
@@ -146,18 +149,18 @@ func (e *engine) abandon(a driver.Acquire) error {
 		return nil
 	}
 	delete(e.asked, q)
-	if err := e.endWaiting(p.waits); err != nil {
-		return err
-	}
-	return e.dropHeld(q.root, p.flow)
+	return errors.Join(e.endWaiting(p.waits), e.dropHeld(q.root, p.flow))
 }
 
 // endWaiting deletes the state that waits. It has no SPI, without which it
 // cannot be named: so it is given one.
 func (e *engine) endWaiting(s wire.State) error {
 	answer, err := e.link.ask(wire.MsgAllocSPI, s.AppendAllocSPI(nil, lowestSPI, highestSPI))
-	if err != nil {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
 		return nil // it has ended by itself
+	}
+	if err != nil {
+		return fmt.Errorf("end what waits for an association: %w", err)
 	}
 	given, err := wire.ParseState(answer)
 	if err != nil {

@@ -143,20 +143,25 @@ func (e *engine) putRight(have map[key]wire.Policy) error {
 	return err
 }
 
-// compareStates reports associations that the kernel no longer has, and asks
-// for those that it waits for.
+// compareStates reports associations that the kernel no longer has or that are
+// beyond their soft limits, which the kernel says once, and asks for those that
+// it waits for.
 func (e *engine) compareStates() error {
 	states, err := e.link.states()
 	if err != nil {
 		return err
 	}
-	alive := map[sadb.SAID]bool{}
+	alive := map[sadb.SAID]wire.Use{}
 	for _, s := range states {
-		alive[s.ID] = true
+		alive[s.ID] = s.Use
 	}
 	for _, a := range e.sas.all() {
-		if !alive[a.SA.ID] {
+		use, ok := alive[a.SA.ID]
+		switch {
+		case !ok:
 			e.ended(a.SA.ID)
+		case a.isOld(use, now()):
+			e.emit(driver.Expire{ID: a.SA.ID})
 		}
 	}
 	e.resume(states)

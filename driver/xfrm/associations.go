@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"ipsecagent/driver/xfrm/wire"
 	"ipsecagent/sadb"
 )
 
@@ -23,6 +24,15 @@ type association struct {
 	moved   time.Time
 	// look is when to ask again whether a first packet has come by it.
 	look time.Time
+}
+
+// isOld reports whether an association that has carried so much is beyond a soft
+// limit.
+func (a *association) isOld(use wire.Use, at time.Time) bool {
+	soft := a.SA.Lifetime.Soft
+	return soft.Time > 0 && at.Sub(a.Added) >= soft.Time ||
+		soft.Bytes > 0 && use.Bytes >= soft.Bytes ||
+		soft.Packets > 0 && use.Packets >= soft.Packets
 }
 
 // associations are those in force, found by name and by filter.

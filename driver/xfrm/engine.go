@@ -170,6 +170,7 @@ func (e *engine) emit(ev driver.Event) bool {
 	if e.lost && !e.deliver(driver.Resync{Reason: "events were lost"}) {
 		return false
 	}
+	e.suspect = e.suspect || e.lost // what was lost is found again
 	e.lost = !e.deliver(ev)
 	return !e.lost
 }

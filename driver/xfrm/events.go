@@ -34,7 +34,7 @@ type feed struct {
 const feedBuffer = 8 << 20 // bytes; 10 000 policies written at once fit
 
 func listen(to chan<- any) (*feed, error) {
-	c, err := dial(wire.GroupAcquire, wire.GroupExpire, wire.GroupMapping, wire.GroupPolicy, wire.GroupSA)
+	c, err := dial(wire.GroupAcquire, wire.GroupExpire, wire.GroupMapping, wire.GroupMigrate, wire.GroupPolicy, wire.GroupSA)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +113,7 @@ func parse(m netlink.Message) any {
 		ev, err = wire.ParsePolicyExpire(m.Data)
 	case wire.MsgMapping:
 		ev, err = wire.ParseMapping(m.Data)
-	case wire.MsgDelPolicy, wire.MsgUpdatePolicy, wire.MsgDelSA, wire.MsgFlushPolicy, wire.MsgFlushSA:
+	case wire.MsgDelPolicy, wire.MsgUpdatePolicy, wire.MsgMigrate, wire.MsgDelSA, wire.MsgFlushPolicy, wire.MsgFlushSA:
 		ev, err = parseChange(m)
 	case wire.MsgNewSA, wire.MsgUpdateSA:
 		clear(m.Data) // keys
@@ -136,6 +136,8 @@ func parseChange(m netlink.Message) (any, error) {
 	case wire.MsgUpdatePolicy:
 		p, err = wire.ParsePolicy(m.Data)
 		c.policy = &p
+	case wire.MsgMigrate: // whose policy it is, it does not say
+		_, err = wire.ParseMigrate(m.Data)
 	case wire.MsgDelSA:
 		c.state, err = wire.ParseDeletedState(m.Data)
 		clear(m.Data) // keys
@@ -177,17 +179,25 @@ func (e *engine) handle(ev any) {
 }
 
 func (e *engine) reached(ev wire.Expire) {
-	id := ev.State.ID
-	if a := e.find(id); a != nil && ev.Hard {
+	a := e.find(ev.State.ID)
+	switch {
+	case a == nil:
+	case !ev.Hard:
+		e.emit(driver.Expire{ID: a.SA.ID})
+	case e.gone(a.SA.ID):
 		e.tally(e.carried, a, ev.State.Use)
+		e.ended(a.SA.ID)
+	default:
+		e.suspect = true
 	}
-	if ev.Hard {
-		e.ended(id)
-		return
-	}
-	if e.find(id) != nil {
-		e.emit(driver.Expire{ID: id})
-	}
+}
+
+// gone reports whether the kernel has no such state: it may have a new one by the
+// name of that which has ended.
+func (e *engine) gone(id sadb.SAID) bool {
+	_, message, err := e.get(id)
+	clear(message)
+	return errors.Is(err, unix.ESRCH)
 }
 
 // policyEnded: the kernel ended a policy of an overlay before our clock did. The

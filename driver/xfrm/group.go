@@ -38,9 +38,23 @@ func (e *engine) regroup(group sadb.FilterID, overlays []sadb.Filter) error {
 	if err := e.carry(plan(e.haveOf(was), part.policies())); err != nil {
 		return errors.Join(err, e.table.Apply(before), forget())
 	}
+	ended := slices.DeleteFunc(slices.Clone(e.overlays), func(o sadb.Filter) bool {
+		return slices.ContainsFunc(overlays, func(stays sadb.Filter) bool { return stays.ID == o.ID })
+	})
 	e.overlays = overlays
 	e.replace(begin, end, part)
+	for _, o := range ended {
+		e.unneeded(o.ID)
+	}
 	return nil
+}
+
+// unneeded takes the request ID of a filter back that is in force no more and
+// has no association: peers choose the traffic of temporary ones.
+func (e *engine) unneeded(root sadb.FilterID) {
+	if len(e.list.byRoot[root]) == 0 && len(e.sas.byRoot[root]) == 0 {
+		e.reqids.drop(root)
+	}
 }
 
 // span returns where the items of a group stand, false if it has none.

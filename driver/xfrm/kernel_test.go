@@ -38,6 +38,7 @@ type kernel struct {
 	spi      sadb.SPI
 	conf     [][]byte // settings of interfaces
 	odd      [][]byte // listed beside policies and states
+	noIPv6   bool
 }
 
 // death is what ends a process of a kernel's.
@@ -154,6 +155,8 @@ func (k *kernel) writeState(r netlink.Message) unix.Errno {
 	}
 	was, there := k.states[s.ID]
 	switch {
+	case k.noIPv6 && s.ID.Dst.Is6():
+		return unix.EPROTONOSUPPORT
 	case there && r.Header.Type == wire.MsgNewSA:
 		return unix.EEXIST
 	case !there && r.Header.Type == wire.MsgUpdateSA:

@@ -21,24 +21,24 @@ func Preflight() ([]sadb.Suite, error) {
 		return nil, fmt.Errorf("xfrm: %w", err)
 	}
 	defer c.Close()
-	suites, err := link{c}.suites()
+	suites, err := link{c}.suites(loopbacks())
 	return suites, wrap(err, "preflight")
 }
 
 // probe finds out, once, which suites the kernel can carry.
 func (e *engine) probe() (err error) {
 	if e.suites == nil {
-		e.suites, err = e.link.suites()
+		e.suites, err = e.link.suites(loopbacks())
 	}
 	return err
 }
 
 // suites makes a state of each suite for the loopback, which never comes to
 // XFRM, and deletes it. An implementation that is a module is loaded by it.
-func (l link) suites() ([]sadb.Suite, error) {
+func (l link) suites(loopbacks []netip.Addr) ([]sadb.Suite, error) {
 	all := []sadb.Suite{}
 	for _, suite := range sadb.Suites() {
-		ok, err := l.carries(suite)
+		ok, err := l.carries(suite, loopbacks)
 		if err != nil {
 			return nil, fmt.Errorf("find out whether the kernel has %s: %w", suite, err)
 		}
@@ -49,9 +49,23 @@ func (l link) suites() ([]sadb.Suite, error) {
 	return all, nil
 }
 
-// carries reports whether the kernel accepts a suite in both families.
-func (l link) carries(suite sadb.Suite) (bool, error) {
-	for _, lo := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
+// loopbacks returns the loopback addresses of the families that this kernel has:
+// booted with ipv6.disable=1 it takes no state of IPv6 whatever its suite.
+func loopbacks() []netip.Addr {
+	all := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	s, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		return all
+	}
+	if err == nil {
+		unix.Close(s)
+	}
+	return append(all, netip.IPv6Loopback())
+}
+
+// carries reports whether the kernel accepts a suite with each of these addresses.
+func (l link) carries(suite sadb.Suite, loopbacks []netip.Addr) (bool, error) {
+	for _, lo := range loopbacks {
 		s := wire.State{ID: sadb.SAID{Dst: lo, Proto: suite.Proto, SPI: sadb.RandomSPI()}, Src: lo, Suite: suite, ReqID: reqidLast,
 			EncKey: sampleKey(suite.EncKeyLen()), AuthKey: sampleKey(suite.Integrity.KeyLen()), Window: 1,
 			Lifetime: sadb.Lifetime{Hard: sadb.Limits{Time: time.Second}}}

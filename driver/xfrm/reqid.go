@@ -44,6 +44,12 @@ func (r *requestIDs) id(root sadb.FilterID) uint32 {
 	return r.last
 }
 
+// drop forgets a filter.
+func (r *requestIDs) drop(id sadb.FilterID) {
+	delete(r.taken, r.of[id])
+	delete(r.of, id)
+}
+
 // avoid keeps a number that a state has from being given to a filter that has
 // none yet: the state is not its.
 func (r *requestIDs) avoid(n uint32) { r.taken[n] = true }

@@ -294,6 +294,7 @@ func (e *engine) forgetSA(id sadb.SAID) {
 	a := e.sas.remove(id)
 	e.askAnew(a)
 	err := errors.Join(e.reshape(a), e.book.dropSA(id))
+	e.unneeded(a.root)
 	if err != nil {
 		e.cfg.Log.Error("forget an association that has ended", "association", id, "error", err)
 		e.stray()

@@ -29,6 +29,7 @@ func TestCapture(t *testing.T) {
 	c.policies()
 	c.states()
 	c.expiries()
+	c.migrate()
 	c.save()
 }
 
@@ -56,7 +57,7 @@ func (c *capture) listen() {
 	if c.events, err = netlink.Dial(unix.NETLINK_XFRM, nil); err != nil {
 		c.t.Fatal(err)
 	}
-	for _, g := range []uint32{GroupAcquire, GroupExpire, GroupPolicy, GroupSA, GroupMapping} {
+	for _, g := range []uint32{GroupAcquire, GroupExpire, GroupPolicy, GroupSA, GroupMigrate, GroupMapping} {
 		if err := c.events.JoinGroup(g); err != nil {
 			c.t.Fatal(err)
 		}
@@ -167,6 +168,18 @@ func (c *capture) expiries() {
 	c.ip("xfrm state add src 10.9.0.1 dst 10.9.0.5 proto esp spi 0x1005 reqid 9 mode transport aead rfc4106(gcm(aes)) 0x" + strings.Repeat("0c", 20) + " 128 limit time-soft 1 limit time-hard 2")
 	c.drain("ignored", 100*time.Millisecond)
 	c.drain("expire", 4*time.Second)
+}
+
+// migrate asks by our own encoding, as iproute2 cannot: what the kernel has
+// understood is what it does to the policy and says to everybody.
+func (c *capture) migrate() {
+	c.ip("xfrm policy add src 10.1.0.0/16 dst 10.2.0.0/16 dir out priority 3 tmpl src 10.9.0.1 dst 10.9.0.2 proto esp reqid 7 mode tunnel",
+		"xfrm state add src 10.9.0.1 dst 10.9.0.2 proto esp spi 0x1006 reqid 7 mode tunnel aead rfc4106(gcm(aes)) 0x"+strings.Repeat("0c", 20)+" 128")
+	c.drain("ignored", 100*time.Millisecond)
+	c.dump("ignored", MsgMigrate, migration().Append(nil), netlink.Acknowledge)
+	c.drain("migrate", 300*time.Millisecond)
+	c.dump("migrated-policy", MsgGetPolicy, nil, netlink.Dump)
+	c.ip("xfrm policy deleteall", "xfrm state deleteall")
 }
 
 func (c *capture) save() {

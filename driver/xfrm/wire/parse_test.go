@@ -21,6 +21,7 @@ func parsers() map[uint16]func([]byte) error {
 		MsgExpire:     func(b []byte) error { _, err := ParseExpire(b); return err },
 		MsgPolExpire:  func(b []byte) error { _, err := ParsePolicyExpire(b); return err },
 		MsgMapping:    func(b []byte) error { _, err := ParseMapping(b); return err },
+		MsgMigrate:    func(b []byte) error { _, err := ParseMigrate(b); return err },
 		MsgNewSPDInfo: func(b []byte) error { _, err := ParseSPDInfo(b); return err },
 		MsgGetDefault: func(b []byte) error { _, err := ParseDefault(b); return err },
 	}
@@ -30,7 +31,7 @@ func parsers() map[uint16]func([]byte) error {
 // message that ends between two is a whole message.
 func fixedPart(typ uint16) int {
 	return map[uint16]int{MsgNewPolicy: sizePolicy, MsgDelPolicy: sizePolicyID, MsgNewSA: sizeState, MsgDelSA: sizeStateID,
-		MsgAcquire: sizeAcquire, MsgExpire: sizeExpire, MsgPolExpire: sizePolicyExpire, MsgMapping: sizeMapping,
+		MsgAcquire: sizeAcquire, MsgExpire: sizeExpire, MsgPolExpire: sizePolicyExpire, MsgMapping: sizeMapping, MsgMigrate: sizePolicyID,
 		MsgNewSPDInfo: sizeFlags, MsgGetDefault: sizeDefault}[typ]
 }
 

@@ -35,6 +35,7 @@ const (
 	MsgFlushPolicy  = 0x1d // parsed, never sent
 	MsgNewAE        = 0x1e
 	MsgGetAE        = 0x1f
+	MsgMigrate      = 0x21
 	MsgMapping      = 0x26
 	MsgSetDefault   = 0x27 // Linux 5.14
 	MsgGetDefault   = 0x28
@@ -49,6 +50,7 @@ const (
 	GroupSA      = 3
 	GroupPolicy  = 4
 	GroupAEvents = 5
+	GroupMigrate = 7
 	GroupMapping = 8
 )
 
@@ -64,6 +66,7 @@ const (
 	attrCareOf       = 14
 	attrLastUsed     = 15
 	attrPolicyType   = 16
+	attrMigrate      = 17
 	attrAlgAEAD      = 18
 	attrAlgAuthTrunc = 20
 	attrMark         = 21

@@ -1,0 +1,128 @@
+package xfrm
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ipsecagent/driver"
+	"ipsecagent/driver/xfrm/wire"
+	"ipsecagent/sadb"
+)
+
+// The kernel says once that an association is beyond its soft limit. If that is
+// lost it is found again, or nothing would renew the association.
+func TestASoftExpiryThatWasLost(t *testing.T) {
+	k := newKernel()
+	s := situationOf(2)
+	s.overlays, s.sas = nil, s.sas[:1]
+	s.sas[0].Lifetime = sadb.Lifetime{Soft: sadb.Limits{Bytes: 1000}, Hard: sadb.Limits{Bytes: 2000, Time: time.Hour}}
+	e := s.begin(t, k, t.TempDir())
+	taken(e)
+	st := k.states[s.sas[0].ID]
+	st.Use.Bytes, st.Use.Packets = 1500, 15
+	k.states[s.sas[0].ID] = st
+	want := driver.Event(driver.Expire{ID: s.sas[0].ID})
+	e.tick(now())
+	if ev := taken(e); slices.Contains(ev, want) {
+		t.Errorf("nothing was lost, and it is said again: %v", ev)
+	}
+	e.handle(overrun{"x"})
+	e.tick(now())
+	if ev := taken(e); !slices.Contains(ev, want) {
+		t.Errorf("no soft expiry in %v", ev)
+	}
+	e.lost = true // no room for it
+	e.emit(driver.Used{})
+	e.tick(now())
+	if ev := taken(e); !slices.Contains(ev, want) {
+		t.Errorf("no soft expiry after events found no room: %v", ev)
+	}
+}
+
+// The notice of a hard limit may come when a new association has the name of the
+// one that it is about: the new one stays.
+func TestAHardExpiryOfANamesake(t *testing.T) {
+	k := newKernel()
+	s := situationOf(2)
+	s.overlays, s.sas = nil, s.sas[:1]
+	e := s.begin(t, k, t.TempDir())
+	old := k.states[s.sas[0].ID]
+	old.Use.Added = now().Add(-time.Hour)
+	delete(k.states, old.ID) // the kernel ended it, the notice waits in the feed
+	if err := e.addSA(s.sas[0]); err != nil {
+		t.Fatal(err)
+	}
+	e.handle(wire.Expire{State: old, Hard: true})
+	e.tick(now().Add(2 * retryAfter))
+	if _, there := k.states[old.ID]; there && e.find(old.ID) == nil {
+		t.Error("the new association is in the kernel and in nobody's account")
+	}
+	delete(k.states, old.ID)
+	e.handle(wire.Expire{State: old, Hard: true})
+	if e.find(old.ID) != nil {
+		t.Error("it has ended, and counts as in force")
+	}
+}
+
+// A host without IPv6 takes no state of IPv6, which says nothing of its suites.
+func TestSuitesOfAHostWithoutIPv6(t *testing.T) {
+	k := newKernel()
+	both := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}
+	all, err := k.engine("").link.suites(both)
+	if err != nil || len(all) == 0 || len(k.states) != 0 {
+		t.Fatalf("%d suites, %d states left, %v", len(all), len(k.states), err)
+	}
+	k.noIPv6 = true
+	if none, err := k.engine("").link.suites(both); err != nil || len(none) != 0 {
+		t.Errorf("IPv6 asked for: %d suites, %v", len(none), err)
+	}
+	if got, err := k.engine("").link.suites(both[:1]); err != nil || len(got) != len(all) {
+		t.Errorf("IPv6 not asked for: %d suites of %d, %v", len(got), len(all), err)
+	}
+}
+
+// What the kernel refuses for now has not ended by itself.
+func TestAbandonSaysWhatItCouldNotEnd(t *testing.T) {
+	for number, fails := range map[unix.Errno]bool{unix.ENOENT: false, unix.ENOMEM: true} {
+		k := newKernel()
+		s := situationOf(2)
+		s.overlays, s.sas = nil, nil
+		e := s.begin(t, k, t.TempDir())
+		e.handle(askedFor(e, "lab"))
+		asked := taken(e)
+		if len(asked) != 1 {
+			t.Fatalf("events %v", asked)
+		}
+		k.fail, k.number = k.messages+1, number
+		if err := e.abandon(asked[0].(driver.Acquire)); (err != nil) != fails {
+			t.Errorf("%v: error %v", number, err)
+		}
+	}
+}
+
+// The traffic of a temporary filter is the peer's choice: none leaves its request
+// ID behind.
+func TestRequestIDsOfTemporaryFilters(t *testing.T) {
+	k := newKernel()
+	s := situationOf(2)
+	s.overlays, s.sas = nil, nil
+	e := s.begin(t, k, t.TempDir())
+	n := len(e.reqids.of)
+	for i := range 200 {
+		o := between(sadb.FilterID("r"+time.Duration(i).String()), exampleAddr(byte(i)))
+		o.Expires = now().Add(time.Minute)
+		if err := e.putFilter(o); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.removeFilter(o.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(e.reqids.of) > n {
+		t.Errorf("%d request IDs are kept, %d before", len(e.reqids.of), n)
+	}
+}
