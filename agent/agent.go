@@ -131,6 +131,8 @@ type Agent struct {
 	assigned *assignment // nil: never said
 	last     *lastGood
 	domain   *lastGood // what the directory assigned last; nil: nothing
+	// copyFailed: domain could not be written, and is written again.
+	copyFailed bool
 	// directoryState is how it stood with the directory when last looked.
 	directoryState string
 	pending        *pending  // nil: nothing waits to be confirmed

@@ -73,7 +73,9 @@ func (a *Agent) forgetDirectory(got policy.Assignment) {
 // keepDirectory writes what the directory assigned; nil: nothing.
 func (a *Agent) keepDirectory(last *lastGood) {
 	a.problem("directory copy", "")
-	if err := a.store.keepDirectory(last); err != nil {
+	err := a.store.keepDirectory(last)
+	a.copyFailed = err != nil
+	if err != nil {
 		a.problem("directory copy", "what the directory assigned could not be written and would be forgotten at a restart: "+err.Error())
 	}
 }

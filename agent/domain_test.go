@@ -203,3 +203,25 @@ func TestThePersistentPolicyIsUnderAll(t *testing.T) {
 		r.holds("secure-server", "persistent")
 	}, d.config, func(c *Config) { c.Persistent = "secure-server" })
 }
+
+// TestWhatWasHeardOnceIsKept: the directory has answered once and is away again
+// before its policy could be put in force. It is the last good one all the same.
+func TestWhatWasHeardOnceIsKept(t *testing.T) {
+	d := newDomain()
+	inBubble(t, func(t *testing.T, r *rig) {
+		d.says("secure-server")
+		d.mu.Lock()
+		got := d.got
+		d.mu.Unlock()
+		p, _ := policy.Predefined("server")
+		p = policy.WithAuthentication(p, []policy.AuthMethod{{Kind: policy.PresharedKey}})
+		p.Name, got.Policy, got.Cached = "domain server", p, true
+		d.put(got, nil, control.DirectoryStatus{State: control.DirectoryUnreachable, Problem: "away"})
+		r.holds("domain server", "directory")
+		d.mu.Lock()
+		d.got, d.err = policy.Assignment{}, errors.New("away")
+		d.mu.Unlock()
+		r.restart(nil)
+		r.holds("domain server", "directory")
+	}, d.config)
+}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"time"
 
 	"ipsecagent/agent/control"
@@ -14,11 +15,18 @@ func (a *Agent) keep(now time.Time, c candidate) {
 	case "":
 		a.keepLocal(now, c)
 	case fromDirectory:
-		if last := a.copyOf(now, c); last != nil && !c.cached { // an older one is better than none
-			a.domain = last
-			a.keepDirectory(last)
+		last := a.copyOf(now, c)
+		if last == nil || c.cached && !a.copyFailed && a.domain.says(last) {
+			return // it is the copy itself
 		}
+		a.domain = last
+		a.keepDirectory(last)
 	}
+}
+
+// says reports whether two copies are of the same policy.
+func (g *lastGood) says(other *lastGood) bool {
+	return g != nil && g.Name == other.Name && bytes.Equal(g.Document, other.Document)
 }
 
 // copyOf is the copy of a policy for the day its source does not load; nil: there

@@ -208,8 +208,10 @@ func (a *Agent) put(now time.Time, c candidate, cause string) error {
 	}
 	a.pollLater(now)
 	a.watchTunnels(now)
-	if changed {
+	if changed || a.copyFailed {
 		a.keep(now, c)
+	}
+	if changed {
 		a.reportApplied(now, cause)
 	}
 	return nil

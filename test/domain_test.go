@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -225,15 +226,18 @@ func TestADomainDecides(t *testing.T) {
 		t.Errorf("the way to the directory is not listed:\n%s", out)
 	}
 
-	began := time.Now()
-	d.assign(predefinedDN("72385236-70FA-11D1-864C-14A300000000"))
-	d.inForce("Client (Respond Only)", 30*time.Second)
-	t.Logf("a change was in force on both hosts after %v", time.Since(began).Round(100*time.Millisecond))
+	took := []time.Duration{
+		d.follows(predefinedDN("72385236-70FA-11D1-864C-14A300000000"), "Client (Respond Only)"),
+		d.follows(predefinedDN("72385230-70FA-11D1-864C-14A300000000"), "Server (Request Security)"),
+	}
 	if out, code := a.ctl("assign", "secure-server", "--auth", "kerberos"); code != 0 || !strings.Contains(out, "overrides") {
 		t.Errorf("assigning on the host, exit code %d:\n%s", code, out)
 	}
-	d.assign(predefinedDN("7238523C-70FA-11D1-864C-14A300000000"))
-	d.inForce(secure, 30*time.Second)
+	took = append(took, d.follows(predefinedDN("7238523C-70FA-11D1-864C-14A300000000"), secure))
+	t.Logf("changes were in force on both hosts after %v", took)
+	if best := slices.Min(took); best > patient(5*time.Second) { // of several: the machine does other things too
+		t.Errorf("a change was never in force sooner than after %v", best)
+	}
 	if !a.fetch(b.v4, 20*time.Second) {
 		t.Error("nothing is fetched after the policy is back")
 	}
@@ -266,16 +270,77 @@ func TestADomainDecides(t *testing.T) {
 			t.Errorf("the controller is back, and not heard: %+v %+v", s.Policy, s.Directory)
 		}
 	}
-	d.assign(d.publish(cutOff()))
-	d.inForce("cut off", 30*time.Second)
-	if a.ping(b.v4, 1) != 0 || a.ping(controller, 1) != 0 {
-		t.Error("the policy that blocks everything does not")
-	}
+	d.hearsThoughCutOff()
 	d.unassign()
 	time.Sleep(5 * time.Second)
 	d.inForce("cut off", time.Second) // said once, it does not count
 	eventually(t, 100*time.Second, "what is assigned on the host counts again", func() bool { return a.status().Policy.Name == "secure-server" })
 	eventually(t, 100*time.Second, "nothing is in force", func() bool { return b.status().Policy.State == "none" })
+}
+
+// follows assigns a policy and returns after what time it is in force on both
+// hosts.
+func (d *domain) follows(dn, name string) time.Duration {
+	d.t.Helper()
+	began := time.Now()
+	d.assign(dn)
+	d.inForce(name, 30*time.Second)
+	return time.Since(began).Round(100 * time.Millisecond)
+}
+
+// reaches says which services of the controller any program of a host reaches:
+// LDAP, Kerberos and DNS, by TCP and by datagrams.
+const reaches = `import socket, struct, sys
+query = struct.pack(">6H", 7, 256, 1, 0, 0, 0) + b"\x07example\x04test\0" + struct.pack(">2H", 6, 1)
+for port in 53, 88, 389:
+    try:
+        socket.create_connection((sys.argv[1], port), 1).close()
+        print("tcp", port)
+    except OSError:
+        pass
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(1)
+try:
+    s.sendto(query, (sys.argv[1], 53))
+    s.recv(512)
+    print("udp 53")
+except OSError:
+    pass
+`
+
+// hearsThoughCutOff puts a policy in force that blocks everything, and shows that
+// the agent's own connections pass, those that it makes anew too, and nobody
+// else's do: a host that is cut off hears of the next policy.
+func (d *domain) hearsThoughCutOff() {
+	d.t.Helper()
+	a, b := d.hosts[0], d.hosts[1]
+	ask := func() string { return strings.TrimSpace(a.must("/usr/bin/python3", "-c", reaches, controller)) }
+	d.follows(predefinedDN("72385236-70FA-11D1-864C-14A300000000"), "Client (Respond Only)")
+	if got := ask(); got != "tcp 53\ntcp 88\ntcp 389\nudp 53" {
+		d.t.Errorf("without a block only these are reached: %q", got)
+	}
+	blocked := d.publish(cutOff())
+	d.follows(blocked, "cut off")
+	if a.ping(b.v4, 1) != 0 || a.ping(controller, 1) != 0 {
+		d.t.Error("the policy that blocks everything does not")
+	}
+	a.agent.signal(d.t, os.Interrupt) // what it has open is gone: names, tickets and connection
+	a.agent = a.launchAgent()
+	eventually(d.t, 60*time.Second, "the agent has bound anew through its own block", func() bool {
+		_, code := a.ctl("version")
+		return code == 0 && a.status().Directory.State == control.DirectoryFresh
+	})
+	if got := ask(); got != "" {
+		d.t.Errorf("other programs pass, too: %q", got)
+	}
+	out := a.mustCtl("policy", "show", "--effective")
+	for _, part := range []string{"LDAP: the agent's own connections to " + dirtest.DC, "Kerberos: the agent's own connections to " + controller + ":88", "DNS: the agent's own connections to " + controller + ":53"} {
+		if !strings.Contains(out, part) {
+			d.t.Errorf("what passes is not listed: %s\n%s", part, out)
+		}
+	}
+	d.follows(predefinedDN("72385230-70FA-11D1-864C-14A300000000"), "Server (Request Security)")
+	d.follows(blocked, "cut off")
 }
 
 // bind binds as the administrator.

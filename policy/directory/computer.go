@@ -68,7 +68,7 @@ func (s *Session) token(ctx context.Context, dn string) ([]string, error) {
 		}
 		all = append(all, sid)
 	}
-	if len(e.Values("objectSid")) != 1 {
+	if len(e.Values("objectSid")) != 1 || len(e.Values("tokenGroups")) == 0 { // each has a primary group
 		return nil, fmt.Errorf("%q: this account may not read its groups (objectSid, tokenGroups)", dn)
 	}
 	slices.Sort(all)

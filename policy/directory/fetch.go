@@ -23,9 +23,9 @@ func (s *Session) Fetch(ctx context.Context) (*Answer, error) {
 		if err != nil {
 			return nil, err
 		}
-		a, err := s.fetch(ctx)
-		if err != nil {
-			return a, err
+		a, failed := s.fetch(ctx)
+		if failed != nil && !errors.Is(failed, ErrUnreadable) {
+			return a, failed
 		}
 		a.seen.version = before
 		moved, err := s.movedMeanwhile(ctx, a)
@@ -33,7 +33,7 @@ func (s *Session) Fetch(ctx context.Context) (*Answer, error) {
 			return nil, err
 		}
 		if !moved {
-			return a, nil
+			return a, failed // else what is missing may be of before, or is still to come
 		}
 	}
 	return nil, fmt.Errorf("directory: %w: it was read %d times, and each time somebody wrote to it meanwhile", ErrChanging, maxReads)
@@ -52,11 +52,11 @@ func (s *Session) fetch(ctx context.Context) (*Answer, error) {
 		return a, nil
 	}
 	entries, err := s.policyEntries(ctx, w.Policy)
-	if err != nil {
-		return a, fmt.Errorf("directory: read policy of %s: %w", r.origin(), err)
-	}
 	for _, e := range entries {
 		a.seen.entries = append(a.seen.entries, e.DN)
+	}
+	if err != nil {
+		return a, fmt.Errorf("directory: read policy of %s: %w", r.origin(), err)
 	}
 	a.Objects = len(entries)
 	if err := a.decode(w.Policy, entries); err != nil {

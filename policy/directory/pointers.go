@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -18,12 +19,14 @@ func (s *Session) resolvePointers(ctx context.Context, r *Result, computer strin
 	if err != nil {
 		return err
 	}
-	host, err := s.Read(ctx, dn, attrPointer)
+	host, err := s.Read(ctx, dn, attrClass, attrPointer)
 	if err != nil {
-		return fmt.Errorf("%w: this host's own entry: %w", ErrUnreadable, err)
+		return unreadable(err, "this host's own entry")
 	}
 	r.Computer.DN = host.DN
-	r.consider("host", &host)
+	if err := r.consider("host", &host); err != nil {
+		return err
+	}
 	if err := s.considerGroups(ctx, r); err != nil {
 		return err
 	}
@@ -32,14 +35,16 @@ func (s *Session) resolvePointers(ctx context.Context, r *Result, computer strin
 		return err
 	}
 	for _, dn := range above {
-		e, err := s.Read(ctx, dn, attrPointer)
+		e, err := s.Read(ctx, dn, attrClass, attrPointer)
 		if errors.Is(err, ErrNotFound) {
-			e, err = Entry{DN: dn}, nil // an entry above need not be there, nor be readable
+			e, err = Entry{DN: dn}, nil // whether it can be seen matters only if it decides
 		}
 		if err != nil {
 			return err
 		}
-		r.consider("parent", &e)
+		if err := r.consider("parent", &e); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -65,21 +70,48 @@ func (s *Session) hostEntry(given string) (string, error) {
 	return dn, nil
 }
 
-// consider adds an entry that may have a pointer.
-func (r *Result) consider(scope string, e *Entry) {
+// consider adds an entry that may have a pointer. The error is ErrUnreadable: the
+// entry would decide, and what it says is hidden from this account.
+func (r *Result) consider(scope string, e *Entry) error {
 	c := Candidate{Scope: scope, At: e.DN, Policy: e.get(attrPointer)}
-	if c.Applies = c.Policy != ""; !c.Applies {
+	hidden := concealed(e)
+	switch c.Applies = c.Policy != ""; {
+	case c.Applies:
+	case hidden != nil:
+		c.Why = hidden.Error()
+	default:
 		c.Why = "it points to no policy"
 	}
+	decided := r.Winner >= 0
 	r.Considered, r.scopes = append(r.Considered, c), append(r.scopes, e.DN)
 	r.place(len(r.Considered) - 1)
+	if decided {
+		return nil
+	}
+	return hidden
+}
+
+// concealed returns why it is not known whether an entry points to a policy; nil:
+// it is known.
+func concealed(e *Entry) error {
+	classes := e.all(attrClass)
+	assigns := func(class string) bool { return strings.EqualFold(class, pointerClass) }
+	switch {
+	case e.get(attrPointer) != "":
+		return nil
+	case len(classes) == 0:
+		return fmt.Errorf("%w: whether %q points to a policy this account may not read: let hosts read objectClass and %s of the entries above them", ErrUnreadable, e.DN, attrPointer)
+	case slices.ContainsFunc(classes, assigns):
+		return fmt.Errorf("%w: %q is of the class %s, and to which policy it points this account may not read: let hosts read %s, or take the class away if it points to none", ErrUnreadable, e.DN, pointerClass, attrPointer)
+	}
+	return nil
 }
 
 // considerGroups adds the groups of the host. Groups have no order: if they
 // decide and do not agree, nobody knows what is meant.
 func (s *Session) considerGroups(ctx context.Context, r *Result) error {
 	dn := Escape(r.Computer.DN)
-	groups, err := s.Search(ctx, Query{Base: s.root.base, Scope: Subtree, Filter: "(|(member=" + dn + ")(uniqueMember=" + dn + "))", Attributes: []string{attrPointer}})
+	groups, err := s.Search(ctx, Query{Base: s.root.base, Scope: Subtree, Filter: "(|(member=" + dn + ")(uniqueMember=" + dn + "))", Attributes: []string{attrClass, attrPointer}})
 	if err != nil {
 		return err
 	}
@@ -87,7 +119,9 @@ func (s *Session) considerGroups(ctx context.Context, r *Result) error {
 	for i := range groups {
 		g := &groups[i]
 		r.Computer.Groups = append(r.Computer.Groups, g.DN)
-		r.consider("group", g)
+		if err := r.consider("group", g); err != nil {
+			return err
+		}
 		if p := g.get(attrPointer); p != "" && !decided && !sameDN(p, r.Won().Policy) {
 			return fmt.Errorf("%w: the groups %q and %q of this host point to different policies: let one of them do so, or the host's own entry", ErrUnreadable, r.Won().At, g.DN)
 		}

@@ -105,15 +105,32 @@ func (s *Session) movedMeanwhile(ctx context.Context, a *Answer) (bool, error) {
 	}
 	since, _, _ := strings.Cut(w.version.csn, " ") // of several servers, the one that was written to longest ago
 	dn, csn := Escape(w.computer), Escape(since)
-	_, err = s.one(ctx, Query{Base: s.root.base, Scope: Subtree, Attributes: []string{"1.1"},
+	found, err := s.Search(ctx, Query{Base: s.root.base, Scope: Subtree, Attributes: []string{"entryCSN"},
 		Filter: "(&(entryCSN>=" + csn + ")(!(entryCSN=" + csn + "))(|(objectClass=ipsecBase)(member=" + dn + ")(uniqueMember=" + dn + ")" + w.named() + "))"})
-	switch {
-	case err == nil, errors.Is(err, ErrTooLarge):
+	if errors.Is(err, ErrTooLarge) {
 		return true, nil
-	case errors.Is(err, ErrNotFound):
-		return false, nil
 	}
-	return false, err
+	return slices.ContainsFunc(found, func(e Entry) bool { return w.version.precedes(e.get("entryCSN")) }), err
+}
+
+// precedes reports whether a change is later than the last of the server that
+// made it: each server counts by its own clock.
+func (v version) precedes(csn string) bool {
+	for last := range strings.FieldsSeq(v.csn) {
+		if serverOf(last) == serverOf(csn) {
+			return csn > last
+		}
+	}
+	return true
+}
+
+// serverOf returns the number of the server in a change sequence number,
+// TIME#COUNT#SERVER#MODIFICATION.
+func serverOf(csn string) string {
+	if parts := strings.Split(csn, "#"); len(parts) == 4 {
+		return parts[2]
+	}
+	return ""
 }
 
 // named is a filter for the entries of the answer by name.

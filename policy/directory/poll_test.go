@@ -27,7 +27,10 @@ func (c *controller) answer(w io.Writer, id []byte, request element) {
 		say("", "highestCommittedUSN", strconv.AppendUint(nil, c.highest, 10))
 	case bytes.Contains(request.content, []byte("tokenGroups")):
 		sid, _ := hex.DecodeString("010100000000000512000000")
-		say("cn=me,dc=x", "objectSid", sid)
+		one := func(name string) []byte {
+			return tlv(tagSequence, tlv(tagOctetString, []byte(name)), tlv(0x31, tlv(tagOctetString, sid)))
+		}
+		reply(w, id, tlv(0x64, tlv(tagOctetString, []byte("cn=me,dc=x")), tlv(tagSequence, one("objectSid"), one("tokenGroups"))))
 	case from != nil:
 		least, _ := strconv.ParseUint(string(from[1]), 10, 64)
 		for name, usn := range c.changes {
@@ -139,5 +142,22 @@ func TestALargePolicyIsCheckedInTime(t *testing.T) {
 		}
 	case <-time.After(20 * time.Second): // by pairs it takes minutes
 		t.Error("it takes too long")
+	}
+}
+
+// TestChangesOfSeveralServersAreCompared: each by its own clock.
+func TestChangesOfSeveralServersAreCompared(t *testing.T) {
+	last := version{csn: "20250101000000.000000Z#000000#001#000000 20261121120000.000000Z#000000#002#000000"}
+	for csn, later := range map[string]bool{
+		"20250101000000.000000Z#000000#001#000000": false,
+		"20250101000001.000000Z#000000#001#000000": true,
+		"20261121110000.000000Z#000000#002#000000": false,
+		"20261121120000.000000Z#000001#002#000000": true,
+		"20240101000000.000000Z#000000#003#000000": true, // a server of which nothing was known
+		"": true,
+	} {
+		if last.precedes(csn) != later {
+			t.Errorf("%q: later %v", csn, !later)
+		}
 	}
 }

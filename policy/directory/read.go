@@ -31,7 +31,7 @@ func chunks(names []string) [][]string { return slices.Collect(slices.Chunk(name
 // policyEntries reads a policy and all that it refers to, forward as Windows
 // does: policy, key exchange settings and rules, filter actions and lists. It
 // follows each reference once, so that cycles end. Anything that is missing or
-// not readable is ErrUnreadable.
+// not readable is ErrUnreadable; what was read then is returned too.
 func (s *Session) policyEntries(ctx context.Context, dn string) ([]Entry, error) {
 	var all []Entry
 	for names := []string{dn}; len(names) > 0; {
@@ -39,15 +39,15 @@ func (s *Session) policyEntries(ctx context.Context, dn string) ([]Entry, error)
 			return nil, fmt.Errorf("%w: %w: the policy %q is made of more than %d objects", ErrUnreadable, ErrTooLarge, dn, maxPolicyObjects)
 		}
 		found, err := s.readAll(ctx, names, objectAttributes())
-		if err != nil {
-			return nil, err
-		}
-		if err := complete(dn, names, found); err != nil {
-			return nil, err
-		}
 		all = append(all, found...)
-		if names, err = s.references(ctx, found, all); err != nil {
-			return nil, err
+		if err == nil {
+			err = complete(dn, names, found)
+		}
+		if err == nil {
+			names, err = s.references(ctx, found, all)
+		}
+		if err != nil {
+			return all, err
 		}
 	}
 	return all, nil

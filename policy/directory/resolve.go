@@ -202,7 +202,7 @@ func (s *Session) judge(ctx context.Context, c *Candidate, gpo *Entry, token []s
 		c.Applies, c.Why = false, why
 		return nil
 	}
-	return s.readAssignment(ctx, c)
+	return s.readAssignment(ctx, c, token)
 }
 
 // refusal returns why a group policy object does not apply; "": it does.
@@ -255,7 +255,7 @@ func (e *Entry) idle() (string, error) {
 }
 
 // readAssignment reads which policy a group policy object assigns.
-func (s *Session) readAssignment(ctx context.Context, c *Candidate) error {
+func (s *Session) readAssignment(ctx context.Context, c *Candidate, token []string) error {
 	e, err := s.Read(ctx, assignmentPath+c.GPO, attrClass, attrOwners, attrName)
 	if err == nil && len(e.Values(attrClass)) == 0 {
 		err = fmt.Errorf("%q: %w", e.DN, ErrNotFound)
@@ -264,8 +264,26 @@ func (s *Session) readAssignment(ctx context.Context, c *Candidate) error {
 		return unreadable(err, "the group policy object %q says that it assigns an IPsec policy, but not which one", c.title())
 	}
 	c.Policy, c.PolicyName = e.get(attrOwners), e.get(attrName)
-	if c.Policy == "" {
-		c.Applies, c.Why = false, "it assigns no IPsec policy any more"
+	if c.Policy != "" {
+		return nil
+	}
+	c.Applies, c.Why = false, "it assigns no IPsec policy any more"
+	return s.readable(ctx, e.DN, token)
+}
+
+// readable reports an entry of which a computer may not read all properties, so
+// that one that is not shown need not be absent.
+func (s *Session) readable(ctx context.Context, dn string, token []string) error {
+	e, err := s.one(ctx, Query{Base: dn, Security: true, Attributes: []string{"nTSecurityDescriptor"}})
+	if err != nil {
+		return unreadable(err, "who may read %q is not known", dn)
+	}
+	d, err := parseDescriptor([]byte(e.get("nTSecurityDescriptor")))
+	if err == nil && !d.allows(token, rightRead, "") {
+		err = fmt.Errorf("%w: this computer may not read all of it", errDescriptor)
+	}
+	if err != nil {
+		return unreadable(err, "which policy %q assigns cannot be read", dn)
 	}
 	return nil
 }

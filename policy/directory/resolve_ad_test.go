@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -332,11 +333,19 @@ func TestThePredefinedPoliciesAreReadAsMicrosoftShippedThem(t *testing.T) {
 			if !ok || a.State != policy.Assigned {
 				t.Fatalf("state %d, original %v", a.State, ok)
 			}
-			if a.Policy.Name != want.Name && len(a.Policy.Rules) != len(want.Rules) {
-				t.Errorf("read as %q with %d rules, not %q with %d", a.Policy.Name, len(a.Policy.Rules), want.Name, len(want.Rules))
+			got, err := policy.Compile(a.Policy, policy.Host{})
+			if err != nil {
+				t.Fatalf("it does not compile: %v", err)
 			}
-			if _, err := policy.Compile(a.Policy, policy.Host{}); err != nil {
-				t.Errorf("it does not compile: %v", err)
+			means, err := policy.Compile(want, policy.Host{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(got.Filters, means.Filters) || !reflect.DeepEqual(a.Policy.KeyExchange.Methods, want.KeyExchange.Methods) {
+				t.Errorf("read as\n%+v\n%+v\nnot as\n%+v\n%+v", got.Filters, a.Policy.KeyExchange, means.Filters, want.KeyExchange)
+			}
+			if a.Policy.DefaultResponse.Active != want.DefaultResponse.Active || !reflect.DeepEqual(a.Policy.DefaultResponse.Authentication, want.DefaultResponse.Authentication) {
+				t.Errorf("the default response is %+v, not %+v", a.Policy.DefaultResponse, want.DefaultResponse)
 			}
 			for _, part := range []string{`"the one"`, `the OU "` + s.inner, dirtest.DC} {
 				if !strings.Contains(a.Origin(), part) {
@@ -374,6 +383,13 @@ func TestAssignedButNotReadableIsNeitherNoneNorAway(t *testing.T) {
 				s.t.Fatal(err)
 			}
 		}, "but not which one"},
+		{"of the assignment no more than the class can be read", func(s *scene) {
+			gpo := s.gpo("x", secureServer)
+			s.link(s.inner, gpo, "0")
+			if err := s.ad.Do("descriptor", "CN=IPSEC,CN=Windows,CN=Microsoft,CN=Machine,"+gpo, "O:DAG:DAD:P(A;;RPWPCCDCLCLORCWOWDSDDTSW;;;DA)(OA;;RP;bf9679e5-0de6-11d0-a285-00aa003049e2;;AU)(A;;LCRC;;;AU)"); err != nil {
+				s.t.Fatal(err)
+			}
+		}, "cannot be read"},
 		{"the assignment was deleted, the rest was not", func(s *scene) { s.link(s.inner, s.gpo("x", ""), "0") }, "but not which one"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

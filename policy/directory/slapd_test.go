@@ -92,15 +92,21 @@ func policiesLDIF(t *testing.T) string {
 // newTree starts one. Options are lines of slapd.conf.
 func newTree(t *testing.T, env []string, options ...string) *tree {
 	t.Helper()
-	slapd, err := dirtest.StartSlapd(t.TempDir(), dirtest.SlapdConfig{Schema: directory.Schema(false), LDIF: entriesOfTheTree, Options: options, Env: env})
+	return startTree(t, dirtest.SlapdConfig{Options: options, Env: env})
+}
+
+func startTree(t *testing.T, c dirtest.SlapdConfig) *tree {
+	t.Helper()
+	c.Schema, c.LDIF = directory.Schema(false), entriesOfTheTree
+	slapd, err := dirtest.StartSlapd(t.TempDir(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(slapd.Close)
 	s := &tree{t: t, slapd: slapd}
-	c := s.config(directory.StartTLS)
-	c.BindDN, c.Password = dirtest.SlapdAdmin, sadb.NewSecret([]byte("secret"))
-	s.admin = connect(t, c)
+	admin := s.config(directory.StartTLS)
+	admin.BindDN, admin.Password = dirtest.SlapdAdmin, sadb.NewSecret([]byte("secret"))
+	s.admin = connect(t, admin)
 	s.publish(policiesLDIF(t))
 	return s
 }
@@ -319,5 +325,26 @@ func TestTheSchemaLoadsIntoTheConfigurationDatabase(t *testing.T) {
 	}
 	if err := dirtest.TestSchema(dir, schema); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAPointerThatIsHiddenIsNotNone: the server shows the entries, and not where
+// they point to, or not the entries above. That no policy is assigned is another
+// thing.
+func TestAPointerThatIsHiddenIsNotNone(t *testing.T) {
+	for _, c := range []struct{ name, hide, at string }{
+		{"the host's", "access to attrs=ipsecPolicyReference by * none", hostDN},
+		{"its group's", "access to attrs=ipsecPolicyReference by * none", "cn=a group," + dirtest.SlapdBase},
+		{"one above", "access to attrs=ipsecPolicyReference by * none", "ou=hosts," + dirtest.SlapdBase},
+		{"an entry above", `access to dn.base="ou=hosts,dc=example,dc=org" by * none`, "ou=hosts," + dirtest.SlapdBase},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := startTree(t, dirtest.SlapdConfig{Access: []string{c.hide}})
+			s.point(c.at, s.policyDN("Secure Server (Require Security)"))
+			a, err := connect(t, s.config(directory.StartTLS)).Fetch(deadline(t))
+			if !errors.Is(err, directory.ErrUnreadable) || !strings.Contains(err.Error(), c.at) {
+				t.Errorf("%+v, %v", a, err)
+			}
+		})
 	}
 }

@@ -36,6 +36,7 @@ type SlapdConfig struct {
 	LDIF     string     // the first entries
 	Options  []string   // more lines of slapd.conf, before the database
 	Database []string   // and at its end
+	Access   []string   // rules of access that go before its own
 	Env      []string   // as KRB5_KTNAME
 	Net      *Namespace // nil: that of the caller
 }
@@ -49,7 +50,7 @@ func StartSlapd(dir string, c SlapdConfig) (*Slapd, error) {
 	if err := writeCertificates(dir, SlapdName); err != nil {
 		return nil, err
 	}
-	conf := strings.NewReplacer("DIR", dir, "OPTIONS", strings.Join(c.Options, "\n"), "DATABASE", strings.Join(c.Database, "\n")).Replace(slapdConf)
+	conf := strings.NewReplacer("DIR", dir, "OPTIONS", strings.Join(c.Options, "\n"), "DATABASE", strings.Join(c.Database, "\n"), "ACCESS", strings.Join(c.Access, "\n")).Replace(slapdConf)
 	for name, text := range map[string]string{"slapd.conf": conf, "more.schema": c.Schema, "first.ldif": slapdFirst + c.LDIF} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			return nil, err
@@ -93,6 +94,7 @@ overlay syncprov
 syncprov-checkpoint 10 1
 syncprov-sessionlog 100
 DATABASE
+ACCESS
 access to attrs=userPassword by anonymous auth
 access to * by users read by anonymous auth
 `
