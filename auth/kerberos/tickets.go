@@ -81,6 +81,18 @@ func (t *tickets) get(ctx context.Context, service gss.Principal, fresh bool) (*
 	}
 }
 
+// forgive forgets that a service's ticket, or the login, has just failed.
+func (t *tickets) forgive(service gss.Principal) {
+	t.mu.Lock()
+	if t.held[service.String()].err != nil {
+		delete(t.held, service.String())
+	}
+	t.mu.Unlock()
+	t.login.Lock()
+	t.last = holding{}
+	t.login.Unlock()
+}
+
 // good reports whether what is held still answers.
 func (t *tickets) good(h holding, fresh bool) bool {
 	now := t.client.now()

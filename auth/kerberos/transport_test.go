@@ -317,6 +317,20 @@ func TestOneLoginAtADeadKDC(t *testing.T) {
 	}
 }
 
+// Who asks for a ticket by name is not answered with a failure of before.
+func TestAKDCThatIsBackIsAskedAtOnce(t *testing.T) {
+	w := newWorld(t, "aes256-cts-hmac-sha1-96")
+	w.realm.StopKDC()
+	a, _ := w.hosts()
+	if _, err := a.Ticket(t.Context(), hostB, false); codeOf(err) != codeKDCUnreachable {
+		t.Fatal(err)
+	}
+	w.realm.StartKDC()
+	if _, err := a.Ticket(t.Context(), hostB, false); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTicketsAreBounded(t *testing.T) {
 	now := at(0)
 	tk := newTickets(&client{now: func() time.Time { return now }})
