@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"ipsecagent/agent"
 	"ipsecagent/agent/control"
 	"ipsecagent/driver/nft"
+	"ipsecagent/driver/user"
 )
 
 // bootProblem is the kind of the problem that boot filters are in force instead
@@ -15,6 +17,8 @@ import (
 const (
 	bootProblem   = "boot"
 	memoryProblem = "boot memory"
+	// routingProblem: what a data path has left in routing could not be removed.
+	routingProblem = "routing"
 )
 
 // retryBoot is how soon boot filters that could not be removed are tried again.
@@ -29,6 +33,7 @@ type bootFollower struct {
 	looked   chan struct{} // closed when they have been looked at once
 	gone     bool          // the boot filters; none come back while an agent runs
 	due      bool          // they could not be removed, and are to be tried again
+	tidied   bool          // nothing of a data path is left in routing
 }
 
 // newest returns a function that puts a value into a channel in the place of one
@@ -111,6 +116,25 @@ func (f *bootFollower) replace(ctx context.Context, e agent.Enforcement) {
 	f.problem(ctx, memoryProblem, words)
 	if !f.gone {
 		f.end(ctx)
+	}
+	if !f.tidied && f.settings.Driver == driverKernel {
+		f.tidy(ctx)
+	}
+}
+
+// tidy removes the ip rules and routes that a userspace data path has left: the
+// kernel driver's filters are in force, and nothing of it is needed by them.
+func (f *bootFollower) tidy(ctx context.Context) {
+	removed, err := user.RemoveRouting(f.settings.userConfig(nil))
+	words := ""
+	if err != nil {
+		words = fmt.Sprintf("ip rules or routes that the userspace data path has left could not be removed: %v: 'ip rule' and 'ip route show table %d' show them", err, f.settings.DataPath.RouteTable)
+	}
+	f.tidied = err == nil
+	f.problem(ctx, routingProblem, words)
+	if len(removed) > 0 {
+		// An error: the agent is ending, and says so itself.
+		_ = f.backend.Report(ctx, control.EventAgent, "info", "removed what the userspace data path had left, which the kernel driver does not need: "+strings.Join(removed, ", "), nil)
 	}
 }
 

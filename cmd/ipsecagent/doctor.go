@@ -60,9 +60,9 @@ func examine(ctx context.Context, s settings, file string, invalid error) []cont
 		s = s.orDefaults()
 	}
 	p := &patient{settings: &s, file: file, start: start}
-	return slices.Concat(
+	return once(slices.Concat(
 		found, openSettings(file),
-		p.agent(ctx), p.chosen(ctx), p.kernel(), p.others(), independent(s.DataPath.TUN), p.network(), p.boot(), p.identities(ctx), p.units(ctx), p.directory(ctx))
+		p.agent(ctx), p.chosen(ctx), p.kernel(), p.others(), independent(s.DataPath.TUN), p.network(), p.boot(), p.identities(ctx), p.units(ctx), p.directory(ctx)))
 }
 
 // settingsChecks makes a problem of each thing that is wrong with settings.
@@ -93,7 +93,10 @@ func independent(tun string) []control.Check {
 	return append(found, doctor.Clock(status))
 }
 
-const agentName = "agent"
+const (
+	agentName  = "agent"
+	policyName = "policy"
+)
 
 // agent asks the agent, if it runs.
 func (p *patient) agent(ctx context.Context) []control.Check {
@@ -172,15 +175,15 @@ func policyChecks(s control.Status) []control.Check {
 	var found []control.Check
 	switch s.Policy.State {
 	case "none":
-		found = append(found, doctor.Warning("policy", "ipsecctl assign client|server|secure-server|NAME", "none is assigned: all traffic passes in clear"))
+		found = append(found, doctor.Warning(policyName, "ipsecctl assign client|server|secure-server|NAME", "none is assigned: all traffic passes in clear"))
 	case "assigned":
-		found = append(found, doctor.Fine("policy", "%s (%s) is in force, %s", s.Policy.Name, s.Policy.Origin, plural(s.Policy.Filters, "filter", "filters")))
+		found = append(found, doctor.Fine(policyName, "%s (%s) is in force, %s", s.Policy.Name, s.Policy.Origin, plural(s.Policy.Filters, "filter", "filters")))
 	}
 	for _, words := range s.Problems {
-		found = append(found, doctor.Problem("policy", "mend what it names; the agent's log has when it began", "%s", words))
+		found = append(found, doctor.Problem(policyName, "mend what it names; the agent's log has when it began", "%s", words))
 	}
 	for _, words := range s.Warnings {
-		found = append(found, doctor.Warning("policy", "ipsecctl policy lint says more", "%s", words))
+		found = append(found, doctor.Warning(policyName, "ipsecctl policy lint says more", "%s", words))
 	}
 	return found
 }

@@ -80,8 +80,8 @@ func TestDoctorOnKeysThatAreNotThere(t *testing.T) {
 		t.Errorf("of an empty folder: %q", why)
 	}
 	write(t, filepath.Join(s.SecretsDir, "assigned.yaml"), "")
-	if why := p.unusable(&identities{})(auth.Requirement{Method: auth.PSK}); !strings.Contains(why, "do not load") {
-		t.Errorf("of an empty file: %q", why)
+	if why := p.unusable(&identities{})(auth.Requirement{Method: auth.PSK}); why != "" {
+		t.Errorf("of an empty file, which is said by itself: %q", why)
 	}
 	write(t, filepath.Join(s.SecretsDir, "assigned.yaml"), aKey+"\n")
 	if why := p.unusable(&identities{})(auth.Requirement{Method: auth.PSK}); why != "" {
@@ -323,4 +323,21 @@ func onThreadOfItsOwn(f func()) {
 		f()
 	}()
 	<-done
+}
+
+// TestOneCauseIsOneProblem: what the agent says of itself and a check says, too,
+// is said by the check, which knows what to do.
+func TestOneCauseIsOneProblem(t *testing.T) {
+	said := func(words string) control.Check { return doctor.Problem(policyName, "mend it", "%s", words) }
+	keys := doctor.Problem("preshared keys", "correct", "auth/psk: refuse x.yaml: its mode")
+	lacking := ruleChecks("authentication", &policy.Policy{Name: "k"}, []agent.Unprovable{
+		{Rule: `rule "one"`, All: true, Why: []string{"there is no keytab"}}, {Rule: `rule "two"`, All: true, Why: []string{"there is no certificate"}}, {Rule: `rule "three"`, All: true, Why: []string{"there is no keytab"}}})
+	expectChecks(t, lacking, `problem authentication: rule "one" and rule "three" can secure nothing on this host: there is no keytab`, `problem authentication: rule "two"`)
+
+	expectChecks(t, once([]control.Check{said(keysStay + keys.Says), keys}), "problem preshared keys: its mode")
+	one := lacking[1:]
+	expectChecks(t, once(append(one, said(`rule "two" can secure nothing: there is no certificate`))), `problem authentication: rule "two"`)
+	expectChecks(t, once(append(one, said(`rule "two" can secure nothing: there is no certificate; rule "four" can secure nothing: x`))), `problem authentication: rule "two"`, `problem policy: rule "four"`)
+	expectChecks(t, once([]control.Check{said("the data path is gone"), keys}), "problem policy: the data path", "problem preshared keys: its mode")
+	expectChecks(t, once([]control.Check{said("a"), said("a")}), "problem policy: a", "problem policy: a")
 }

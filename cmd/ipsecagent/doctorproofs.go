@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -162,15 +163,29 @@ func (p *patient) unusable(ids *identities) func(auth.Requirement) string {
 		case r.Method != auth.PSK:
 			return ids.unusable(r)
 		case err != nil:
-			return "the preshared keys do not load (an agent that runs goes on with those it had)"
+			return "" // which was said; an agent that runs goes on with those it had
 		}
 		return keys.missing(r.Key)
 	}
 }
 
+// alike puts rules into one that lack the same.
+func alike(lacking []agent.Unprovable) []agent.Unprovable {
+	var all []agent.Unprovable
+	for _, u := range lacking {
+		i := slices.IndexFunc(all, func(o agent.Unprovable) bool { return o.All == u.All && slices.Equal(o.Why, u.Why) })
+		if i < 0 {
+			all = append(all, u)
+			continue
+		}
+		all[i].Rule += " and " + u.Rule
+	}
+	return all
+}
+
 func ruleChecks(name string, p *policy.Policy, lacking []agent.Unprovable) []control.Check {
 	var found []control.Check
-	for _, u := range lacking {
+	for _, u := range alike(lacking) {
 		c := doctor.Warning(name, "give this host that identity, or the rule another method", "policy %q: %s", p.Name, lackingWords(u))
 		if u.All {
 			c.State = control.CheckProblem

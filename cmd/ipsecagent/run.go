@@ -254,12 +254,15 @@ type backend struct {
 // keysProblem is the kind of the problem that the preshared keys do not load.
 const keysProblem = "keys"
 
+// keysStay is how that problem begins.
+const keysStay = "the preshared keys do not load, those before stay in force: "
+
 // Reload reads the keys, then what the agent reads. Settings are for the next
 // start: what it will meet is said.
 func (b backend) Reload(ctx context.Context) (control.AssignResult, error) {
 	warnings, err := b.keys.load()
 	if err != nil {
-		words := "the preshared keys do not load, those before stay in force: " + err.Error()
+		words := keysStay + err.Error()
 		return control.AssignResult{}, errors.Join(&control.Error{Code: control.Invalid, Message: words}, b.Problem(ctx, keysProblem, words))
 	}
 	if err := b.Problem(ctx, keysProblem, ""); err != nil {

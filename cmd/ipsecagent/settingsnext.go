@@ -17,6 +17,9 @@ import (
 // more.
 const settingsProblem = "settings"
 
+// settingsStay is how that problem begins.
+const settingsStay = "the settings do not load: the agent goes on with those it was started with, and its next start fails: "
+
 // settingsNext is how an agent that runs sees what its next start will read.
 type settingsNext struct {
 	started settings // with which it was started
@@ -29,7 +32,7 @@ func (n settingsNext) words() (words string, broken bool) {
 	now, err := n.again()
 	switch {
 	case err != nil:
-		return "the settings do not load: the agent goes on with those it was started with, and its next start fails: " + lines(err), true
+		return settingsStay + lines(err), true
 	case !reflect.DeepEqual(now, n.started):
 		return "the settings have changed since the agent was started, and count from its next start on", false
 	}

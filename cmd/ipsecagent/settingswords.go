@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"ipsecagent/policy/file"
 )
 
 // settingsErrors writes the errors of the YAML reader as FILE:LINE:COLUMN: and
@@ -63,13 +65,20 @@ func (s settingsErrors) message(e *yaml.LoadError) string {
 		return fmt.Sprintf("%s: %s is no level; the levels are debug, info, warn and error", name, m[1])
 	}
 	m := misfit.FindStringSubmatch(e.Message)
-	if m == nil {
-		return e.Message // what is wrong with it as YAML
+	if m == nil { // something is wrong with it as YAML
+		if hint := file.SyntaxHint(s.text, e.Mark.Line, e.Message); hint != "" {
+			return e.Message + ": " + hint
+		}
+		return e.Message
 	}
 	if name == "" {
 		return "the file holds no settings: it has lines like 'runDir: /run/ipsecagent'"
 	}
-	return fmt.Sprintf("%s: %s is not %s", name, valueWords(m[1], m[2]), typeWords(m[3]))
+	words := fmt.Sprintf("%s: %s is not %s", name, valueWords(m[1], m[2]), typeWords(m[3]))
+	if before, after, ok := strings.Cut(m[2], ":"); ok && m[1] == "str" {
+		words += fmt.Sprintf(": is a blank missing after the colon, %s: %s?", before, after)
+	}
+	return words
 }
 
 // valueWords says what stands in the file.
@@ -168,6 +177,9 @@ func settingNames() (names, groups []string) {
 // unknownSetting says what may have been meant, or what there is.
 func unknownSetting(name string) string {
 	names, groups := settingNames()
+	if hint := misplaced(name, names, groups); hint != "" {
+		return fmt.Sprintf("unknown setting %s: %s", name, hint)
+	}
 	for _, known := range slices.Concat(names, groups) {
 		if resembles(name, known) {
 			return fmt.Sprintf("unknown setting %s: did you mean %s?", name, known)
@@ -176,6 +188,38 @@ func unknownSetting(name string) string {
 	group, _, grouped := cutLast(name)
 	names = slices.DeleteFunc(names, func(n string) bool { return grouped && !strings.HasPrefix(n, group+".") })
 	return fmt.Sprintf("unknown setting %s; the settings are %s", name, strings.Join(names, ", "))
+}
+
+// misplaced says that a setting stands outside its group, or that its line is not
+// of the form of settings; "": neither.
+func misplaced(name string, names, groups []string) string {
+	if before, after, ok := cutAny(name, ":={"); ok {
+		_, before, _ := cutLast(strings.TrimSpace(before))
+		if strings.Contains(name, "{") {
+			after = "{name: value}"
+		}
+		return fmt.Sprintf("between a name and its value stand a colon and a blank, as in %s: %s", before, strings.Trim(after, ":= "))
+	}
+	for _, known := range names {
+		group, last, grouped := cutLast(known)
+		switch {
+		case !grouped:
+		case name == known:
+			return fmt.Sprintf("settings of a group are written below it, or as %s: {%s: value}", group, last)
+		case name == last && !slices.Contains(groups, name):
+			return fmt.Sprintf("it is of the group %s: put it below '%s:' with two blanks before it, or write %s: {%s: value}", group, group, group, last)
+		}
+	}
+	return ""
+}
+
+// cutAny cuts a text at the first of some characters.
+func cutAny(text, characters string) (before, after string, found bool) {
+	i := strings.IndexAny(text, characters)
+	if i < 0 {
+		return text, "", false
+	}
+	return text[:i], text[i+1:], true
 }
 
 // maxSetting is longer than any setting's name; what is longer resembles none.

@@ -90,14 +90,9 @@ func (e *engine) farewell() {
 // just that, and fails while a data path runs.
 func Remove(c Config) (removed []string, err error) {
 	c = c.withDefaults()
-	sys, err := openSystem(c)
-	if err != nil {
-		return nil, fmt.Errorf("user: remove the data path: %w", err)
-	}
-	defer sys.close()
 	// The table goes last and only after the rest: until then it drops.
-	if removed, err = sys.remove(); err != nil {
-		return removed, fmt.Errorf("user: remove the data path: %w", err)
+	if removed, err = RemoveRouting(c); err != nil {
+		return removed, err
 	}
 	was, err := removeTable(c.nft())
 	if err != nil {
@@ -105,6 +100,22 @@ func Remove(c Config) (removed []string, err error) {
 	}
 	if was {
 		removed = append(removed, "nftables table "+c.Table)
+	}
+	return removed, nil
+}
+
+// RemoveRouting removes the ip rules and routes that a data path with this
+// configuration has left in this network namespace, and nothing that enforces. It
+// is for the driver that has taken over: rules and routes alone lead packets to
+// where nobody takes them. It returns what it removed, in words.
+func RemoveRouting(c Config) (removed []string, err error) {
+	sys, err := openSystem(c.withDefaults())
+	if err != nil {
+		return nil, fmt.Errorf("user: remove the routing of a data path: %w", err)
+	}
+	defer sys.close()
+	if removed, err = sys.remove(); err != nil {
+		return removed, fmt.Errorf("user: remove the routing of a data path: %w", err)
 	}
 	return removed, nil
 }

@@ -3,10 +3,15 @@ package user
 import (
 	"context"
 	"net"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ipsecagent/sadb"
 )
@@ -57,4 +62,47 @@ func TestTakeDownOfADataPathThatHangs(t *testing.T) {
 	if _, err := TakeDown(ctx, path); err == nil || !strings.Contains(err.Error(), "does not say that it ends") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// TestRoutingOfADataPathThatIsGone: for the driver that has taken over its rules
+// and routes are removed, those of others and everything that enforces stay.
+func TestRoutingOfADataPathThatIsGone(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: makes a network namespace")
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread ends, and its namespace
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Error(err)
+			return
+		}
+		for _, line := range []string{
+			"ip rule add pref 900 fwmark 0x1000000/0x1000000 lookup 900",
+			"ip -6 rule add pref 900 fwmark 0x1000000/0x1000000 lookup 900",
+			"ip rule add pref 899 iif ipsec0 lookup main",
+			"ip rule add pref 901 fwmark 0x1000000/0x1000000 lookup 900",
+			"ip route add blackhole default table 900 metric 4000",
+			"ip route add blackhole 10.0.0.0/8 table 900 metric 5",
+			"nft add table inet ipsecagent",
+		} {
+			if out, err := exec.Command("sh", "-c", line).CombinedOutput(); err != nil {
+				t.Errorf("%s: %v: %s", line, err, out)
+			}
+		}
+		for _, want := range []int{4, 0} {
+			removed, err := RemoveRouting(Config{})
+			if err != nil || len(removed) != want {
+				t.Errorf("removed %q, %v; want %d", removed, err, want)
+			}
+		}
+		out, err := exec.Command("sh", "-c", "ip rule; ip -6 rule; ip route show table 900; nft list tables").CombinedOutput()
+		text := string(out)
+		if err != nil || strings.Contains(text, "899:") || strings.Contains(text, "900:") || !strings.Contains(text, "901:") ||
+			strings.Contains(text, "blackhole default") || !strings.Contains(text, "blackhole 10.0.0.0/8") || !strings.Contains(text, "inet ipsecagent") {
+			t.Errorf("%v: left are\n%s", err, text)
+		}
+	}()
+	<-done
 }

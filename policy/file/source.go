@@ -160,5 +160,8 @@ func (s *source) syntax(err error) error {
 			message += fmt.Sprintf(" (it began at line %d)", load.ContextMark.Line)
 		}
 	}
+	if hint := SyntaxHint(s.data, load.Mark.Line, message); hint != "" {
+		message += ": " + hint
+	}
 	return s.errorAt(max(1, load.Mark.Line), max(1, load.Mark.Column), message)
 }
