@@ -241,6 +241,9 @@ func (p *patient) kernel() []control.Check {
 			err  error
 		}{"TUN", needTUN()})
 	}
+	if p.driver == driverKernel {
+		found = append(found, kernelRelease())
+	}
 	for _, n := range needs {
 		if n.err != nil {
 			found = append(found, doctor.Problem(n.name, "mend that, and start the agent anew", "%v", n.err))
@@ -249,6 +252,15 @@ func (p *patient) kernel() []control.Check {
 		found = append(found, doctor.Fine(n.name, "there"))
 	}
 	return found
+}
+
+// kernelRelease looks at the version of the kernel, which decrypts.
+func kernelRelease() control.Check {
+	release, version, err := doctor.ReadRelease()
+	if err != nil {
+		return doctor.Unknown("kernel", err)
+	}
+	return doctor.Release(release, version)
 }
 
 // xfrmChecks says what the kernel's IPsec carries; needed: it is the driver.
