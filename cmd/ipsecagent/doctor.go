@@ -311,7 +311,7 @@ func (p *patient) others() []control.Check {
 	} else {
 		found = append(found, doctor.Daemons(processes, p.ours)...)
 	}
-	foreign, err := xfrm.LookAtForeign(p.settings.DataPath.ExemptMark)
+	foreign, err := xfrm.LookAtForeign(p.settings.xfrmConfig(nil))
 	if err != nil {
 		return found // there is no XFRM, which was said
 	}

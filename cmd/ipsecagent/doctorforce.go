@@ -26,7 +26,7 @@ func (p *patient) lookInForce() (f inForce, err error) {
 	var errTable, errBoot error
 	f.table, errTable = nft.Enforces(table)
 	f.boot, errBoot = nft.Boot(table)
-	if ours, err := xfrm.LookAtForeign(p.settings.DataPath.ExemptMark); err == nil { // an error: there is no XFRM
+	if ours, err := xfrm.LookAtForeign(p.settings.xfrmConfig(nil)); err == nil { // an error: there is no XFRM
 		f.policies = ours.OurPolicies
 	}
 	return f, errors.Join(errTable, errBoot)

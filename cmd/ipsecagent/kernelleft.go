@@ -13,7 +13,7 @@ import (
 // force in this network namespace; "": nothing. The kernel is asked, because a
 // folder may be lost and a policy is not.
 func (s *settings) leftInKernel() (string, error) {
-	f, err := xfrm.LookAtForeign(s.DataPath.ExemptMark)
+	f, err := xfrm.LookAtForeign(s.xfrmConfig(nil))
 	switch {
 	case withoutXFRM(err):
 		return "", nil

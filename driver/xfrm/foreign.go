@@ -27,14 +27,16 @@ type ForeignPolicy struct {
 }
 
 // LookAtForeign lists what others have in XFRM of the calling thread's network
-// namespace; exempt is Config.Exempt. Policies of single sockets are left out.
-func LookAtForeign(exempt uint32) (Foreign, error) {
+// namespace. Ours is what a driver with this configuration would take up, also
+// under an exempt mark of before. Policies of single sockets are left out.
+func LookAtForeign(cfg Config) (Foreign, error) {
 	c, err := dial()
 	if err != nil {
 		return Foreign{}, fmt.Errorf("xfrm: %w", err)
 	}
 	defer c.Close()
-	e := &engine{cfg: Config{Exempt: exempt}.withDefaults(), link: link{c}}
+	e := &engine{cfg: cfg.withDefaults(), link: link{c}}
+	e.marks = e.cfg.marksOfBefore()
 	policies, err := e.link.policies()
 	if err != nil {
 		return Foreign{}, wrap(err, "look at policies of others")

@@ -40,3 +40,23 @@ func TestForeignIsToldFromOurs(t *testing.T) {
 		t.Errorf("%q", f.States)
 	}
 }
+
+// TestOursUnderAMarkOfBefore: with another exempt mark in the settings the policies
+// of the former one are still ours, as the book says; what cannot be such a mark is
+// not taken from it.
+func TestOursUnderAMarkOfBefore(t *testing.T) {
+	c := Config{Dir: t.TempDir(), Exempt: 0x2000}
+	before := wire.Policy{Priority: 7000, Mark: wire.Mark{Mask: 0x1000}}
+	if f := (&engine{cfg: c, marks: c.marksOfBefore()}).sort([]wire.Policy{before}, nil); f.OurPolicies != 0 {
+		t.Errorf("without a book: %+v", f)
+	}
+	if err := (book{c.Dir}).saveFilters(page{Marks: []uint32{0x1000, 0x3000, 0x40000000, 0}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.marksOfBefore(); len(got) != 1 || got[0] != 0x1000 {
+		t.Errorf("marks of before: %#x", got)
+	}
+	if f := (&engine{cfg: c, marks: c.marksOfBefore()}).sort([]wire.Policy{before}, nil); f.OurPolicies != 1 || len(f.Policies) != 0 {
+		t.Errorf("with the book: %+v", f)
+	}
+}

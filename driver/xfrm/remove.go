@@ -21,10 +21,7 @@ func Remove(c Config) (removed []string, err error) {
 		return nil, fmt.Errorf("xfrm: remove: %w", err)
 	}
 	defer conn.Close()
-	e := &engine{cfg: c, link: link{conn}}
-	if p, err := (book{c.Dir}).loadFilters(); err == nil { // else the exempt mark alone says what is ours
-		e.marks = exemptMarks(p.Marks)
-	}
+	e := &engine{cfg: c, link: link{conn}, marks: c.marksOfBefore()}
 	policies, states, err := e.removeAll()
 	if policies > 0 {
 		removed = append(removed, fmt.Sprintf("%d XFRM policies", policies))
@@ -67,4 +64,14 @@ func (e *engine) removeAll() (policies, states int, err error) {
 		states++
 	}
 	return policies, states, nil
+}
+
+// marksOfBefore are the exempt marks of policies that may be in force, as the book
+// says; none where it cannot be read: then Exempt alone says what is ours.
+func (c Config) marksOfBefore() []uint32 {
+	p, err := (book{c.Dir}).loadFilters()
+	if err != nil {
+		return nil
+	}
+	return exemptMarks(p.Marks)
 }
