@@ -341,3 +341,10 @@ func TestOneCauseIsOneProblem(t *testing.T) {
 	expectChecks(t, once([]control.Check{said("the data path is gone"), keys}), "problem policy: the data path", "problem preshared keys: its mode")
 	expectChecks(t, once([]control.Check{said("a"), said("a")}), "problem policy: a", "problem policy: a")
 }
+
+func TestWarningsThatOthersRepeat(t *testing.T) {
+	got := fullest([]string{"there is no keytab", "rule one can secure nothing: there is no keytab", "x", "x"})
+	if !slices.Equal(got, []string{"rule one can secure nothing: there is no keytab", "x"}) {
+		t.Errorf("%q", got)
+	}
+}

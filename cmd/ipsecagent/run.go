@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -284,8 +286,19 @@ func (b backend) Reload(ctx context.Context) (control.AssignResult, error) {
 	}
 	warnings = append(warnings, refreshDirectory(ctx, b.directory)...)
 	result, err := b.Agent.Reload(ctx)
-	result.Warnings = append(result.Warnings, warnings...)
+	result.Warnings = fullest(append(result.Warnings, warnings...))
 	return result, err
+}
+
+// fullest leaves out warnings that another one repeats and says more of.
+func fullest(warnings []string) (all []string) {
+	for i, w := range warnings {
+		longer := func(other string) bool { return other != w && strings.Contains(other, w) }
+		if !slices.ContainsFunc(warnings, longer) && !slices.Contains(warnings[:i], w) {
+			all = append(all, w)
+		}
+	}
+	return all
 }
 
 // Assign reads the certificates first: who puts one there and assigns at once
