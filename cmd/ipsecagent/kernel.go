@@ -106,7 +106,7 @@ func chooseUser(left func() (string, error)) (choice, error) {
 	case err != nil:
 		return choice{}, fmt.Errorf("driver: user: whether a kernel driver has left something in force is not known: %w", err)
 	case there != "":
-		return choice{}, refusal{fmt.Errorf("driver: user: the kernel driver has left %s in force", there), "take it out of force (stop the agent; ipsecagent datapath --stop), or set driver: kernel"}
+		return choice{}, refusal{fmt.Errorf("driver: user: %s are still in force", there), "take it out of force (stop the agent; ipsecagent datapath --stop), or set driver: kernel"}
 	}
 	return choice{driverUser, settingSays}, nil
 }
