@@ -29,7 +29,7 @@ func (b *bench) filters() error {
 			return err
 		}
 		ours, again, changed, shorter = append(ours, took[0]), append(again, took[1]), append(changed, took[2]), append(shorter, took[3])
-		byIP, byMessages, err := alone(all)
+		byIP, byMessages, err := b.alone(all)
 		if err != nil {
 			return err
 		}
@@ -101,13 +101,13 @@ func (b *bench) setFilters() (all []wire.Policy, took []time.Duration, err error
 
 // alone writes policies in a new namespace by ip -batch, and in another by
 // their messages on one socket.
-func alone(all []wire.Policy) (byIP, byMessages time.Duration, err error) {
+func (b *bench) alone(all []wire.Policy) (byIP, byMessages time.Duration, err error) {
 	ns, err := namespace("batch")
 	if err != nil {
 		return 0, 0, err
 	}
 	defer removeNamespace(ns)
-	if byIP, err = timed(ns, policyBatch(all), "ip", "-batch", "-"); err != nil {
+	if byIP, err = b.timed(ns, policyBatch(all), "-batch", "-"); err != nil {
 		return 0, 0, err
 	}
 	bare, err := namespace("bare")
@@ -257,10 +257,10 @@ func (b *bench) addAllByIP() (add, list time.Duration, err error) {
 		stateCommand(&batch, association(pair, 0, true, false))
 		stateCommand(&batch, association(pair, 0, false, false))
 	}
-	if add, err = timed(ns, batch.String(), "ip", "-batch", "-"); err != nil {
+	if add, err = b.timed(ns, batch.String(), "-batch", "-"); err != nil {
 		return 0, 0, err
 	}
-	list, err = timed(ns, "", "ip", "xfrm", "state")
+	list, err = b.timed(ns, "", "xfrm", "state")
 	return add, list, err
 }
 
