@@ -108,7 +108,7 @@ func TestRefusesToStartWithoutWhatItNeeds(t *testing.T) {
 	agent := filepath.Join(programs, "ipsecagent")
 	refused := func(t *testing.T, want []string, name string, args ...string) {
 		t.Helper()
-		out, err := a.run(15*time.Second, name, args...)
+		out, err := a.run(patient(15*time.Second), name, args...)
 		if err == nil {
 			t.Fatalf("it started:\n%s", out)
 		}
