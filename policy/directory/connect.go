@@ -213,7 +213,7 @@ func (s *Session) bind(ctx context.Context, state *tls.ConnectionState, fresh bo
 		return s.conn.Bind(c.BindDN, string(c.Password.Bytes()))
 	}
 	service := "ldap/" + s.server
-	if c.Kind == ActiveDirectory {
+	if c.provesDomain() {
 		service += "/" + c.Domain // a name that controllers alone can have: a member that DNS was made to name has none
 	}
 	cred, err := c.Tickets(ctx, service, fresh)

@@ -20,7 +20,8 @@ const (
 // locate returns the servers to try, the preferred first: those of the
 // settings, else those that DNS names (RFC 2782), of which the ones of this
 // host's site go first. What DNS and the ping say is believed for this order
-// alone: each server proves itself when it is bound to.
+// alone: each server proves itself when it is bound to, and where it would prove
+// no more than its own name, one of another domain is not asked at all.
 func locate(ctx context.Context, c *Config) ([]Server, error) {
 	if len(c.Servers) > 0 {
 		return c.Servers[:min(len(c.Servers), maxServers)], nil
@@ -60,9 +61,14 @@ func lookup(ctx context.Context, c *Config, name string) ([]Server, error) {
 		return nil, fmt.Errorf("DNS names no directory server (%s): %w", name, err)
 	}
 	var all []Server
+	var strangers []string
 	for _, r := range records {
 		target := strings.ToLower(strings.TrimSuffix(r.Target, "."))
 		if target == "" || len(all) == maxServers {
+			continue
+		}
+		if !c.provesDomain() && !inDomain(target, c.Domain) {
+			strangers = append(strangers, target)
 			continue
 		}
 		s := Server{Name: target, Port: r.Port}
@@ -71,10 +77,26 @@ func lookup(ctx context.Context, c *Config, name string) ([]Server, error) {
 		}
 		all = append(all, s)
 	}
-	if len(all) == 0 {
-		return nil, fmt.Errorf("DNS names no directory server (%s)", name)
+	switch {
+	case len(all) > 0:
+		return all, nil
+	case len(strangers) > 0:
+		some := strings.Join(strangers[:min(len(strangers), maxServers)], ", ")
+		return nil, fmt.Errorf("DNS names servers outside the domain %s alone (%s: %s), and a forged answer of DNS could do so: if they are the directory's, name them (servers: [%s])",
+			c.Domain, name, some, some)
 	}
-	return all, nil
+	return nil, fmt.Errorf("DNS names no directory server (%s)", name)
+}
+
+// provesDomain reports whether a server proves that it serves the domain, by a
+// service name that controllers alone have, and not just its own name, by a
+// certificate or as a member of the realm.
+func (c *Config) provesDomain() bool { return c.Kind == ActiveDirectory && c.Tickets != nil }
+
+// inDomain reports whether a DNS name is that of a domain or below it; both are
+// in small letters.
+func inDomain(name, domain string) bool {
+	return name == domain || strings.HasSuffix(name, "."+domain)
 }
 
 // findSite asks controllers by datagram (CLDAP) in which site they see this
