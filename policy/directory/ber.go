@@ -5,13 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"ipsecagent/policy/gpipsec"
 )
 
 // Bounds of one message of LDAP, which the library below takes in whole and
 // reads recursively.
 const (
-	maxMessage = 4 << 20 // bytes
-	maxDepth   = 32      // elements within each other
+	maxMessage = gpipsec.MaxData + 64<<10 // bytes
+	maxUnbound = 64 << 10                 // bytes of one before the server has proven itself
+	maxDepth   = 8                        // elements within each other; an entry's values are 6 deep
+	// The library takes some 300 bytes for an element, however small, and reads
+	// the values of controls and of intermediate responses as elements too.
+	freeElements = 256      // in any message
+	elementSize  = 32       // bytes for each further one, on average
+	maxInner     = 16 << 10 // bytes of such values
 )
 
 var errBER = errors.New("malformed LDAP message")
@@ -22,6 +30,8 @@ const (
 	tagOctetString = 0x04
 	tagEnumerated  = 0x0a
 	tagSequence    = 0x30
+	tagControls    = 0xa0
+	tagPartly      = 0x79 // intermediate response
 	tagConstructed = 0x20 // a bit
 	tagHigh        = 0x1f // all bits set: the tag goes on; no tag of LDAP does
 )
@@ -73,15 +83,42 @@ func berHeader(b []byte) (head, n int, err error) {
 	return head, int(length), nil
 }
 
-// checkBER refuses what is not made of elements, or nests them too deeply.
-func checkBER(b []byte, depth int) error {
+// checkMessage refuses a message that is not made of elements, nests them too
+// deeply, or has so many that memory for them is out of proportion to its size.
+func checkMessage(m []byte) error {
+	left := freeElements + len(m)/elementSize
+	if err := checkBER(m, 0, &left); err != nil {
+		return err
+	}
+	message, err := enter(m, 0)
+	if err != nil {
+		return err
+	}
+	for b := message.content; len(b) > 0; {
+		e, rest, err := next(b)
+		if err != nil {
+			return err
+		}
+		if (e.tag == tagControls || e.tag == tagPartly) && len(e.content) > maxInner {
+			return fmt.Errorf("%w: %d bytes of controls or of a state in between, more than %d", ErrTooLarge, len(e.content), maxInner)
+		}
+		b = rest
+	}
+	return nil
+}
+
+// checkBER checks the elements of b, of which so many are left to be taken.
+func checkBER(b []byte, depth int, left *int) error {
 	if depth > maxDepth {
 		return fmt.Errorf("%w: elements nested deeper than %d", errBER, maxDepth)
 	}
 	for len(b) > 0 {
+		if *left--; *left < 0 {
+			return fmt.Errorf("%w: a message of too many elements", ErrTooLarge)
+		}
 		e, rest, err := next(b)
 		if err == nil && e.tag&tagConstructed != 0 {
-			err = checkBER(e.content, depth+1)
+			err = checkBER(e.content, depth+1, left)
 		}
 		if err != nil {
 			return err
@@ -91,8 +128,9 @@ func checkBER(b []byte, depth int) error {
 	return nil
 }
 
-// readMessage reads one message, not a byte beyond it.
-func readMessage(r io.Reader) ([]byte, error) {
+// readMessage reads one message, not a byte beyond it, of as many bytes as most
+// says when its size is known.
+func readMessage(r io.Reader, most func() int) ([]byte, error) {
 	b := make([]byte, 2, 64)
 	if _, err := io.ReadFull(r, b); err != nil {
 		return nil, err
@@ -110,12 +148,15 @@ func readMessage(r io.Reader) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if n > most() {
+		return nil, fmt.Errorf("%w: a message of %d bytes, more than %d", ErrTooLarge, n, most())
+	}
 	m := make([]byte, head+n)
 	copy(m, b)
 	if _, err := io.ReadFull(r, m[head:]); err != nil {
 		return nil, whole(err)
 	}
-	return m, checkBER(m, 0)
+	return m, checkMessage(m)
 }
 
 // whole makes the end of a connection within a message an error.

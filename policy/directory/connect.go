@@ -26,6 +26,7 @@ const (
 	dialTimeout    = 5 * time.Second
 	bindTimeout    = 20 * time.Second
 	requestTimeout = 30 * time.Second
+	changeTimeout  = 2 * time.Minute // a large value takes a server its time
 )
 
 // Check returns what is wrong with a configuration.
@@ -140,6 +141,7 @@ func bindTo(ctx context.Context, c *Config, server Server, fresh bool) (*Session
 		s.Close()
 		return nil, err
 	}
+	g.bound.Store(true)
 	if err := s.readRoot(ctx); err != nil {
 		s.Close()
 		return nil, err
@@ -184,7 +186,7 @@ func startTLS(conn net.Conn) error {
 	if _, err := conn.Write(request); err != nil {
 		return err
 	}
-	answer, err := readMessage(conn)
+	answer, err := readMessage(conn, func() int { return maxUnbound })
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,17 @@ func (e *Entry) Values(name string) [][]byte {
 	return nil
 }
 
+// size is how many bytes its name and values are.
+func (e *Entry) size() int {
+	n := len(e.DN)
+	for _, a := range e.Attributes {
+		for _, v := range a.Values {
+			n += len(v)
+		}
+	}
+	return n
+}
+
 // get returns the first value as text; "": there is none.
 func (e *Entry) get(name string) string {
 	if v := e.Values(name); len(v) > 0 {

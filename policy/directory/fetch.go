@@ -24,7 +24,7 @@ func (s *Session) Fetch(ctx context.Context) (*Answer, error) {
 			return nil, err
 		}
 		a, failed := s.fetch(ctx)
-		if failed != nil && !errors.Is(failed, ErrUnreadable) {
+		if failed != nil && (!errors.Is(failed, ErrUnreadable) || cutOff(failed)) {
 			return a, failed
 		}
 		a.seen.version = before
@@ -89,6 +89,9 @@ func (a *Answer) decode(dn string, entries []Entry) error {
 		return fmt.Errorf("%w: %q is not sound: %s", ErrUnreadable, dn, strings.Join(wrong, "; "))
 	}
 	a.State, a.Policy = policy.Assigned, &got.Store.Policies[i]
+	if len(a.Policy.Rules) == 0 && a.Policy.DefaultResponse.GUID == "" {
+		a.Warnings = append(a.Warnings, fmt.Sprintf("policy %q has no rules and protects nothing; if it should, this account may not read its ipsecNFAReference", a.Policy.Name))
+	}
 	a.Secrets = slices.DeleteFunc(got.Secrets, func(s gpipsec.Secret) bool { return s.Policy != a.Policy.Name })
 	for _, s := range a.Secrets {
 		a.Warnings = append(a.Warnings, fmt.Sprintf("rule %q of policy %q has its preshared key in the directory, where everyone who may read the policy can read it: it is not taken from there; keep it as %q with the secrets of the hosts, or use another method", s.Rule, s.Policy, s.Name))

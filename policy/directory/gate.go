@@ -28,6 +28,8 @@ type gate struct {
 	// layer is set when the last message of the bind is about to be sent.
 	layer atomic.Pointer[layer]
 	last  bool // that message was sent
+	// bound is set when the server has proven itself: more of it is taken then.
+	bound atomic.Bool
 	// What went over the connection, as the layers above see it.
 	sent, received atomic.Uint64
 	ended          chan struct{} // closed when nothing more can come
@@ -48,7 +50,7 @@ func (g *gate) Close() error { return g.raw.Close() }
 // a bind is the first that comes after the layer was set, and the last in clear.
 func (g *gate) Read(p []byte) (int, error) {
 	if len(g.rest) == 0 {
-		m, err := readMessage(g.from)
+		m, err := readMessage(g.from, g.most)
 		if err != nil {
 			g.once.Do(func() { close(g.ended) })
 			return 0, err
@@ -62,6 +64,14 @@ func (g *gate) Read(p []byte) (int, error) {
 	n := copy(p, g.rest)
 	g.rest = g.rest[n:]
 	return n, nil
+}
+
+// most is the size of a message that is taken now.
+func (g *gate) most() int {
+	if g.bound.Load() {
+		return maxMessage
+	}
+	return maxUnbound
 }
 
 // Write sends one message.

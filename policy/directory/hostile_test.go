@@ -106,7 +106,7 @@ func (s *toy) serve(raw net.Conn) {
 	defer conn.Close()
 	searches := 0
 	for {
-		m, err := readMessage(conn)
+		m, err := readMessage(conn, anySize)
 		if err != nil {
 			return
 		}
@@ -260,6 +260,94 @@ func TestADirectoryThatDoesNotAnswerIsGivenUp(t *testing.T) {
 	}
 }
 
+// A server that answers all but who this host is does not stop the source.
+func TestAServerThatDoesNotSayWhoThisHostIsIsGivenUp(t *testing.T) {
+	s := newToy(t)
+	s.answer = func(io.Writer, []byte, element) {}
+	c := s.cfg()
+	c.Computer = ""
+	session, err := Connect(soon(t), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(session.Close)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		_, err := session.Resolve(ctx, "", "")
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it still waits")
+	}
+}
+
+// policyOf plays a directory that assigns a policy; object answers what is asked
+// of each of its objects.
+func policyOf(t *testing.T, object func(w io.Writer, id []byte, filter string)) *Session {
+	t.Helper()
+	const policyDN = "cn=ipsecPolicy{72385236-70FA-11D1-864C-14A300000000},dc=x"
+	s := newToy(t)
+	s.answer = func(w io.Writer, id []byte, request element) {
+		defer func() { reply(w, id, result(0x65, 0)) }()
+		base, _ := enter(request.content, 0)
+		switch text := string(request.content); {
+		case strings.Contains(text, "contextCSN"):
+			reply(w, id, found("dc=x", "contextCSN", []byte("1")))
+		case strings.Contains(text, attrPointer) && strings.EqualFold(string(base.content), "cn=me,dc=x"):
+			reply(w, id, found("cn=me,dc=x", attrPointer, []byte(policyDN)))
+		case strings.Contains(text, "ipsecDataType"):
+			object(w, id, text)
+		}
+	}
+	return s.connect(soon(t))
+}
+
+// What is wrong with the policy alone, another server would say too: it is
+// unreadable, and the directory not unreachable.
+func TestAPolicyThatIsTooMuchIsUnreadable(t *testing.T) {
+	chain := 0
+	for _, c := range []struct {
+		name   string
+		object func(w io.Writer, id []byte, filter string)
+		is     error
+	}{
+		{"a reference to another server", func(w io.Writer, id []byte, _ string) {
+			reply(w, id, tlv(0x73, tlv(tagOctetString, []byte("ldap://evil.test/dc=x"))))
+		}, ErrReferral},
+		{"objects without end, each of them large", func(w io.Writer, id []byte, _ string) {
+			// Each refers to the next: no single question is answered at length.
+			name := "ipsecPolicy{72385236-70FA-11D1-864C-14A300000000}"
+			if chain > 0 {
+				name = fmt.Sprintf("ipsecNFA{%08X-70FA-11D1-864C-14A300000000}", chain)
+			}
+			if chain++; chain > 100 {
+				return
+			}
+			next := fmt.Sprintf("cn=ipsecNFA{%08X-70FA-11D1-864C-14A300000000},dc=x", chain)
+			data := tlv4(tagSequence, tlv(tagOctetString, []byte("ipsecData")), tlv4(0x31, tlv4(tagOctetString, make([]byte, 1<<20))))
+			refs := tlv4(tagSequence, tlv(tagOctetString, []byte("ipsecNFAReference")), tlv4(0x31, tlv(tagOctetString, []byte(next))))
+			reply(w, id, tlv4(0x64, tlv(tagOctetString, []byte("cn="+name+",dc=x")), tlv4(tagSequence, data, refs)))
+		}, ErrTooLarge},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := policyOf(t, c.object).Fetch(soon(t))
+			if !errors.Is(err, ErrUnreadable) || !errors.Is(err, c.is) || errors.Is(err, ErrUnreachable) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	if chain > maxBytes>>20+2 {
+		t.Errorf("%d objects of a MiB were read", chain)
+	}
+}
+
 // TestNothingIsSaidInClear: neither a name nor a password, to a server that does
 // not begin TLS, or says something before.
 func TestNothingIsSaidInClear(t *testing.T) {
@@ -274,7 +362,7 @@ func TestNothingIsSaidInClear(t *testing.T) {
 	ours, theirs := net.Pipe()
 	heard := make(chan []byte, 1)
 	go func() {
-		m, _ := readMessage(theirs)
+		m, _ := readMessage(theirs, anySize)
 		_, _ = theirs.Write(tlv(tagSequence, tlv(tagInteger, []byte{1}), result(0x78, 53)))
 		rest, _ := io.ReadAll(theirs)
 		heard <- append(m, rest...)

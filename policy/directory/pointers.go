@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/go-ldap/ldap/v3"
 )
 
 // attrPointer is the attribute that assigns a policy in a directory without
@@ -15,7 +17,7 @@ const attrPointer = "ipsecPolicyReference"
 // resolvePointers looks at the host's entry, then at the groups it is a member
 // of, then at the entries above it, the nearest first.
 func (s *Session) resolvePointers(ctx context.Context, r *Result, computer string) error {
-	dn, err := s.hostEntry(computer)
+	dn, err := s.hostEntry(ctx, computer)
 	if err != nil {
 		return err
 	}
@@ -51,15 +53,18 @@ func (s *Session) resolvePointers(ctx context.Context, r *Result, computer strin
 
 // hostEntry is the DN of a host's entry: the one given, that of the settings, or
 // who the server says this host is (RFC 4532).
-func (s *Session) hostEntry(given string) (string, error) {
+func (s *Session) hostEntry(ctx context.Context, given string) (string, error) {
 	if given != "" {
 		return given, nil
 	}
 	if s.config.Computer != "" {
 		return s.config.Computer, nil
 	}
-	s.cost++
-	who, err := s.conn.WhoAmI(nil)
+	var who *ldap.WhoAmIResult
+	err := s.do(ctx, requestTimeout, func() (err error) {
+		who, err = s.conn.WhoAmI(nil)
+		return err
+	})
 	if err != nil {
 		return "", fmt.Errorf("ask the server for the entry of this host: %w", err)
 	}

@@ -30,21 +30,35 @@ func chunks(names []string) [][]string { return slices.Collect(slices.Chunk(name
 
 // policyEntries reads a policy and all that it refers to, forward as Windows
 // does: policy, key exchange settings and rules, filter actions and lists. It
-// follows each reference once, so that cycles end. Anything that is missing or
-// not readable is ErrUnreadable; what was read then is returned too.
+// follows each reference once, so that cycles end. Anything that is missing, not
+// readable or too large is ErrUnreadable; what was read then is returned too.
 func (s *Session) policyEntries(ctx context.Context, dn string) ([]Entry, error) {
+	all, err := s.allReferred(ctx, dn)
+	if cutOff(err) || errors.Is(err, errAttribute) {
+		err = fmt.Errorf("%w: the policy %q: %w", ErrUnreadable, dn, err) // another server would say the same
+	}
+	return all, err
+}
+
+// cutOff reports an answer that was not taken to its end, whose connection is of
+// no use any more.
+func cutOff(err error) bool { return errors.Is(err, ErrTooLarge) || errors.Is(err, ErrReferral) }
+
+// allReferred reads what policyEntries returns.
+func (s *Session) allReferred(ctx context.Context, dn string) ([]Entry, error) {
 	var all []Entry
+	room := maxBytes
 	for names := []string{dn}; len(names) > 0; {
 		if len(all)+len(names) > maxPolicyObjects {
-			return nil, fmt.Errorf("%w: %w: the policy %q is made of more than %d objects", ErrUnreadable, ErrTooLarge, dn, maxPolicyObjects)
+			return nil, fmt.Errorf("%w: it is made of more than %d objects", ErrTooLarge, maxPolicyObjects)
 		}
-		found, err := s.readAll(ctx, names, objectAttributes())
+		found, err := s.readAll(ctx, names, objectAttributes(), &room)
 		all = append(all, found...)
 		if err == nil {
 			err = complete(dn, names, found)
 		}
 		if err == nil {
-			names, err = s.references(ctx, found, all)
+			names, err = s.references(ctx, found, all, &room)
 		}
 		if err != nil {
 			return all, err
@@ -73,14 +87,23 @@ func complete(policy string, names []string, found []Entry) error {
 	return nil
 }
 
+// use takes bytes of the room that a policy has.
+func use(room *int, bytes int) error {
+	if *room -= bytes; *room < 0 {
+		return fmt.Errorf("%w: its objects are more than %d bytes in all", ErrTooLarge, maxBytes)
+	}
+	return nil
+}
+
 // references returns what objects refer to and has not been read.
-func (s *Session) references(ctx context.Context, of, read []Entry) ([]string, error) {
+func (s *Session) references(ctx context.Context, of, read []Entry, room *int) ([]string, error) {
 	have := map[string]bool{}
 	for i := range read {
 		have[strings.ToLower(read[i].DN)] = true
 	}
 	var names []string
 	for i := range of {
+		before := of[i].size()
 		for _, attribute := range []string{"ipsecISAKMPReference", "ipsecNFAReference", "ipsecNegotiationPolicyReference", "ipsecFilterReference"} {
 			refs, err := s.values(ctx, &of[i], attribute)
 			if err != nil {
@@ -92,6 +115,9 @@ func (s *Session) references(ctx context.Context, of, read []Entry) ([]string, e
 					names = append(names, r)
 				}
 			}
+		}
+		if err := use(room, of[i].size()-before); err != nil { // what the server had held back
+			return nil, err
 		}
 	}
 	return names, nil
@@ -137,8 +163,9 @@ func (e *Entry) append(name string, values [][]byte) {
 }
 
 // readAll reads entries by their names, those of one parent together. Those
-// that are not there, or not to be seen, are missing from what it returns.
-func (s *Session) readAll(ctx context.Context, names, attributes []string) ([]Entry, error) {
+// that are not there, or not to be seen, are missing from what it returns. What
+// it returns is taken from room.
+func (s *Session) readAll(ctx context.Context, names, attributes []string, room *int) ([]Entry, error) {
 	byParent := map[string][]string{}
 	var order []string
 	for _, name := range names {
@@ -155,12 +182,17 @@ func (s *Session) readAll(ctx context.Context, names, attributes []string) ([]En
 	var all []Entry
 	for _, parent := range order {
 		for _, some := range chunks(byParent[parent]) {
-			found, err := s.Search(ctx, Query{Base: parent, Scope: OneLevel, Filter: anyOf("cn", some), Attributes: attributes, Limit: len(some)})
+			found, err := s.Search(ctx, Query{Base: parent, Scope: OneLevel, Filter: anyOf("cn", some), Attributes: attributes, Limit: len(some), most: *room + 1})
 			if errors.Is(err, ErrNotFound) {
 				continue // the parent is not there: none of them is
 			}
 			if err != nil {
 				return nil, err
+			}
+			for i := range found {
+				if err := use(room, found[i].size()); err != nil {
+					return nil, err
+				}
 			}
 			all = append(all, found...)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/go-ldap/ldap/v3"
 
@@ -142,6 +143,8 @@ type Query struct {
 	Attributes []string // nil: all that are no operational ones
 	// Limit bounds the entries; more are ErrTooLarge. 0: 10 000.
 	Limit int
+	// most bounds the bytes of values and names; 0: maxBytes.
+	most int
 	// Security asks for nTSecurityDescriptor without its audit part, which only
 	// auditors may read (Active Directory).
 	Security bool
@@ -172,9 +175,12 @@ func Escape(value string) string { return ldap.EscapeFilter(value) }
 // Search returns the entries of a query, fetched in pages. Referrals are an
 // error: what they name has proven nothing.
 func (s *Session) Search(ctx context.Context, q Query) ([]Entry, error) {
-	c := collector{limit: q.Limit}
+	c := collector{limit: q.Limit, most: q.most}
 	if c.limit == 0 {
 		c.limit = maxEntries
+	}
+	if c.most == 0 {
+		c.most = maxBytes
 	}
 	if q.Filter == "" {
 		q.Filter = "(objectClass=*)"
@@ -242,20 +248,18 @@ func (s *Session) page(ctx context.Context, request *ldap.SearchRequest, c *coll
 type collector struct {
 	entries []Entry
 	limit   int
+	most    int // bytes
 	bytes   int
 }
 
 func (c *collector) take(e *ldap.Entry) error {
 	taken := Entry{DN: e.DN}
-	c.bytes += len(e.DN)
 	for _, a := range e.Attributes {
 		taken.Attributes = append(taken.Attributes, Attribute{a.Name, a.ByteValues})
-		for _, v := range a.ByteValues {
-			c.bytes += len(v)
-		}
 	}
+	c.bytes += taken.size()
 	c.entries = append(c.entries, taken)
-	if len(c.entries) > c.limit || c.bytes > maxBytes {
+	if len(c.entries) > c.limit || c.bytes > c.most {
 		return fmt.Errorf("%w: %d entries of %d bytes", ErrTooLarge, len(c.entries), c.bytes)
 	}
 	return nil
@@ -350,15 +354,27 @@ func (s *Session) Delete(ctx context.Context, dn string) error {
 	return s.write(ctx, dn, func() error { return s.conn.Del(ldap.NewDelRequest(dn, nil)) })
 }
 
-// write runs an operation that has no context of its own.
+// write runs an operation that changes an entry.
 func (s *Session) write(ctx context.Context, dn string, operation func() error) error {
-	stop := context.AfterFunc(ctx, func() { s.gate.Close() })
-	defer stop()
-	s.cost++
-	if err := operation(); err != nil {
+	if err := s.do(ctx, changeTimeout, operation); err != nil {
 		return s.fail(ctx, dn, err)
 	}
 	return nil
+}
+
+// do runs an operation that knows no context, and ends the connection if it takes
+// too long.
+func (s *Session) do(ctx context.Context, most time.Duration, operation func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { s.gate.Close() })
+	defer stop()
+	s.cost++
+	err := operation()
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // text returns values as the library takes them.

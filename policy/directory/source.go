@@ -225,7 +225,7 @@ func (s *Source) ask(ctx context.Context) time.Duration {
 	}
 	kept := s.session != nil
 	a, err := s.answer(bounded)
-	if kept && err != nil && s.session == nil && ctx.Err() == nil {
+	if kept && errors.Is(err, ErrUnreachable) && s.session == nil && ctx.Err() == nil {
 		a, err = s.answer(bounded) // servers end connections that are idle: that alone is no failure
 	}
 	began, all := s.watch(ctx, a)
@@ -288,10 +288,13 @@ func (s *Source) answer(ctx context.Context) (*Answer, error) {
 	return a, nil
 }
 
-// lost drops a connection that has not answered; what the server has said of a
-// policy is an answer.
+// lost drops a connection that has not answered, or not to the end; what the
+// server has said of a policy is an answer.
 func (s *Source) lost(err error) error {
 	s.read = nil
+	if cutOff(err) {
+		s.drop() // what is left of the answer is not waited for
+	}
 	if errors.Is(err, ErrUnreadable) || errors.Is(err, ErrChanging) {
 		return err
 	}
@@ -360,7 +363,8 @@ func (s *Source) take(a *Answer) time.Duration {
 	if polling <= 0 {
 		polling = defaultPolling
 	}
-	return min(polling, refresh)
+	polling = max(polling, leastRefresh) // whoever may write a policy must not have all hosts ask without pause
+	return min(polling+spread(min(s.cfg.Jitter, polling/3)), refresh)
 }
 
 // publish changes what is known and hints at it where it makes a difference.

@@ -73,6 +73,33 @@ func (p *play) Watch(context.Context, *Answer) (hints <-chan struct{}, began, al
 
 func (p *play) Deaf() error { return nil }
 
+// A policy that whoever may write it made to be polled without pause, or that is
+// too large, does not have the hosts ask without pause.
+func TestNoPolicyHasHostsAskWithoutPause(t *testing.T) {
+	played(t, nil, func(t *testing.T, s *Source, p *play) {
+		greedy := assigned("greedy")
+		greedy.Policy.PollingInterval = 1
+		p.set(func() { p.answer, p.changed = greedy, true })
+		pass(3 * time.Hour)
+		before := p.polls
+		pass(time.Hour)
+		if n := p.polls - before; n < 1 || n > 60 {
+			t.Errorf("asked %d times an hour", n)
+		}
+		p.set(func() { p.err, p.changed = fmt.Errorf("%w: %w", ErrUnreadable, ErrTooLarge), true })
+		pass(5 * time.Minute)
+		if err := s.Status().Err; !errors.Is(err, ErrUnreadable) || errors.Is(err, ErrUnreachable) {
+			t.Errorf("%v", err)
+		}
+		fetches := p.fetches
+		pass(time.Hour)
+		if n := p.fetches - fetches; n > 4 {
+			t.Errorf("read %d times an hour", n)
+		}
+		holds(t, s, "greedy", true)
+	})
+}
+
 // assigned is an answer that assigns a policy.
 func assigned(name string) *Answer {
 	r := &Result{Considered: []Candidate{{Scope: "OU", At: "OU=x", GPO: "CN=g", Name: "the GPO", Applies: true}}, Server: "dc1"}

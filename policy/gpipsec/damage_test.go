@@ -107,7 +107,7 @@ func TestCountsAreBounded(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	if _, err := ParsePolicy(append(readHex(t, "testdata/windows-xp/ipsecPolicy.hex"), make([]byte, MaxData)...)); err == nil || !strings.Contains(err.Error(), "more than 16777216") {
+	if _, err := ParsePolicy(append(readHex(t, "testdata/windows-xp/ipsecPolicy.hex"), make([]byte, MaxData)...)); err == nil || !strings.Contains(err.Error(), "more than 4128768") {
 		t.Error(err)
 	}
 	if r := Decode(make([]Object, maxObjects+1)); len(r.Problems) != 1 || r.Problems[0].Warning {

@@ -60,6 +60,9 @@ func (b *builder) header() {
 	x := extPolicy{}
 	if b.report.extend(o.Data, data.Tail, &x) {
 		b.policy.PollingInterval, b.policy.Uplift, b.policy.Tests = time.Duration(x.Polling), x.Uplift, x.Tests
+		if x.Polling != 0 {
+			b.policy.PollingInterval = within(&b.report, "polling interval", b.policy.PollingInterval, minPolling, maxPolling)
+		}
 	}
 }
 
@@ -142,6 +145,10 @@ func (b *builder) rule(ref Ref) {
 	}
 	if _, ok := b.decoder.actions[action.GUID]; !ok {
 		b.report.fail("%s", unreadable(action))
+		return
+	}
+	if action.Type == typeResponse() && len(lists) > 0 {
+		b.report.fail("%s is the default response by the type of its filter action, and has a filter list, which would be left out: give it a filter action of its own", o.what())
 		return
 	}
 	if action.Type == typeResponse() {

@@ -73,7 +73,7 @@ func (e *encoder) add(o Object, write func(r *report) []byte) Ref {
 	r := &report{object: o.what()}
 	o.DataType, o.Data = dataType, write(r)
 	if len(o.Data) > MaxData {
-		r.fail("its data are %d bytes, more than %d", len(o.Data), MaxData)
+		r.fail("its data are %d bytes, more than the %d that hosts read: part it, a long filter list into several with a rule for each", len(o.Data), MaxData)
 	}
 	if i, ok := e.have[o.Ref]; ok {
 		have := e.objects[i]

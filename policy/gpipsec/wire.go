@@ -7,9 +7,10 @@ import (
 	"unicode/utf16"
 )
 
-// MaxData bounds an ipsecData value, in bytes. It is room for the largest
-// filter list the model allows.
-const MaxData = 16 << 20
+// MaxData bounds an ipsecData value, in bytes: what hosts read from a directory,
+// and so what is written. It is room for more than 50 000 plain filters in one
+// list; a policy can have several.
+const MaxData = 4<<20 - 64<<10
 
 // DataError is a mistake in an ipsecData value.
 type DataError struct {
