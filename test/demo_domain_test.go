@@ -24,6 +24,7 @@ func TestDemoDomain(t *testing.T) {
 		"show.txt":         "Secure Server (Require Security)",
 		"fsck.txt":         "(A;CI;RPLCLORC;;;DC)",
 		"status-alice.txt": `group policy object "IPsec for servers"`,
+		"status-bob.txt":   "ALICE$@DEMO.TEST",
 		"rsop.txt":         "it decides: the first that applies",
 		"diff.txt":         "filterAction: Permit -> block",
 		"status-away.txt":  "BOB$@DEMO.TEST",
