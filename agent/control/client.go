@@ -259,7 +259,8 @@ func (c *Client) explain(err error) *Error {
 		return &Error{NotReachable, fmt.Sprintf("the agent does not answer at %s: start it (systemctl start ipsecagent, or the program ipsecagent), or name its socket with --socket", c.socket)}
 	case errors.Is(err, context.DeadlineExceeded), isTimeout(err):
 		return &Error{TimedOut, fmt.Sprintf("the agent at %s did not answer within %s: look at its log (journalctl -u ipsecagent), or allow more time with --timeout", c.socket, c.timeout)}
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE),
+		strings.Contains(err.Error(), "server closed idle connection"): // net/http has no name for it
 		return &Error{NotReachable, fmt.Sprintf("the agent at %s closed the connection: it is stopping, or has too many open; try again", c.socket)}
 	case errors.Is(err, context.Canceled):
 		return &Error{Failed, "interrupted"}
