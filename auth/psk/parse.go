@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -41,7 +42,8 @@ const (
 //	    peers: [10.0.0.0/8, any]
 //	    keys: ["the new key", "the old key"]
 //
-// or a single line that is the one key for any peer, with the name "default".
+// or a single line that is the one key for any peer, with the name "default"; one
+// that looks like YAML is refused.
 // Without peers, a group is for any. name stands for the file in errors, which
 // give the line and never the text there: it might be a key.
 func Parse(name string, data []byte) (*Keyring, error) {
@@ -77,7 +79,15 @@ func (p *parser) parse(data []byte) error {
 	return p.document(root)
 }
 
+// looksLikeYAML is a line of a document that was cut short, or of settings in the
+// wrong folder, which as the key of every peer would be one that can be guessed.
+var looksLikeYAML = regexp.MustCompile(`^[-{\s]*["']?([A-Za-z]+["']?\s*:(\s|$)|(apiVersion|kind|keys|name|peers)["']?\s*:)`)
+
 func (p *parser) single(line string) error {
+	if looksLikeYAML.MatchString(line) {
+		return errors.New("line 1: it is the beginning of a YAML document, not a key: its lines are 'apiVersion: ipsecagent/v1', 'kind: PresharedKeys' and 'keys:', with the keys below; " +
+			"a key that looks so is written there, too")
+	}
 	if strings.TrimSpace(line) != line {
 		return errors.New("line 1: the key begins or ends with white space; remove it")
 	}

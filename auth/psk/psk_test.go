@@ -516,3 +516,20 @@ func TestPrefixes(t *testing.T) {
 		}
 	}
 }
+
+// TestALineOfYAMLIsNoKey: the beginning of a document is not taken for the key of
+// every peer; what keys are made of is.
+func TestALineOfYAMLIsNoKey(t *testing.T) {
+	for _, text := range []string{"kind: PresharedKeys", "apiVersion: ipsecagent/v1", "keys: []", "kind:PresharedKeys", `{"kind": "PresharedKeys", "keys": ["secret-secret-secret"]}`,
+		"directory: {kind: ad}", "- name: default", "keys:", "uplift:"} {
+		_, err := Parse("x.yaml", []byte(text+"\n"))
+		if err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "x.yaml") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	for _, text := range []string{"dGhpcyBpcyBhIGtleSBvZiBiYXNlNjQ=", "correct horse: battery staple!", "-{kindly}-{keys}-0123456789", "kinds:of+things/1234567890", "12:34:56:78:9a:bc:de:f0"} {
+		if _, err := Parse("x.psk", []byte(text+"\n")); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
