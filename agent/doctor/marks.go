@@ -73,11 +73,15 @@ type marker struct {
 	bits                 uint32
 }
 
+// kubernetes are the bits of kube-proxy and the kubelet, which may come to a host at
+// any time: they are not proposed.
+const kubernetes = 0xc000
+
 func markers() []marker {
 	return []marker{
 		{"Calico", "cali-", "iptablesMarkMask or nftablesMarkMask of its FelixConfiguration", 0xffff0000},
 		{"Cilium", "CILIUM_", "none", 0xffff0fff}, // 0x0f00 says what a packet is, the rest is the identity of its sender
-		{"kube-proxy", "KUBE-", "iptables.masqueradeBit of its configuration; 0x8000 is the kubelet's", 0xc000},
+		{"kube-proxy", "KUBE-", "iptables.masqueradeBit of its configuration; 0x8000 is the kubelet's", kubernetes},
 		{"Tailscale", "ts-", "none", 0xff0000},
 	}
 }
@@ -94,7 +98,7 @@ func owner(chain string) string {
 
 // CheckMarks finds other programs that use the agent's bits of the packet mark.
 func CheckMarks(m Marks, r *Ruleset, rules []RoutingRule) []control.Check {
-	s := &search{Marks: m, Ruleset: r, taken: m.Exempt | m.Steer}
+	s := &search{Marks: m, Ruleset: r, taken: m.Exempt | m.Steer | kubernetes}
 	s.known()
 	for _, rule := range rules {
 		s.taken |= rule.bits()
