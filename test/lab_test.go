@@ -373,7 +373,7 @@ func aKey(label string) string {
 // ping sends count echo requests and returns how many were answered.
 func (h *host) ping(to string, count int) int {
 	h.t.Helper()
-	out, _ := h.run(time.Duration(count+5)*time.Second, "ping", "-n", "-i", "0.2", "-W", "1", "-c", fmt.Sprint(count), to)
+	out, _ := h.run(patient(time.Duration(count+5)*time.Second), "ping", "-n", "-i", "0.2", "-W", "1", "-c", fmt.Sprint(count), to)
 	received := 0
 	for _, field := range strings.Split(out, ",") {
 		if strings.Contains(field, " received") {
