@@ -149,7 +149,9 @@ func (e *engine) abandon(a driver.Acquire) error {
 		return nil
 	}
 	delete(e.asked, q)
-	return errors.Join(e.endWaiting(p.waits), e.dropHeld(q.root, p.flow))
+	// What is held goes first: the kernel would try it again meanwhile, and ask by a
+	// policy that is no more.
+	return errors.Join(e.dropHeld(q.root, p.flow), e.endWaiting(p.waits))
 }
 
 // endWaiting deletes the state that waits. It has no SPI, without which it

@@ -92,13 +92,8 @@ func TestAbandonSaysWhatItCouldNotEnd(t *testing.T) {
 		s := situationOf(2)
 		s.overlays, s.sas = nil, nil
 		e := s.begin(t, k, t.TempDir())
-		e.handle(askedFor(e, "lab"))
-		asked := taken(e)
-		if len(asked) != 1 {
-			t.Fatalf("events %v", asked)
-		}
 		k.fail, k.number = k.messages+1, number
-		if err := e.abandon(asked[0].(driver.Acquire)); (err != nil) != fails {
+		if err := e.endWaiting(waiting(e, "lab")); (err != nil) != fails {
 			t.Errorf("%v: error %v", number, err)
 		}
 	}
