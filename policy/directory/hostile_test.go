@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-ldap/ldap/v3"
+
 	"ipsecagent/sadb"
 )
 
@@ -143,6 +145,22 @@ func soon(t *testing.T) context.Context {
 	return ctx
 }
 
+// anotherPage answers a search with no entry and that there is more.
+func anotherPage(w io.Writer, id []byte, _ element) {
+	value := tlv(tagSequence, tlv(tagInteger, []byte{0}), tlv(tagOctetString, []byte("more")))
+	control := tlv(tagSequence, tlv(tagOctetString, []byte(ldap.ControlTypePaging)), tlv(tagOctetString, value))
+	_, _ = w.Write(tlv(tagSequence, tlv(tagInteger, id), result(0x65, 0), tlv(tagControls, control)))
+}
+
+func TestAPageThatNobodyAskedForIsTheLast(t *testing.T) {
+	s := newToy(t)
+	s.answer = anotherPage
+	ctx := soon(t)
+	if _, err := s.connect(ctx).Read(ctx, "cn=a,dc=x"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestAHostileDirectoryHarmsNobody(t *testing.T) {
 	done := func(w io.Writer, id []byte) { reply(w, id, result(0x65, 0)) }
 	for _, c := range []struct {
@@ -184,6 +202,7 @@ func TestAHostileDirectoryHarmsNobody(t *testing.T) {
 			}
 			_, _ = w.Write(deep)
 		}, nil, "unable to read"},
+		{"pages without end", anotherPage, ErrTooLarge, "pages"},
 		{"truncated", func(w io.Writer, id []byte, _ element) {
 			m := tlv4(tagSequence, tlv(tagInteger, id), found("cn=a,dc=x", "cn", []byte("x")))
 			_, _ = w.Write(m[:len(m)-3])

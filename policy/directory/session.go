@@ -158,6 +158,7 @@ const (
 	maxEntries = 10_000
 	maxBytes   = 32 << 20 // of values and names
 	pageSize   = 500
+	maxPages   = 1000 // servers may send fewer entries in one than they were asked for, or none
 )
 
 // Controls of Active Directory ([MS-ADTS] 3.1.1.3.4.1).
@@ -191,16 +192,17 @@ func (s *Session) Search(ctx context.Context, q Query) ([]Entry, error) {
 		paging = ldap.NewControlPaging(pageSize)
 		request.Controls = append(request.Controls, paging)
 	}
-	for {
+	for range maxPages {
 		cookie, err := s.page(ctx, request, &c)
 		if err != nil {
 			return nil, s.fail(ctx, q.Base, err)
 		}
-		if len(cookie) == 0 {
+		if len(cookie) == 0 || paging == nil {
 			return c.entries, nil
 		}
 		paging.SetCookie(cookie)
 	}
+	return nil, s.fail(ctx, q.Base, fmt.Errorf("%w: more than %d pages", ErrTooLarge, maxPages))
 }
 
 func (s *Session) controls(q Query) []ldap.Control {
