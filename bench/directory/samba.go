@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"ipsecagent/auth/kerberos"
 	"ipsecagent/policy/directory"
@@ -39,16 +40,28 @@ func startSamba(_ context.Context, o options, dir string) (*lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &lab{name: "samba", net: ad.Net, conf: ad.Conf, keys: filepath.Join(dir, "keys"), close: ad.Close,
+	l := &lab{name: "samba", net: ad.Net, conf: ad.Conf, keys: filepath.Join(dir, "keys"), close: func() { closeSamba(ad) },
 		account: func(n int) string { return strings.ToUpper(hostName(n)) + "$" },
 		config:  directory.Config{Domain: dirtest.Domain, Resolver: ad.Resolver()},
 		target:  directory.Target{GPO: "Fleet"}}
 	if err := l.fillDomain(o, ad); err != nil {
-		ad.Close()
+		l.close()
 		return nil, fmt.Errorf("make the accounts: %w", err)
 	}
 	return l, nil
 }
+
+// closeSamba ends a domain, and lets the processes that Samba has made end before
+// their files are removed.
+func closeSamba(ad *dirtest.AD) {
+	ad.Stop()
+	for began := time.Now(); loadOf(ad.Net).processes > 0 && time.Since(began) < farewell; {
+		time.Sleep(look)
+	}
+	ad.Close()
+}
+
+const farewell = 20 * time.Second
 
 func (l *lab) fillDomain(o options, ad *dirtest.AD) error {
 	// What the administrator of every domain has to do: computers may read policies.
