@@ -205,6 +205,7 @@ func cutOff() policy.Policy {
 // policy that would cut them off from it, and are on their own again when nothing
 // is assigned any more.
 func TestADomainDecides(t *testing.T) {
+	t.Parallel() // it is waiting, most of the time
 	d := newDomain(t, "dom")
 	a, b := d.hosts[0], d.hosts[1]
 	b.serve(1000)

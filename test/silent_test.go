@@ -12,6 +12,7 @@ import (
 // sending, asks, ends the associations within a minute, says why, and sends
 // nothing in clear. When bob is back the two are secured anew.
 func TestPeerThatIsGone(t *testing.T) {
+	t.Parallel() // it is waiting, most of the time
 	a, b := newPair(t, "gone")
 	key := aKey("gone")
 	a.settings = []string{"silentTime: 10s"}
