@@ -85,9 +85,10 @@ func (n *Namespace) dialAlways(address string) func(ctx context.Context, network
 	return func(ctx context.Context, network, _ string) (net.Conn, error) { return n.Dial(ctx, network, address) }
 }
 
-// Await waits until something listens at TCP addresses.
+// Await waits until something listens at TCP addresses: on an emulated machine
+// a domain controller takes minutes to come up.
 func (n *Namespace) Await(addresses ...string) error {
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(5 * time.Minute)
 	for _, a := range addresses {
 		for {
 			conn, err := n.Dial(context.Background(), "tcp", a)
