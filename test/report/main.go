@@ -10,7 +10,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -29,6 +31,7 @@ type report struct {
 	out      io.Writer
 	result   map[string]string // "package test" to pass, fail or skip
 	printed  map[string][]string
+	begun    map[string]int // runs of a package that have not ended
 	failures []string
 }
 
@@ -51,7 +54,7 @@ func run(in io.Reader, out io.Writer, required, log string) error {
 		defer f.Close()
 		in = io.TeeReader(in, f)
 	}
-	r := &report{out: out, result: map[string]string{}, printed: map[string][]string{}}
+	r := &report{out: out, result: map[string]string{}, printed: map[string][]string{}, begun: map[string]int{}}
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
@@ -74,6 +77,8 @@ func (r *report) take(e event) {
 	pkg := strings.TrimPrefix(e.Package, "ipsecagent/")
 	key := pkg + " " + e.Test
 	switch e.Action {
+	case "start":
+		r.begun[pkg]++
 	case "output", "build-output":
 		r.printed[key] = append(r.printed[key], e.Output)
 		if _, figure, ok := strings.Cut(e.Output, "figure: "); ok {
@@ -81,6 +86,7 @@ func (r *report) take(e event) {
 		}
 	case "pass", "skip", "fail":
 		if e.Test == "" {
+			r.begun[pkg]--
 			fmt.Fprintf(r.out, "%-4s %-24s %6.1f s\n", e.Action, pkg, e.Elapsed)
 		} else {
 			r.result[key] = e.Action
@@ -101,6 +107,11 @@ func (r *report) take(e event) {
 
 // close prints what failed and the closing line.
 func (r *report) close(required string) error {
+	for _, pkg := range slices.Sorted(maps.Keys(r.begun)) {
+		if r.begun[pkg] > 0 {
+			r.failures = append(r.failures, pkg+" (its tests began and did not end)")
+		}
+	}
 	for _, key := range r.failures {
 		fmt.Fprintf(r.out, "\nFAILED %s\n%s", key, strings.Join(r.printed[key], ""))
 	}
