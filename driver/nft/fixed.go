@@ -171,7 +171,8 @@ func (c Config) inRules() []rule {
 			c.fromDataPath(),
 			join(loopback(expr.MetaKeyIIFTYPE), accept()),
 			join(readable(), jump(chainExempt)),
-			join(readable(), jump(chainExemptI)),
+			join(readable(), daddrType(expr.CmpOpEq, typeLocal), jump(chainExemptI)), // what is forwarded is another's
+			join(readable(), daddrType(expr.CmpOpEq, typeBroadcast), jump(chainExemptI)),
 		},
 		c.ipsecRules(), c.replyRules(), tooBigRules(),
 		[]rule{
