@@ -189,14 +189,14 @@ func (e *engine) claimFree(l *list, it *item, first int) bool {
 	return false
 }
 
-// claim takes a variant for an item if no other item has or had one of its
-// policies: one that is in force for another filter would change its place in
+// claim takes a variant for an item if none of its policies is an exempt one and
+// no other item has or had one of them: one that is in force for another filter would change its place in
 // the order, and might uncover what stands between.
 func (e *engine) claim(l *list, it *item, variant int) bool {
 	it.mark(variant)
 	for _, p := range it.policies {
 		k := keyOf(p)
-		if l.byKey[k] != nil || !e.free(k, it.name) {
+		if l.byKey[k] != nil || e.isExempt(k) || !e.free(k, it.name) {
 			return false
 		}
 	}
@@ -217,6 +217,11 @@ func (e *engine) free(k key, name string) bool {
 	}
 	_, there := e.have[k]
 	return !there
+}
+
+// isExempt reports whether a policy has the identity of one that is always exempt.
+func (e *engine) isExempt(k key) bool {
+	return slices.ContainsFunc(e.exempt, func(p wire.Policy) bool { return keyOf(p) == k })
 }
 
 // mark makes variant v of the item's policies.

@@ -117,3 +117,35 @@ func TestAnotherExemptMark(t *testing.T) {
 		t.Errorf("the book would still say %x", got)
 	}
 }
+
+// A filter of the policy that names just what is exempt stands beside the exempt
+// policy, on a host that has just begun too, and for the next process.
+func TestFiltersOfWhatIsExempt(t *testing.T) {
+	octet := func(n uint8) sadb.Octets { return sadb.Octets{Set: true, From: n, To: n} }
+	for what, s := range map[string]sadb.Selector{
+		"a path's MTU":      {Local: sadb.Me(), Proto: sadb.ICMP, ICMPType: octet(3), ICMPCode: octet(4)},
+		"DHCP as a client":  {Local: sadb.Me(), Proto: sadb.UDP, LocalPorts: sadb.Port(68), RemotePorts: sadb.Port(67)},
+		"packet too big":    {Local: sadb.Me(), Proto: sadb.ICMPv6, ICMPType: octet(2), ICMPCode: octet(0)},
+		"listener reports":  {Local: sadb.Me(), Proto: sadb.ICMPv6, ICMPType: octet(143)},
+		"DHCPv6, any other": {Local: sadb.Me(), Proto: sadb.UDP, LocalPorts: sadb.Port(546), RemotePorts: sadb.Port(547)},
+	} {
+		k, dir := newKernel(), t.TempDir()
+		e := k.open(t, dir)
+		f := sadb.Filter{ID: "f", Selector: s, Dir: sadb.Both, Action: sadb.Action{Kind: sadb.Permit}}
+		if err := e.setFilters([]sadb.Filter{f}); err != nil {
+			t.Errorf("%s: %v", what, err)
+			continue
+		}
+		for _, p := range e.exempt {
+			if !same(k.policies[keyOf(p)], p) {
+				t.Errorf("%s: the exempt policy %s is not in force", what, describe(p))
+			}
+		}
+		for _, e := range []*engine{e, k.open(t, dir)} {
+			(&watch{t: t, k: k, where: what}).exact(e)
+			if again := plan(k.policies, e.policiesOf(e.list)); len(again) > 0 {
+				t.Errorf("%s: %d policies would be changed again", what, len(again))
+			}
+		}
+	}
+}
