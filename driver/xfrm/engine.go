@@ -164,14 +164,18 @@ func (e *engine) release() error {
 	return errors.Join(append(errs, e.link.c.Close())...)
 }
 
-// emit delivers an event and reports whether it did. What finds no room is lost,
-// and a Resync says so as soon as there is room again.
+// emit delivers an event and reports whether it did. What finds no room is lost.
 func (e *engine) emit(ev driver.Event) bool {
-	if e.lost && !e.deliver(driver.Resync{Reason: "events were lost"}) {
-		return false
+	e.lost = !e.regain() || !e.deliver(ev)
+	return !e.lost
+}
+
+// regain says that events were lost, when there is room for that again, and has
+// what was lost found; false: there is no room yet.
+func (e *engine) regain() bool {
+	if e.lost && e.deliver(driver.Resync{Reason: "events were lost"}) {
+		e.lost, e.suspect = false, true
 	}
-	e.suspect = e.suspect || e.lost // what was lost is found again
-	e.lost = !e.deliver(ev)
 	return !e.lost
 }
 
@@ -186,6 +190,7 @@ func (e *engine) deliver(ev driver.Event) bool {
 
 // tick does what is due.
 func (e *engine) tick(at time.Time) {
+	e.regain()
 	if !at.Before(e.retry) {
 		if e.suspect {
 			e.repair()
