@@ -144,8 +144,8 @@ func (e *engine) putRight(have map[key]wire.Policy) error {
 }
 
 // compareStates reports associations that the kernel no longer has or that are
-// beyond their soft limits, which the kernel says once, and asks for those that
-// it waits for.
+// beyond their soft limits, which the kernel says once and nobody was told yet,
+// and asks for those that it waits for.
 func (e *engine) compareStates() error {
 	states, err := e.link.states()
 	if err != nil {
@@ -160,8 +160,8 @@ func (e *engine) compareStates() error {
 		switch {
 		case !ok:
 			e.ended(a.SA.ID)
-		case a.isOld(use, now()):
-			e.emit(driver.Expire{ID: a.SA.ID})
+		case !a.told && a.isOld(use, now()):
+			a.told = e.emit(driver.Expire{ID: a.SA.ID})
 		}
 	}
 	e.resume(states)

@@ -24,6 +24,7 @@ type association struct {
 	moved   time.Time
 	// look is when to ask again whether a first packet has come by it.
 	look time.Time
+	told bool // that it is beyond a soft limit; not known of an earlier process
 }
 
 // isOld reports whether an association that has carried so much is beyond a soft

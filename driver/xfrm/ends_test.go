@@ -14,7 +14,7 @@ import (
 )
 
 // The kernel says once that an association is beyond its soft limit. If that is
-// lost it is found again, or nothing would renew the association.
+// lost it is found again, or nothing would renew the association; and said once.
 func TestASoftExpiryThatWasLost(t *testing.T) {
 	k := newKernel()
 	s := situationOf(2)
@@ -34,6 +34,49 @@ func TestASoftExpiryThatWasLost(t *testing.T) {
 	e.tick(now())
 	if ev := taken(e); !slices.Contains(ev, want) {
 		t.Errorf("no soft expiry in %v", ev)
+	}
+	e.handle(overrun{"x"})
+	e.tick(now())
+	if ev := taken(e); len(ev) != 1 {
+		t.Errorf("the soft expiry was said, and after another loss there is %v", ev)
+	}
+}
+
+// More associations than there is room for are beyond their soft limits: each is
+// said once, and then there is rest.
+func TestMoreSoftExpiriesThanRoom(t *testing.T) {
+	k := newKernel()
+	s := situationOf(2)
+	s.overlays, s.sas = nil, s.sas[:1]
+	s.sas[0].Lifetime.Soft.Packets = 10
+	for i := range 9 {
+		sa := s.sas[0]
+		sa.ID.SPI += sadb.SPI(i) + 1
+		s.sas = append(s.sas, sa)
+	}
+	e := s.begin(t, k, t.TempDir())
+	for id, st := range k.states {
+		st.Use.Packets = 15
+		k.states[id] = st
+	}
+	e.out = make(chan driver.Event, 4)
+	e.handle(overrun{"x"})
+	said, rounds := map[sadb.SAID]int{}, 0
+	for e.suspect || e.lost {
+		if rounds++; rounds > 10 {
+			t.Fatal("it does not end")
+		}
+		e.tick(now())
+		for _, ev := range taken(e) {
+			if ev, ok := ev.(driver.Expire); ok {
+				said[ev.ID]++
+			}
+		}
+	}
+	for _, sa := range s.sas {
+		if said[sa.ID] != 1 {
+			t.Errorf("the end of %s is said %d times", sa.ID, said[sa.ID])
+		}
 	}
 }
 

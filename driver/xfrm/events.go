@@ -183,7 +183,7 @@ func (e *engine) reached(ev wire.Expire) {
 	switch {
 	case a == nil:
 	case !ev.Hard:
-		e.emit(driver.Expire{ID: a.SA.ID})
+		a.told = e.emit(driver.Expire{ID: a.SA.ID})
 	case e.gone(a.SA.ID):
 		e.tally(e.carried, a, ev.State.Use)
 		e.ended(a.SA.ID)
