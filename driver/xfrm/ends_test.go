@@ -1,6 +1,7 @@
 package xfrm
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -164,24 +165,63 @@ func TestAbandonSaysWhatItCouldNotEnd(t *testing.T) {
 }
 
 // The traffic of a temporary filter is the peer's choice: none leaves its request
-// ID behind.
+// ID behind, whichever way it ends or comes to nothing.
 func TestRequestIDsOfTemporaryFilters(t *testing.T) {
 	k := newKernel()
 	s := situationOf(2)
 	s.overlays, s.sas = nil, nil
 	e := s.begin(t, k, t.TempDir())
-	n := len(e.reqids.of)
-	for i := range 200 {
-		o := between(sadb.FilterID("r"+time.Duration(i).String()), exampleAddr(byte(i)))
-		o.Expires = now().Add(time.Minute)
-		if err := e.putFilter(o); err != nil {
-			t.Fatal(err)
+	refused := func(f func() error) error {
+		k.fail, k.number = k.messages+1, unix.ENOSYS
+		defer func() { k.fail = 0 }()
+		if err := f(); err == nil {
+			t.Fatal("the kernel has refused nothing")
 		}
-		if err := e.removeFilter(o.ID); err != nil {
-			t.Fatal(err)
-		}
+		e.tick(now().Add(2 * retryAfter)) // puts right what has failed
+		return nil
 	}
-	if len(e.reqids.of) > n {
-		t.Errorf("%d request IDs are kept, %d before", len(e.reqids.of), n)
+	sa := testSA(sadb.In, sadb.ESP, 0x9001)
+	for what, steps := range map[string]func(sadb.Filter) []error{
+		"it ends": func(o sadb.Filter) []error { return []error{e.putFilter(o), e.removeFilter(o.ID)} },
+		"it ends before its association": func(o sadb.Filter) []error {
+			return []error{e.putFilter(o), e.addSA(sa), e.removeFilter(o.ID), e.deleteSA(sa.ID)}
+		},
+		"it ends after it": func(o sadb.Filter) []error {
+			return []error{e.putFilter(o), e.addSA(sa), e.deleteSA(sa.ID), e.removeFilter(o.ID)}
+		},
+		"an association it ended before":  func(sadb.Filter) []error { return []error{e.addSA(sa), e.deleteSA(sa.ID)} },
+		"an association that was refused": func(sadb.Filter) []error { return []error{refused(func() error { return e.addSA(sa) })} },
+		"it was refused":                  func(o sadb.Filter) []error { return []error{refused(func() error { return e.putFilter(o) })} },
+		"its end was refused": func(o sadb.Filter) []error {
+			return []error{e.putFilter(o), refused(func() error { return e.removeFilter(o.ID) }), e.removeFilter(o.ID)}
+		},
+		"it is too much": func(o sadb.Filter) []error {
+			o.Selector.LocalPorts, o.Selector.RemotePorts = sadb.Ports{From: 1, To: 65534}, sadb.Ports{From: 1, To: 65534}
+			o.Selector.Remote = sadb.Range(netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.14"))
+			if e.putFilter(o) == nil {
+				t.Fatal("it is in force")
+			}
+			return nil
+		},
+		"it ends after a change that failed": func(o sadb.Filter) []error {
+			errs := []error{e.putFilter(o)}
+			e.stray()
+			return append(errs, e.removeFilter(o.ID))
+		},
+	} {
+		n := len(e.reqids.of)
+		for i := range 3 {
+			o := between(sadb.FilterID(fmt.Sprint(what, i)), exampleAddr(byte(i)))
+			o.Expires = now().Add(time.Minute)
+			sa.Filter = o.ID
+			for _, err := range steps(o) {
+				if err != nil {
+					t.Fatalf("%s: %v", what, err)
+				}
+			}
+		}
+		if len(e.reqids.of) > n || len(e.reqids.taken) > n {
+			t.Errorf("%s: %d request IDs are kept (%d numbers), %d before", what, len(e.reqids.of), len(e.reqids.taken), n)
+		}
 	}
 }

@@ -37,9 +37,6 @@ func (e *engine) setFilters(filters []sadb.Filter) error {
 		return err
 	}
 	e.report(ended)
-	known := e.known()
-	e.reqids.keep(known)
-	maps.DeleteFunc(e.carried, func(id sadb.FilterID, _ tally) bool { return !known(id) })
 	return e.sweep()
 }
 
@@ -80,6 +77,9 @@ func (e *engine) enforce(filters, overlays []sadb.Filter) error {
 		return errors.Join(err, e.table.Apply(before), e.book.saveFilters(e.page(e.filters, e.overlays, e.list)))
 	}
 	e.filters, e.overlays, e.astray = filters, overlays, false
+	known := e.known()
+	e.reqids.keep(known)
+	maps.DeleteFunc(e.carried, func(id sadb.FilterID, _ tally) bool { return !known(id) })
 	return nil
 }
 
@@ -120,10 +120,16 @@ func (e *engine) putFilter(f sadb.Filter) error {
 	}
 	i := slices.IndexFunc(e.overlays, func(o sadb.Filter) bool { return o.ID == f.ID })
 	overlays := append(without(e.overlays, f.ID), f)
+	var err error
 	if f.Expires.IsZero() || i >= 0 && (e.overlays[i].Expires.IsZero() || e.overlays[i].Parent != f.Parent) {
-		return e.enforce(e.filters, overlays)
+		err = e.enforce(e.filters, overlays)
+	} else {
+		err = e.regroup(f.Parent, overlays)
 	}
-	return e.regroup(f.Parent, overlays)
+	if err != nil {
+		e.unneeded(f.ID)
+	}
+	return err
 }
 
 // removeFilter ends an overlay.

@@ -9,7 +9,8 @@ const (
 	reqidLast  = 0x495fffff // of reservations and probes, of no filter
 )
 
-// maxFilters bounds a list, so that request IDs never run out.
+// maxFilters bounds a list, so that request IDs never run out: the other half is
+// for overlays and for filters that associations outlive, of which there are few.
 const maxFilters = (reqidLast - reqidFirst) / 2
 
 // requestIDs gives every filter its own.

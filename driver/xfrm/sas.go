@@ -118,6 +118,7 @@ func (e *engine) enterSA(sa sadb.SA) error {
 func (e *engine) takeOut(a *association) error {
 	e.sas.remove(a.SA.ID)
 	err := errors.Join(e.reshape(a), e.book.dropSA(a.SA.ID))
+	e.unneeded(a.root)
 	if err != nil {
 		e.stray()
 	}
