@@ -108,6 +108,9 @@ func (a *Agent) install(now time.Time, o ike.Install) error {
 	if err := a.wants(now, o.Pair); err != nil {
 		return fmt.Errorf("agent: install %s: %w", o.SA.ID, err)
 	}
+	if err := a.refuseTaken(o); err != nil {
+		return fmt.Errorf("agent: install %s: %w", o.SA.ID, err)
+	}
 	if o.SA.Dir == sadb.Out { // with the last of them the pair is whole
 		o.SA.Record = recordOf(o.Pair).write()
 	}
@@ -124,6 +127,16 @@ func (a *Agent) install(now time.Time, o ike.Install) error {
 		a.endPair(now, former.ID, ending{reason: "the peer has given its SPI to another association", tell: true})
 	}
 	return nil
+}
+
+// refuseTaken refuses an association in the place of another peer's: two behind
+// one translator have one address, and each may see the SPIs of the other.
+func (a *Agent) refuseTaken(o ike.Install) error {
+	former, ok := a.book.BySA(o.SA.ID)
+	if !ok || former.Principal == o.Pair.Principal {
+		return nil
+	}
+	return fmt.Errorf("another peer at this address (%s) has given this SPI before, and its association stays: a negotiation with another SPI will do", former.Principal)
 }
 
 // noteHalf remembers what is in force of a pair that is not whole yet.

@@ -321,6 +321,31 @@ func TestAPeerGivesAnSPIAgain(t *testing.T) {
 	})
 }
 
+// Of two peers behind one translator neither takes the other's place by its SPI.
+func TestAPeerGivesTheSPIOfAnother(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("secure-server")
+		p := r.secure(tcp(bob(), 80))
+		q := pairFor(ike.QuickOffer{Filter: p.Filter, Selector: p.Selector, Proposals: []sadb.Proposal{{Suites: p.Suites, Lifetime: p.Lifetime}}}, bob())
+		q.Out, q.Principal = p.Out, "psk:mallory"
+		_, out := associationsOf(q)
+		r.out(ike.Install{ID: 7, SA: out, Pair: q})
+		if got := one[ike.Installed](r); got.Err == nil || !strings.Contains(got.Err.Error(), p.Principal) {
+			t.Errorf("installed %+v", got)
+		}
+		none[ike.Gone](r)
+		if left := r.fake.SAs(); len(left) != 2 || left[0].Pair != p.ID || left[1].Pair != p.ID {
+			t.Errorf("in force %+v", left)
+		}
+		if got := r.send(tcp(bob(), 80)); got != drivertest.Secured {
+			t.Errorf("the packet is %v", got)
+		}
+		if s := r.status(); len(s.Secured) != 1 {
+			t.Errorf("secured %+v", s.Secured)
+		}
+	})
+}
+
 func TestRestartSweepsWhatNobodyKnows(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.assign("secure-server")
