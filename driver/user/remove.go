@@ -34,6 +34,9 @@ func (s *system) remove() (removed []string, err error) {
 
 func (s *system) removeRule(want *netlink.Rule) (was bool, err error) {
 	rules, err := s.nl.RuleList(want.Family)
+	if hasNone(err) {
+		return false, nil
+	}
 	if err != nil {
 		return false, fmt.Errorf("list ip rules: %w", err)
 	}
@@ -49,9 +52,18 @@ func (s *system) removeRule(want *netlink.Rule) (was bool, err error) {
 	return was, nil
 }
 
+// hasNone reports whether the kernel has no rules or routing tables of a family
+// to list: none can have been left there.
+func hasNone(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT)
+}
+
 // removeRoutes removes the blackhole; the route over the TUN goes with the TUN.
 func (s *system) removeRoutes(family int) (was bool, err error) {
 	have, err := s.nl.RouteListFiltered(family, &netlink.Route{Table: s.cfg.RouteTable}, netlink.RT_FILTER_TABLE)
+	if hasNone(err) {
+		return false, nil
+	}
 	if err != nil {
 		return false, fmt.Errorf("list routing table %d: %w", s.cfg.RouteTable, err)
 	}

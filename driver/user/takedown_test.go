@@ -106,3 +106,20 @@ func TestRoutingOfADataPathThatIsGone(t *testing.T) {
 	}()
 	<-done
 }
+
+// TestRulesThatTheKernelHasNot: a family for which the kernel has no ip rules has
+// none to be removed, which is no error.
+func TestRulesThatTheKernelHasNot(t *testing.T) {
+	s, err := openSystem(Config{}.withDefaults())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	none := s.steering(unix.AF_APPLETALK)
+	if rules, err := s.nl.RuleList(none.Family); err == nil {
+		t.Fatalf("the kernel lists %d rules of a family without any", len(rules))
+	}
+	if was, err := s.removeRule(none); was || err != nil {
+		t.Errorf("removed %v, error %v", was, err)
+	}
+}
