@@ -149,3 +149,27 @@ func TestFiltersOfWhatIsExempt(t *testing.T) {
 		}
 	}
 }
+
+// A process before knew less to be exempt, and its filter has the place of what is
+// exempt now: it gets another one, and the exempt policy its own.
+func TestAFilterInThePlaceOfWhatIsExempt(t *testing.T) {
+	k, dir := newKernel(), t.TempDir()
+	f := sadb.Filter{ID: "f", Selector: sadb.Selector{Local: sadb.Me(), Proto: sadb.UDP, LocalPorts: sadb.Port(68), RemotePorts: sadb.Port(67)},
+		Dir: sadb.Both, Action: sadb.Action{Kind: sadb.Negotiate}}
+	before := k.open(t, dir)
+	before.exempt = nil
+	if err := before.setFilters([]sadb.Filter{f}); err != nil {
+		t.Fatal(err)
+	}
+	e := k.open(t, dir)
+	for range 2 {
+		if err := e.setFilters([]sadb.Filter{f}); err != nil {
+			t.Fatal(err)
+		}
+		(&watch{t: t, k: k, where: "another process"}).exact(e)
+		if again := plan(k.policies, e.policiesOf(e.list)); len(again) > 0 {
+			t.Errorf("%d policies are not as they should be", len(again))
+		}
+		e = k.open(t, dir)
+	}
+}
