@@ -35,6 +35,9 @@ const (
 	// gather is how long after a hint it is looked, so that the changes that
 	// belong together are seen together.
 	gather = 500 * time.Millisecond
+	// steady is how long a connection lasts at the least with a server that does
+	// not end them again and again.
+	steady = time.Hour
 )
 
 // SourceConfig is what a Source works with.
@@ -66,6 +69,7 @@ type Source struct {
 	hints    <-chan struct{} // of the session; nil: it is not asked for any
 	read     *Answer         // by this session; nil: nothing
 	failures int             // in a row
+	cut      int             // connections in a row that the server ended soon
 	none     time.Time       // when "none is assigned" was first said; zero: it was not
 }
 
@@ -178,6 +182,7 @@ func (s *Source) Run(ctx context.Context) error {
 // wait waits for the time to ask again, which a hint and the end of the
 // connection bring near, or for a Refresh, which it returns.
 func (s *Source) wait(ctx context.Context, in time.Duration) chan struct{} {
+	due := time.Now().Add(in)
 	timer := time.NewTimer(in)
 	defer timer.Stop()
 	hints, ended := s.hints, s.ended()
@@ -188,14 +193,37 @@ func (s *Source) wait(ctx context.Context, in time.Duration) chan struct{} {
 		case <-timer.C:
 			return nil
 		case done := <-s.now:
-			s.failures = 0
+			s.failures, s.cut = 0, 0
 			return done
 		case <-hints:
 		case <-ended:
+			if pause := s.pause(); pause > 0 {
+				return s.wait(ctx, pause)
+			}
+			ended = nil
 		}
-		hints, ended = nil, nil // one is enough
-		timer.Reset(s.soon())
+		hints = nil // one is enough
+		timer.Reset(min(s.soon(), time.Until(due)))
 	}
+}
+
+// pause is how long to do without a connection that has ended: not at all, unless
+// the server ends one soon after the other, as one with too many does. Every host
+// that it took back would cost another one its connection.
+func (s *Source) pause() time.Duration {
+	if s.cfg.Clock().Sub(s.bound) >= steady {
+		s.cut = 0
+		return 0
+	}
+	pause := min(backOff(s.cut), s.cfg.Refresh)
+	s.cut++
+	if pause == 0 {
+		return 0
+	}
+	pause += spread(s.cfg.Jitter)
+	s.drop()
+	s.publish(func(now *Status) { now.Next = s.cfg.Clock().Add(pause) })
+	return pause
 }
 
 // ended returns what closes when the connection ends; nil: there is none, or

@@ -1,9 +1,11 @@
 package directory
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"testing"
@@ -24,6 +26,8 @@ type play struct {
 	begins  bool // to watch something, at the next Watch
 	hints   chan struct{}
 	ended   chan struct{}
+	lasts   time.Duration // how long a connection does, if the server ends them; 0: it does not
+	over    error         // the connection has ended so
 
 	fetches, polls int
 	connects       []time.Time
@@ -61,7 +65,7 @@ func (p *play) Changed(context.Context, *Answer) (bool, error) {
 	p.Lock()
 	defer p.Unlock()
 	p.polls++
-	return p.changed, p.down
+	return p.changed, cmp.Or(p.down, p.over)
 }
 
 func (p *play) Watch(context.Context, *Answer) (hints <-chan struct{}, began, all bool) {
@@ -127,6 +131,14 @@ func played(t *testing.T, edit func(*SourceConfig), test func(t *testing.T, s *S
 			p.connects = append(p.connects, time.Now())
 			if p.down != nil {
 				return nil, fmt.Errorf("%w: %w", ErrUnreachable, p.down)
+			}
+			if p.lasts > 0 {
+				ended := make(chan struct{})
+				p.ended, p.begins, p.over = ended, true, nil
+				time.AfterFunc(p.lasts, func() {
+					p.set(func() { p.over = io.EOF })
+					close(ended)
+				})
 			}
 			return p, nil
 		}

@@ -30,3 +30,46 @@ func TestTheEndOfAConnection(t *testing.T) {
 		})
 	}
 }
+
+// TestAServerThatEndsConnectionsIsLeftAlone: each bind costs it more than all that
+// it is asked for, and may cost another host its connection.
+func TestAServerThatEndsConnectionsIsLeftAlone(t *testing.T) {
+	for _, jitter := range []time.Duration{0, time.Minute} {
+		t.Run(jitter.String(), func(t *testing.T) {
+			played(t, func(c *SourceConfig) { c.Jitter = jitter }, func(t *testing.T, s *Source, p *play) {
+				p.set(func() { p.lasts = 300 * time.Millisecond; close(p.ended) })
+				pass(24 * time.Hour)
+				p.set(func() {
+					if n := len(p.connects); n < 15 || n > 25 {
+						t.Errorf("connected %d times in a day", n)
+					}
+				})
+				holds(t, s, "first", false)
+				// One that does so no longer is hurried to again.
+				p.set(func() { p.lasts = 5 * time.Hour })
+				pass(8 * time.Hour)
+				before := 0
+				p.set(func() { before = len(p.connects) })
+				pass(10*time.Hour + 2*jitter)
+				p.set(func() {
+					if n := len(p.connects) - before; n != 2 {
+						t.Errorf("connected %d times in ten hours, with connections that last five", n)
+					}
+				})
+			})
+		})
+	}
+}
+
+// TestAHintPutsNothingOff: what is due is asked, however far hosts spread.
+func TestAHintPutsNothingOff(t *testing.T) {
+	played(t, func(c *SourceConfig) { c.Jitter = 10_000 * time.Hour }, func(t *testing.T, s *Source, p *play) {
+		p.hints <- struct{}{}
+		pass(DefaultRefresh + DefaultRefresh/3)
+		p.set(func() {
+			if p.polls == 0 {
+				t.Error("it has not asked")
+			}
+		})
+	})
+}
