@@ -61,9 +61,10 @@ func (a *Agent) fromDirectory() (got policy.Assignment, heard bool, err error) {
 	return got, true, err
 }
 
-// forgetDirectory drops the kept copy once the directory assigns no policy.
+// forgetDirectory drops the kept copy once the directory assigns no policy, and
+// tries again while that cannot be written.
 func (a *Agent) forgetDirectory(got policy.Assignment) {
-	if got.State != policy.None || a.domain == nil {
+	if got.State != policy.None || a.domain == nil && !a.copyFailed {
 		return
 	}
 	a.domain = nil

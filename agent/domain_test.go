@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.etcd.io/bbolt"
+
 	"ipsecagent/agent/control"
 	"ipsecagent/driver/drivertest"
 	"ipsecagent/policy"
@@ -223,5 +225,48 @@ func TestWhatWasHeardOnceIsKept(t *testing.T) {
 		d.mu.Unlock()
 		r.restart(nil)
 		r.holds("domain server", "directory")
+	}, d.config)
+}
+
+// TestWhatStaysInForceIsKept: the directory assigns none, and what is assigned on
+// the host does not load, so that the directory's policy stays in force. When the
+// directory assigns it again it is kept again.
+func TestWhatStaysInForceIsKept(t *testing.T) {
+	d := newDomain()
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("client")
+		d.says("secure-server")
+		r.loop(func(a *Agent) { a.assigned.Name = "gone" })
+		d.says("")
+		r.holds("domain secure-server", "directory")
+		d.says("secure-server")
+		d.mu.Lock()
+		d.got, d.err = policy.Assignment{}, errors.New("away")
+		d.mu.Unlock()
+		r.restart(drivertest.New(time.Now)) // the host was started anew
+		r.holds("domain secure-server", "directory")
+	}, d.config)
+}
+
+// TestTheCopyIsForgottenThoughTheDiskWasFull: what the directory has withdrawn
+// does not come back, and what is assigned on the host is not written for it.
+func TestTheCopyIsForgottenThoughTheDiskWasFull(t *testing.T) {
+	d := newDomain()
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.assign("client")
+		d.says("secure-server")
+		var disk *bbolt.DB
+		r.loop(func(a *Agent) { disk, a.store.db = a.store.db, &bbolt.DB{} })
+		d.says("")
+		r.holds("client", "")
+		r.expectProblem("what the directory assigned could not be written")
+		r.loop(func(a *Agent) { a.store.db = disk })
+		d.says("")
+		r.expectNoProblem("what the directory assigned could not be written")
+		d.mu.Lock()
+		d.got, d.err = policy.Assignment{}, errors.New("away")
+		d.mu.Unlock()
+		r.restart(drivertest.New(time.Now))
+		r.holds("client", "")
 	}, d.config)
 }

@@ -208,7 +208,7 @@ func (a *Agent) put(now time.Time, c candidate, cause string) error {
 	}
 	a.pollLater(now)
 	a.watchTunnels(now)
-	if changed || a.copyFailed {
+	if changed || c.as.From == fromDirectory && (a.copyFailed || a.domain == nil) {
 		a.keep(now, c)
 	}
 	if changed {
