@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"ipsecagent/policy/gpipsec"
@@ -60,7 +61,7 @@ func apply(ctx context.Context, to editor, p Plan) (applied bool, err error) {
 	for i, s := range p.Steps {
 		var err error
 		if i == p.Commit {
-			err = present(ctx, to, p.Steps[:i])
+			err = present(ctx, to, p.Steps[:i], &p.Steps[i])
 		}
 		if err == nil {
 			err = s.do(ctx, to)
@@ -79,29 +80,48 @@ func apply(ctx context.Context, to editor, p Plan) (applied bool, err error) {
 	return p.Commit >= 0, nil
 }
 
-// present fails if any of the policy objects that steps have added is gone
-// again: some servers let a policy refer to what is not there, and hosts could
-// not read it.
-func present(ctx context.Context, to editor, steps []Step) error {
-	var added []Step
-	for _, s := range steps {
-		if _, err := gpipsec.ReadDN(s.DN); err == nil && s.Kind == StepAdd {
-			added = append(added, s)
+// present fails if any of the policy objects that steps have added, or that they
+// and the commit refer to, is gone: some servers let a policy refer to what is
+// not there, and hosts could not read it.
+func present(ctx context.Context, to editor, steps []Step, commit *Step) error {
+	needed := commit.refers()
+	for i := range steps {
+		if s := &steps[i]; s.Kind == StepAdd {
+			needed = append(needed, s.DN)
 		}
+		needed = append(needed, steps[i].refers()...)
 	}
-	if len(added) == 0 {
+	needed = slices.DeleteFunc(needed, func(dn string) bool { _, err := gpipsec.ReadDN(dn); return err != nil })
+	if len(needed) == 0 {
 		return nil
 	}
 	there, err := to.names(ctx)
 	if err != nil {
 		return err
 	}
-	for _, s := range added {
-		if ref, _ := gpipsec.ReadDN(s.DN); !there[ref] {
-			return fmt.Errorf("%w: %q, which was just written: somebody has removed it", ErrNotFound, s.DN)
+	for _, dn := range needed {
+		if ref, _ := gpipsec.ReadDN(dn); !there[ref] {
+			return fmt.Errorf("%w: %q, which is needed: somebody has removed it", ErrNotFound, dn)
 		}
 	}
 	return nil
+}
+
+// refers returns what an entry refers to anew by a step.
+func (s *Step) refers() []string {
+	all := slices.Clone(s.Attributes)
+	for _, c := range s.Changes {
+		if c.Kind != DeleteValues {
+			all = append(all, c.Attribute)
+		}
+	}
+	var dns []string
+	for _, a := range all {
+		if _, ok := gpipsec.ReferredClass(a.Name); ok {
+			dns = append(dns, text(a.Values)...)
+		}
+	}
+	return dns
 }
 
 func (s *Step) do(ctx context.Context, to editor) error {

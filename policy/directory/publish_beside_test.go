@@ -91,6 +91,17 @@ func TestWhatIsRemovedMeanwhileIsMissed(t *testing.T) {
 			t.Errorf("%s removed: not taken back: %v", class, entryTexts(s))
 		}
 	}
+	// The same goes for what was there before and is shared.
+	for _, class := range []gpipsec.Class{gpipsec.ClassFilter, gpipsec.ClassNegotiation} {
+		s := newShelf()
+		publish(t, s, webPolicy())
+		other := webPolicy()
+		other.Name = "other"
+		applied, err := apply(t.Context(), &meddler{s, string(class)}, plan(t, s, other))
+		if !errors.Is(err, ErrNotFound) || applied || read(t, s, "other") != nil {
+			t.Errorf("shared %s removed: %v, %v", class, applied, err)
+		}
+	}
 }
 
 // What hosts could not read is never written: they could not read anything else
