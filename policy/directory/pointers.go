@@ -124,7 +124,11 @@ func (s *Session) considerGroups(ctx context.Context, r *Result) error {
 	for i := range groups {
 		g := &groups[i]
 		r.Computer.Groups = append(r.Computer.Groups, g.DN)
-		if err := r.consider("group", g); err != nil {
+		err := r.consider("group", g)
+		if hidden := concealed(g); hidden != nil && !decided {
+			err = hidden // though another group has a pointer
+		}
+		if err != nil {
 			return err
 		}
 		if p := g.get(attrPointer); p != "" && !decided && !sameDN(p, r.Won().Policy) {

@@ -103,14 +103,29 @@ func (s *Session) movedMeanwhile(ctx context.Context, a *Answer) (bool, error) {
 	if err != nil || now == w.version {
 		return false, err
 	}
-	since, _, _ := strings.Cut(w.version.csn, " ") // of several servers, the one that was written to longest ago
+	since := w.version.oldest(now)
+	if since == "" {
+		return true, nil // another server is written to now
+	}
 	dn, csn := Escape(w.computer), Escape(since)
 	found, err := s.Search(ctx, Query{Base: s.root.base, Scope: Subtree, Attributes: []string{"entryCSN"},
 		Filter: "(&(entryCSN>=" + csn + ")(!(entryCSN=" + csn + "))(|(objectClass=ipsecBase)(member=" + dn + ")(uniqueMember=" + dn + ")" + w.named() + "))"})
 	if errors.Is(err, ErrTooLarge) {
-		return true, nil
+		return false, fmt.Errorf("%w: more has changed while it was read than the server tells: %w", ErrChanging, err)
 	}
 	return slices.ContainsFunc(found, func(e Entry) bool { return w.version.precedes(e.get("entryCSN")) }), err
+}
+
+// oldest returns the number from which on there are changes between two versions:
+// the least of those servers that have been written to. "": of none of them.
+func (v version) oldest(now version) string {
+	later := strings.Fields(now.csn)
+	for last := range strings.FieldsSeq(v.csn) { // in order
+		if !slices.Contains(later, last) {
+			return last
+		}
+	}
+	return ""
 }
 
 // precedes reports whether a change is later than the last of the server that
