@@ -29,12 +29,15 @@ func (e *Entry) Values(name string) [][]byte {
 	return nil
 }
 
-// size is how many bytes its name and values are.
+// size is how many bytes of memory it takes: names and values, and what keeps
+// them, which is more than they are where a server sends many that are empty.
 func (e *Entry) size() int {
+	const kept = 32
 	n := len(e.DN)
 	for _, a := range e.Attributes {
+		n += len(a.Name) + kept
 		for _, v := range a.Values {
-			n += len(v)
+			n += len(v) + kept
 		}
 	}
 	return n

@@ -2,6 +2,7 @@ package directory
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -32,8 +33,11 @@ type gate struct {
 	bound atomic.Bool
 	// What went over the connection, as the layers above see it.
 	sent, received atomic.Uint64
-	ended          chan struct{} // closed when nothing more can come
-	once           sync.Once
+	// refused is why a message was not taken; nil: all were. The library above
+	// keeps no more than the words of it.
+	refused atomic.Pointer[error]
+	ended   chan struct{} // closed when nothing more can come
+	once    sync.Once
 }
 
 func newGate(c, raw net.Conn) *gate {
@@ -52,6 +56,9 @@ func (g *gate) Read(p []byte) (int, error) {
 	if len(g.rest) == 0 {
 		m, err := readMessage(g.from, g.most)
 		if err != nil {
+			if errors.Is(err, ErrTooLarge) || errors.Is(err, errBER) {
+				g.refused.Store(&err)
+			}
 			g.once.Do(func() { close(g.ended) })
 			return 0, err
 		}

@@ -178,6 +178,18 @@ func TestAHostileDirectoryHarmsNobody(t *testing.T) {
 			}
 			done(w, id)
 		}, ErrTooLarge, "10001 entries"},
+		{"attributes without values, without end", func(w io.Writer, id []byte, _ element) {
+			var all [][]byte
+			for range 30_000 {
+				all = append(all, tlv(tagSequence, tlv(tagOctetString, bytes.Repeat([]byte("a"), 100)), tlv(0x31)))
+			}
+			for i := range 1000 {
+				m := tlv4(tagSequence, tlv(tagInteger, id), tlv4(0x64, tlv(tagOctetString, fmt.Appendf(nil, "cn=%d,dc=x", i)), tlv4(tagSequence, all...)))
+				if _, err := w.Write(m); err != nil {
+					return
+				}
+			}
+		}, ErrTooLarge, "entries of"},
 		{"values without end", func(w io.Writer, id []byte, _ element) {
 			for i := range 100 {
 				m := tlv4(tagSequence, tlv(tagInteger, id), found(fmt.Sprintf("cn=%d,dc=x", i), "cn", make([]byte, 1<<20)))
@@ -194,14 +206,14 @@ func TestAHostileDirectoryHarmsNobody(t *testing.T) {
 					return
 				}
 			}
-		}, nil, "unable to read"},
+		}, ErrTooLarge, "268435456 bytes"},
 		{"elements within elements", func(w io.Writer, id []byte, _ element) {
 			deep := []byte{0x30, 0x80}
 			for range 100_000 {
 				deep = append(deep, 0x30, 0x80)
 			}
 			_, _ = w.Write(deep)
-		}, nil, "unable to read"},
+		}, errBER, ""},
 		{"pages without end", anotherPage, ErrTooLarge, "pages"},
 		{"truncated", func(w io.Writer, id []byte, _ element) {
 			m := tlv4(tagSequence, tlv(tagInteger, id), found("cn=a,dc=x", "cn", []byte("x")))
@@ -340,6 +352,9 @@ func TestAPolicyThatIsTooMuchIsUnreadable(t *testing.T) {
 		{"a reference to another server", func(w io.Writer, id []byte, _ string) {
 			reply(w, id, tlv(0x73, tlv(tagOctetString, []byte("ldap://evil.test/dc=x"))))
 		}, ErrReferral},
+		{"one object that is too large", func(w io.Writer, id []byte, _ string) {
+			reply(w, id, found("cn=ipsecPolicy{72385236-70FA-11D1-864C-14A300000000},dc=x", "ipsecData", make([]byte, 5<<20)))
+		}, ErrTooLarge},
 		{"objects without end, each of them large", func(w io.Writer, id []byte, _ string) {
 			// Each refers to the next: no single question is answered at length.
 			name := "ipsecPolicy{72385236-70FA-11D1-864C-14A300000000}"

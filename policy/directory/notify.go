@@ -94,13 +94,12 @@ var errNotTold = errors.New("it has ended the search for them")
 // deafened notes that the server tells of no more changes, unless the connection
 // has ended, and hints at it, so that it is said.
 func (s *Session) deafened(ctx context.Context, err error) {
-	var said *ldap.Error
 	switch {
 	case ctx.Err() != nil:
 		return
 	case err == nil:
 		err = errNotTold
-	case !errors.As(err, &said) || said.ResultCode >= ldap.ErrorNetwork:
+	case !answered(err):
 		return
 	}
 	s.deaf.Store(&err)

@@ -143,7 +143,7 @@ type Query struct {
 	Attributes []string // nil: all that are no operational ones
 	// Limit bounds the entries; more are ErrTooLarge. 0: 10 000.
 	Limit int
-	// most bounds the bytes of values and names; 0: maxBytes.
+	// most bounds the bytes of memory; 0: maxBytes.
 	most int
 	// Security asks for nTSecurityDescriptor without its audit part, which only
 	// auditors may read (Active Directory).
@@ -156,7 +156,7 @@ type Query struct {
 // Bounds of one search.
 const (
 	maxEntries = 10_000
-	maxBytes   = 32 << 20 // of values and names
+	maxBytes   = 32 << 20 // of memory for what comes (Entry.size)
 	pageSize   = 500
 	maxPages   = 1000 // servers may send fewer entries in one than they were asked for, or none
 )
@@ -271,8 +271,7 @@ func (c *collector) take(e *ldap.Entry) error {
 // answer of the server, the connection is of no use any more: what was asked may
 // still come.
 func (s *Session) fail(ctx context.Context, dn string, err error) error {
-	var said *ldap.Error
-	if ctx.Err() != nil || !errors.As(err, &said) || said.ResultCode >= ldap.ErrorNetwork {
+	if ctx.Err() != nil || !answered(err) {
 		s.Close()
 	}
 	what := "the root"
@@ -282,6 +281,8 @@ func (s *Session) fail(ctx context.Context, dn string, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
+	case s.gate.refused.Load() != nil:
+		err = *s.gate.refused.Load()
 	case ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject):
 		err = ErrNotFound
 	case ldap.IsErrorWithCode(err, ldap.LDAPResultReferral):
@@ -290,6 +291,12 @@ func (s *Session) fail(ctx context.Context, dn string, err error) error {
 		err = fmt.Errorf("%w: %w", ErrTooLarge, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// answered reports an error that is what the server has said.
+func answered(err error) bool {
+	var said *ldap.Error
+	return errors.As(err, &said) && said.ResultCode < ldap.ErrorNetwork
 }
 
 // Read returns one entry. ErrNotFound: it is not there, or not to be seen.
