@@ -30,9 +30,11 @@ func (s *Session) findComputer(ctx context.Context, name string) (Computer, erro
 	if len(found) != 1 {
 		return Computer{}, fmt.Errorf("%d computers %s in the domain, or this account may not see it: %w", len(found), filter, ErrNotFound)
 	}
-	c := Computer{DN: found[0].DN, Account: found[0].get("sAMAccountName")}
-	c.Groups, err = s.token(ctx, c.DN)
-	return c, err
+	groups, err := s.token(ctx, found[0].DN)
+	if err != nil {
+		return Computer{}, err
+	}
+	return Computer{DN: found[0].DN, Account: found[0].get("sAMAccountName"), Groups: groups}, nil
 }
 
 // computerFilter is how a computer is found: by the name of its account, or by
@@ -69,7 +71,7 @@ func (s *Session) token(ctx context.Context, dn string) ([]string, error) {
 		all = append(all, sid)
 	}
 	if len(e.Values("objectSid")) != 1 || len(e.Values("tokenGroups")) == 0 { // each has a primary group
-		return nil, fmt.Errorf("%q: this account may not read its groups (objectSid, tokenGroups)", dn)
+		return nil, fmt.Errorf("%w: of %q this account may not read the groups (objectSid, tokenGroups)", errAttribute, dn)
 	}
 	slices.Sort(all)
 	return slices.Compact(all), nil

@@ -24,8 +24,8 @@ func (s *Session) Fetch(ctx context.Context) (*Answer, error) {
 			return nil, err
 		}
 		a, failed := s.fetch(ctx)
-		if failed != nil && (!errors.Is(failed, ErrUnreadable) || cutOff(failed)) {
-			return a, failed
+		if failed != nil && (!errors.Is(failed, ErrUnreadable) || cutOff(failed) || a.seen.computer == "") {
+			return a, failed // to look for changes would give no other answer
 		}
 		a.seen.version = before
 		moved, err := s.movedMeanwhile(ctx, a)

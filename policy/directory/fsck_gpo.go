@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 )
 
 // check looks for group policy objects that were half made, or that assign a
@@ -20,7 +19,7 @@ func (g *groupPolicy) check(base string) []Finding {
 
 // checkObject looks at one group policy object, if it has to do with IPsec.
 func (g *groupPolicy) checkObject(o *Entry) []Finding {
-	assignment, says := g.assignments[strings.ToLower(o.DN)], extends(o.get("gPCMachineExtensionNames"))
+	assignment, says := g.assignments[foldDN(o.DN)], extends(o.get("gPCMachineExtensionNames"))
 	if assignment == nil && !says {
 		return nil
 	}
@@ -50,7 +49,7 @@ func (g *groupPolicy) checkObject(o *Entry) []Finding {
 func (g *groupPolicy) checkLinks(base string) []Finding {
 	there := map[string]bool{}
 	for _, o := range g.objects {
-		there[strings.ToLower(o.DN)] = true
+		there[foldDN(o.DN)] = true
 	}
 	var all []Finding
 	for _, gpo := range slices.Sorted(maps.Keys(g.links)) {

@@ -65,12 +65,15 @@ func (s *Session) hostEntry(ctx context.Context, given string) (string, error) {
 		who, err = s.conn.WhoAmI(nil)
 		return err
 	})
+	if answered(err) {
+		err = fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
 	if err != nil {
 		return "", fmt.Errorf("ask the server for the entry of this host: %w", err)
 	}
 	dn, ok := strings.CutPrefix(who.AuthzID, "dn:")
 	if !ok || dn == "" {
-		return "", fmt.Errorf("the server knows this host as %q and not by an entry: name its entry (computer)", who.AuthzID)
+		return "", fmt.Errorf("%w: the server knows this host as %q and not by an entry: name its entry (computer)", ErrUnreadable, who.AuthzID)
 	}
 	return dn, nil
 }

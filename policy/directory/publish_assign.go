@@ -130,7 +130,7 @@ func (s *Session) noteObstacles(ctx context.Context, gpo *Entry, p *Plan) error 
 		p.Notes = append(p.Notes, fmt.Sprintf("no host takes the policy from group policy object %q: %s", gpo.title(), why))
 	}
 	links, err := s.allLinks(ctx)
-	if err == nil && len(links[strings.ToLower(gpo.DN)]) == 0 {
+	if err == nil && len(links[foldDN(gpo.DN)]) == 0 {
 		p.Notes = append(p.Notes, fmt.Sprintf("group policy object %q is linked to nothing: no host has the policy until it is", gpo.title()))
 	}
 	return err

@@ -40,8 +40,8 @@ func (s *Session) Assignments(ctx context.Context) ([]Assigned, error) {
 // groupPolicy is the group policy of a domain, as far as this account may see it.
 type groupPolicy struct {
 	objects []Entry
-	// assignments and links are those of each group policy object, by its DN in
-	// small letters. Links are of the domain and its sites.
+	// assignments and links are those of each group policy object, by its DN as
+	// foldDN has it. Links are of the domain and its sites.
 	assignments map[string]*Entry
 	links       map[string][]string
 }
@@ -57,8 +57,8 @@ func (s *Session) groupPolicy(ctx context.Context) (groupPolicy, error) {
 		return g, err
 	}
 	for i := range said {
-		if gpo, ok := strings.CutPrefix(strings.ToLower(said[i].DN), strings.ToLower(assignmentPath)); ok {
-			g.assignments[gpo] = &said[i]
+		if dn := said[i].DN; len(dn) > len(assignmentPath) && strings.EqualFold(dn[:len(assignmentPath)], assignmentPath) {
+			g.assignments[foldDN(dn[len(assignmentPath):])] = &said[i]
 		}
 	}
 	g.objects, err = s.Search(ctx, Query{Base: policiesPath + s.Base(), Scope: OneLevel, Filter: "(objectClass=groupPolicyContainer)", Attributes: gpoAttributes()})
@@ -73,7 +73,7 @@ func (s *Session) groupPolicy(ctx context.Context) (groupPolicy, error) {
 func (g *groupPolicy) assigned() []Assigned {
 	seen := map[string]*Entry{}
 	for i := range g.objects {
-		seen[strings.ToLower(g.objects[i].DN)] = &g.objects[i]
+		seen[foldDN(g.objects[i].DN)] = &g.objects[i]
 	}
 	var all []Assigned
 	for _, gpo := range slices.Sorted(maps.Keys(g.assignments)) {
@@ -102,7 +102,7 @@ func (s *Session) pointers(ctx context.Context) ([]Assigned, error) {
 }
 
 // allLinks returns the entries that each group policy object is linked to, by
-// its name in small letters: those of the domain and the sites.
+// its name as foldDN has it: those of the domain and the sites.
 func (s *Session) allLinks(ctx context.Context) (map[string][]string, error) {
 	links := map[string][]string{}
 	for _, base := range []string{s.Base(), "CN=Sites," + s.Configuration()} {
@@ -116,7 +116,7 @@ func (s *Session) allLinks(ctx context.Context) (map[string][]string, error) {
 				continue // hosts there say so
 			}
 			for _, l := range all {
-				if key := strings.ToLower(l.gpo); !l.disabled {
+				if key := foldDN(l.gpo); !l.disabled {
 					links[key] = append(links[key], e.DN)
 				}
 			}

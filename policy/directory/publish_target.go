@@ -187,7 +187,7 @@ func (s *Session) linkedHereAlone(ctx context.Context, gpo, at *Entry) error {
 		return err
 	}
 	var elsewhere []string
-	for _, dn := range links[strings.ToLower(gpo.DN)] {
+	for _, dn := range links[foldDN(gpo.DN)] {
 		if !sameDN(dn, at.DN) {
 			elsewhere = append(elsewhere, strconv.Quote(dn))
 		}

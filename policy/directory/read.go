@@ -99,7 +99,7 @@ func use(room *int, bytes int) error {
 func (s *Session) references(ctx context.Context, of, read []Entry, room *int) ([]string, error) {
 	have := map[string]bool{}
 	for i := range read {
-		have[strings.ToLower(read[i].DN)] = true
+		have[foldDN(read[i].DN)] = true
 	}
 	var names []string
 	for i := range of {
@@ -110,7 +110,7 @@ func (s *Session) references(ctx context.Context, of, read []Entry, room *int) (
 				return nil, err
 			}
 			for _, r := range refs {
-				if key := strings.ToLower(r); !have[key] {
+				if key := foldDN(r); !have[key] {
 					have[key] = true
 					names = append(names, r)
 				}
@@ -173,15 +173,15 @@ func (s *Session) readAll(ctx context.Context, names, attributes []string, room 
 		if kindOfRDN(rdn) != "CN" || !below(name, s.root.base) {
 			return nil, fmt.Errorf("%w: a reference to %q, which is no policy object below %q", ErrUnreadable, name, s.root.base)
 		}
-		key := strings.ToLower(parent)
+		key := foldDN(parent)
 		if byParent[key] == nil {
-			order = append(order, key)
+			order = append(order, parent)
 		}
 		byParent[key] = append(byParent[key], nameOfRDN(rdn))
 	}
 	var all []Entry
 	for _, parent := range order {
-		for _, some := range chunks(byParent[parent]) {
+		for _, some := range chunks(byParent[foldDN(parent)]) {
 			found, err := s.Search(ctx, Query{Base: parent, Scope: OneLevel, Filter: anyOf("cn", some), Attributes: attributes, Limit: len(some), most: *room + 1})
 			if errors.Is(err, ErrNotFound) {
 				continue // the parent is not there: none of them is

@@ -45,6 +45,9 @@ func (s *Session) Resolve(ctx context.Context, computer, site string) (*Result, 
 func (s *Session) resolveGroupPolicy(ctx context.Context, r *Result, computer string) error {
 	var err error
 	if r.Computer, err = s.findComputer(ctx, computer); err != nil {
+		if computer == "" {
+			err = unreadable(err, "this host's own account")
+		}
 		return err
 	}
 	scopes, err := s.scopes(ctx, r)
@@ -58,7 +61,7 @@ func (s *Session) resolveGroupPolicy(ctx context.Context, r *Result, computer st
 	}
 	for i := range r.Considered {
 		c := &r.Considered[i]
-		if err := s.judge(ctx, c, gpos[strings.ToLower(c.GPO)], r.Computer.Groups); err != nil {
+		if err := s.judge(ctx, c, gpos[foldDN(c.GPO)], r.Computer.Groups); err != nil {
 			if r.Winner < 0 {
 				return err
 			}
@@ -147,8 +150,9 @@ func unreadable(err error, format string, args ...any) error {
 	return fmt.Errorf("%w: %s: %w", ErrUnreadable, fmt.Sprintf(format, args...), err)
 }
 
-// readGPOs returns the group policy objects of the links by their names in
-// small letters. Those that this account may not read are not there.
+// readGPOs returns the group policy objects of the links by their names, as
+// foldDN has them: a link may be written otherwise than the name of its object.
+// Those that this account may not read are not there.
 func (s *Session) readGPOs(ctx context.Context, of []Candidate) (map[string]*Entry, error) {
 	var names []string
 	for _, c := range of {
@@ -164,7 +168,7 @@ func (s *Session) readGPOs(ctx context.Context, of []Candidate) (map[string]*Ent
 			return nil, err
 		}
 		for i := range found {
-			gpos[strings.ToLower(found[i].DN)] = &found[i]
+			gpos[foldDN(found[i].DN)] = &found[i]
 		}
 	}
 	return gpos, nil
