@@ -126,7 +126,7 @@ func planPublish(c *contents, p policy.Policy, o PublishOptions) (Plan, error) {
 // maxObject bounds one object, in bytes: an answer of a server that is larger
 // than a message is not read, by hosts nor by this program, whatever else the
 // container holds.
-const maxObject = maxMessage - 64<<10
+const maxObject = gpipsec.MaxData
 
 // ErrOversized: hosts could not read what was to be written.
 var ErrOversized = errors.New("it is larger than hosts read")
