@@ -267,7 +267,7 @@ func TestADomainDecides(t *testing.T) {
 	d.bind()
 	for _, h := range d.hosts {
 		eventually(t, 20*time.Second, h.ns+": the controller is back and heard", func() bool {
-			h.mustCtl("reload") // asks at once, but for a moment after a failure to log in
+			h.mustCtl("reload") // asks at once
 			s := h.status()
 			return !s.Policy.Cached && s.Directory.State == control.DirectoryFresh
 		})

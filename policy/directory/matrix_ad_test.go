@@ -136,7 +136,6 @@ func TestANewKeyTableIsUsed(t *testing.T) {
 	if err := s.ad.Do("keytab", strings.ToUpper(s.name)+"$", s.name+".keytab"); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(4 * time.Second) // a failure to log in is remembered so long
 	if err := source.Refresh(deadline(t)); err != nil {
 		t.Fatal(err)
 	}

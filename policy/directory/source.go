@@ -28,10 +28,12 @@ const (
 	attempt = 3 * time.Minute
 	// changeRetry is how soon a policy that was being changed is read again.
 	changeRetry = 10 * time.Second
-	// renew is how old a connection becomes: another server may be nearer now,
+	// renewAfter is how old a connection becomes: another server may be nearer now,
 	// the site of this host another one, and of what a policy refers to something
 	// may be gone, of which no server tells.
-	renew = 10 * time.Hour
+	renewAfter = 10 * time.Hour
+	// renewRetry is how much longer it does while there is no other.
+	renewRetry = time.Hour
 	// gather is how long after a hint it is looked, so that the changes that
 	// belong together are seen together.
 	gather = 500 * time.Millisecond
@@ -246,11 +248,11 @@ func spread(d time.Duration) time.Duration {
 
 // ask asks once and returns in how long to ask again.
 func (s *Source) ask(ctx context.Context) time.Duration {
+	if s.session != nil && s.cfg.Clock().Sub(s.bound) >= renewAfter {
+		s.renew(ctx)
+	}
 	bounded, cancel := context.WithTimeout(ctx, attempt)
 	defer cancel()
-	if s.cfg.Clock().Sub(s.bound) >= renew {
-		s.drop()
-	}
 	kept := s.session != nil
 	a, err := s.answer(bounded)
 	if kept && errors.Is(err, ErrUnreachable) && s.session == nil && ctx.Err() == nil {
@@ -272,6 +274,20 @@ func (s *Source) ask(ctx context.Context) time.Duration {
 		s.failures, in = 0, min(in, s.soon())
 	}
 	return in
+}
+
+// renew takes a new connection in the place of the one there is, which does while
+// there is no other: that a server is away just then is no failure.
+func (s *Source) renew(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	session, err := s.connect(ctx, s.cfg.Config)
+	if err != nil {
+		s.bound = s.bound.Add(renewRetry)
+		return
+	}
+	s.drop()
+	s.session, s.bound = session, s.cfg.Clock()
 }
 
 // watch has the server tell of changes near an answer, if there is one. Began:

@@ -22,6 +22,7 @@ type play struct {
 	answer  *Answer
 	err     error // of Fetch
 	down    error // of Connect, and of what is asked over a connection
+	refuses error // of Connect alone
 	changed bool
 	begins  bool // to watch something, at the next Watch
 	hints   chan struct{}
@@ -129,8 +130,8 @@ func played(t *testing.T, edit func(*SourceConfig), test func(t *testing.T, s *S
 			p.Lock()
 			defer p.Unlock()
 			p.connects = append(p.connects, time.Now())
-			if p.down != nil {
-				return nil, fmt.Errorf("%w: %w", ErrUnreachable, p.down)
+			if err := cmp.Or(p.down, p.refuses); err != nil {
+				return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 			}
 			if p.lasts > 0 {
 				ended := make(chan struct{})
@@ -281,6 +282,24 @@ func TestAConnectionIsRenewed(t *testing.T) {
 		if len(p.connects) != 2 {
 			t.Errorf("connected %d times", len(p.connects))
 		}
+	})
+}
+
+// TestAConnectionDoesWhileThereIsNoOther: that a KDC is away when it is time for a
+// new one is nobody's concern.
+func TestAConnectionDoesWhileThereIsNoOther(t *testing.T) {
+	played(t, nil, func(t *testing.T, s *Source, p *play) {
+		p.set(func() { p.refuses = errors.New("no ticket") })
+		pass(13 * time.Hour)
+		holds(t, s, "first", false)
+		p.set(func() {
+			if n := len(p.connects); n < 2 || n > 5 {
+				t.Errorf("connected %d times", n)
+			}
+			p.refuses, p.answer = nil, assigned("second") // of which nobody tells
+		})
+		pass(4 * time.Hour)
+		holds(t, s, "second", false)
 	})
 }
 
