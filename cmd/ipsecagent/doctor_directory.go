@@ -26,7 +26,7 @@ func (p *patient) directory(ctx context.Context) []control.Check {
 	answer, server, err := askDirectory(ctx, p.settings)
 	switch {
 	case errors.Is(err, directory.ErrUnreadable):
-		return []control.Check{doctor.Problem(directoryName, "give the computers the right to read the policy, or repair it", "%s: %v", server, err)}
+		return []control.Check{doctor.Problem(directoryName, "give the computers the right to read what is named, or repair it", "%s: %v", server, err)}
 	case err != nil:
 		return []control.Check{doctor.Problem(directoryName, "see whether name servers, KDC and LDAP port are in reach, the clock is right and the key table is current; what the directory said last stays in force", "%s", hinted(err))}
 	case answer.State != policy.Assigned:

@@ -97,7 +97,7 @@ func (e *env) rsop(ctx context.Context, s *directory.Session, of rsopOf) error {
 	if of.host != "" && errors.Is(err, directory.ErrNotFound) && !errors.Is(err, directory.ErrUnreadable) {
 		return notFound("there is no computer %q in the directory, or this account may not see it", of.host)
 	}
-	if err != nil && !errors.Is(err, directory.ErrUnreadable) {
+	if err != nil && (!errors.Is(err, directory.ErrUnreadable) || r.Computer.DN == "") {
 		return err
 	}
 	nameAssigned(ctx, s, r)
