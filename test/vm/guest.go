@@ -208,6 +208,10 @@ func do(j job, output *os.File) int {
 		fmt.Fprintln(output, "vm:", err)
 		return statusStart
 	}
+	if err := os.Chdir(j.Dir); err != nil { // a relative name is meant from there
+		fmt.Fprintln(output, "vm:", err)
+		return statusStart
+	}
 	path, err := exec.LookPath(j.Command[0])
 	if err != nil {
 		fmt.Fprintln(output, "vm:", err)

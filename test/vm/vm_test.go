@@ -62,8 +62,17 @@ exit 7`
 	}
 }
 
+// The command is named from the working folder, as callers may.
 func TestTimeIsLimited(t *testing.T) {
-	if _, status := inVM(t, []string{"-timeout", "8s"}, "sleep", "1000"); status != statusTime {
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sleep, err := filepath.Rel(here, "/bin/sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, status := inVM(t, []string{"-timeout", "8s"}, sleep, "1000"); status != statusTime {
 		t.Errorf("status %d", status)
 	}
 }
